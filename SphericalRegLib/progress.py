@@ -1,0 +1,34 @@
+"""How long work reports where it is, and how it is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Cancelled(Exception):
+    """Raised out of a progress callback to stop the work that called it."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report: `done` of `total` steps of `stage`; `pose` (4, 4) is the best camera_from_world so far, where there is one."""
+
+    stage: str
+    done: int
+    total: int
+    message: str = ""
+    cost: float | None = None
+    pose: Tensor | None = None
+
+
+ProgressCallback = Callable[[Progress], None]
+"""Called several times a second by long work; raises `Cancelled` to stop it."""
+
+
+def silent(_: Progress) -> None:
+    """The callback of those who do not want to know."""
