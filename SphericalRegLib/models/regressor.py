@@ -1,0 +1,96 @@
+"""The pose regressor: one look at the X-ray gives several weighted pose hypotheses with their spread.
+
+An X-ray can be explained by more than one pose (front or back, a turn by 180 degrees), so the head predicts a mixture: each component has a pose,
+a rotational and a translational spread and a weight. The rotation is an unconstrained 3x3 matrix projected to the nearest rotation, which has no
+discontinuity (Levinson et al., NeurIPS 2020; Bregier, 3DV 2021 for the implementation in roma).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import roma
+import torch
+from torch import Tensor, nn
+
+from SphericalRegLib.geometry.se3 import local, make_transform
+from SphericalRegLib.models.trunk import REDUCED, ImageTrunk, TrunkConfig
+
+
+@dataclass(frozen=True)
+class RegressorConfig:
+    """What a regressor is made of; stored in its model card.
+
+    Attributes:
+        trunk: the shared image trunk.
+        components: hypotheses of the mixture.
+        translation_scale_mm: the unit of the predicted translations, in-plane and depth alike.
+    """
+
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    components: int = 4
+    translation_scale_mm: float = 50.0
+
+
+@dataclass(frozen=True)
+class PoseMixture:
+    """Hypotheses for a batch of X-rays.
+
+    Attributes:
+        pose: (B, M, 4, 4) camera_from_world.
+        weight: (B, M), sums to one.
+        rotation_spread: (B, M), rad, standard deviation per axis.
+        translation_spread: (B, M), mm, standard deviation per axis.
+    """
+
+    pose: Tensor
+    weight: Tensor
+    rotation_spread: Tensor
+    translation_spread: Tensor
+
+    def negative_log_likelihood(self, camera_from_world: Tensor, centre: Tensor) -> Tensor:
+        """-log p(pose) of a (B, 4, 4) pose under the mixture of Gaussians in the tangent chart about `centre` (3,); (B,)."""
+        delta = local(self.pose, camera_from_world[:, None].expand_as(self.pose), centre)
+        rotation = 0.5 * (delta[..., :3] / self.rotation_spread[..., None]).square().sum(-1) + 3 * self.rotation_spread.log()
+        translation = 0.5 * (delta[..., 3:] / self.translation_spread[..., None]).square().sum(-1) + 3 * self.translation_spread.log()
+        return -torch.logsumexp(self.weight.clamp_min(1e-9).log() - rotation - translation, dim=-1)
+
+
+class PoseRegressor(nn.Module):
+    """(B, 1, S, S) X-ray and mask -> `PoseMixture`.
+
+    Poses are predicted relative to `reference` (4, 4), the middle of the range the regressor was trained on: x_cam = R R_ref (x - c) + t_ref + dt.
+    """
+
+    reference: Tensor
+    centre: Tensor
+
+    def __init__(self, config: RegressorConfig, reference: Tensor, centre: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("reference", reference.detach().to(torch.float32))
+        self.register_buffer("centre", centre.detach().to(torch.float32))
+        self.trunk = ImageTrunk(config.trunk)
+        width = 2 * config.trunk.width
+        self.hidden = nn.Sequential(nn.Linear(REDUCED * config.trunk.cells, width), nn.GELU())
+        self.head = nn.Linear(width, config.components * 15)
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+        # Components start apart: identical ones would receive identical gradients and stay one.
+        self.start = nn.Parameter(0.3 * torch.randn(config.components, 15))
+
+    def forward(self, image: Tensor, mask: Tensor | None = None) -> PoseMixture:
+        config = self.config
+        raw = self.head(self.hidden(self.trunk(image, mask))).view(len(image), config.components, 15) + self.start
+        turn = roma.special_procrustes(raw[..., :9].unflatten(-1, (3, 3)) + torch.eye(3, dtype=raw.dtype, device=raw.device))
+        reference, centre = self.reference, self.centre
+        rotation = turn @ reference[:3, :3]
+        at_centre = reference[:3, :3] @ centre + reference[:3, 3] + config.translation_scale_mm * raw[..., 9:12]
+        pose = make_transform(rotation, at_centre - (rotation @ centre))
+        return PoseMixture(
+            pose=pose,
+            weight=raw[..., 12].softmax(-1),
+            rotation_spread=(raw[..., 13] + math.log(0.2)).exp().clamp(1e-3, 3.0),
+            translation_spread=(raw[..., 14] + math.log(20.0)).exp().clamp(0.1, 500.0),
+        )
