@@ -1,0 +1,150 @@
+"""Case folders: a CT, one or more X-rays and their geometry.
+
+::
+
+    ct.nii.gz | ct.nrrd | ct.mha | ct/ (DICOM series)
+    xray.nrrd | .png | .tif | .dcm | .npy | ...     geometry.json      (a DICOM X-ray may do without: its tags are read)
+    xray_2.*                                        geometry_2.json    with "camera2_from_camera1"; likewise _3, ...
+    mask.png, mask_2.png                            optional, zero excludes a pixel
+    labels.nii.gz                                   optional label map of the CT
+    case.json                                       optional: {"ct": path, "xray": path, ...} for files that lie elsewhere (relative to it)
+
+``truth.json`` is never opened here: only ``evaluation`` does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.imaging.files import read_json_object
+from SphericalRegLib.imaging.geometry_file import read_geometry
+from SphericalRegLib.imaging.geometry_values import GeometryValues
+from SphericalRegLib.imaging.pixels import SUFFIXES, is_dicom
+from SphericalRegLib.imaging.radiograph import Radiograph
+from SphericalRegLib.imaging.volume import Volume
+
+CT_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+@dataclass(frozen=True)
+class View:
+    """One X-ray of a case. ``camera_from_camera1`` (4, 4) float64 maps the first view's camera frame to this one's."""
+
+    radiograph: Radiograph
+    camera_from_camera1: np.ndarray
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that registration may know about a case.
+
+    Attributes:
+        initial_camera_from_world: (4, 4) float64 pose of the first camera to start from, or None.
+    """
+
+    path: Path
+    volume: Volume
+    views: tuple[View, ...]
+    initial_camera_from_world: np.ndarray | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+@dataclass(frozen=True)
+class ViewFiles:
+    xray: Path
+    geometry: Path | None
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """Where a case's files lie. All of them exist."""
+
+    path: Path
+    ct: Path
+    labels: Path | None
+    views: tuple[ViewFiles, ...]
+
+
+def load_case(path: str | Path) -> Case:
+    """Read a case folder.
+
+    Raises:
+        InputError: naming the file and what is wrong with it.
+    """
+    files = find_case_files(path)
+    # The small things first: a wrong key must not cost the time of reading a CT.
+    geometries = [view_geometry(view, number) for number, view in enumerate(files.views, start=1)]
+    views = []
+    for number, (view, geometry) in enumerate(zip(files.views, geometries), start=1):
+        relation = np.eye(4) if number == 1 else _relation(geometry, view, number)
+        views.append(View(Radiograph.read(view.xray, geometry, mask=view.mask), relation))
+    initial = geometries[0].initial_camera_from_world
+    volume = Volume.read(files.ct, labels=files.labels)
+    return Case(files.path, volume, tuple(views), None if initial is None else initial.value)
+
+
+def find_case_files(path: str | Path) -> CaseFiles:
+    """Locate a case's files without reading them.
+
+    Raises:
+        InputError: not a folder, no CT, no X-ray, several candidates, a path in case.json that leads nowhere.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise InputError(f"case {folder} does not exist")
+    if not folder.is_dir():
+        raise InputError(f"case {folder} is a file, expected a case folder with ct.*, xray.* and geometry.json")
+    named = read_json_object(folder / "case.json", "case file") if (folder / "case.json").exists() else {}
+    ct = _locate(folder, named, "ct", CT_SUFFIXES, folder_allowed=True)
+    if ct is None:
+        raise InputError(f"case {folder} has no CT: expected ct.nii.gz, ct.nrrd, a folder ct/ with a DICOM series, or \"ct\" in case.json")
+    views: list[ViewFiles] = []
+    while True:
+        suffix = "" if not views else f"_{len(views) + 1}"
+        xray = _locate(folder, named, f"xray{suffix}", SUFFIXES)
+        if xray is None:
+            break
+        geometry = _locate(folder, named, f"geometry{suffix}", (".json",))
+        if geometry is None and not is_dicom(xray):
+            raise InputError(f"case {folder} has no geometry{suffix}.json for {xray.name}: only a DICOM X-ray may do without")
+        views.append(ViewFiles(xray, geometry, _locate(folder, named, f"mask{suffix}", SUFFIXES)))
+    if not views:
+        raise InputError(f"case {folder} has no X-ray: expected xray.png, .tif, .nrrd, .npy or .dcm, or \"xray\" in case.json")
+    return CaseFiles(folder, ct, _locate(folder, named, "labels", CT_SUFFIXES), tuple(views))
+
+
+def view_geometry(view: ViewFiles, number: int) -> GeometryValues:
+    """What a view's geometry file says; tags of a DICOM X-ray are added when it is read."""
+    return GeometryValues() if view.geometry is None else read_geometry(view.geometry, number)
+
+
+def _relation(geometry: GeometryValues, view: ViewFiles, number: int) -> np.ndarray:
+    if geometry.camera_from_camera1 is None:
+        raise InputError(f"{view.geometry or view.xray}: camera{number}_from_camera1 is missing: where view {number} stands must be known")
+    return geometry.camera_from_camera1.value
+
+
+def _locate(folder: Path, named: dict[str, Any], key: str, suffixes: tuple[str, ...], folder_allowed: bool = False) -> Path | None:
+    if named.get(key) is not None:
+        value = named[key]
+        if not isinstance(value, str):
+            raise InputError(f"{folder / 'case.json'}: {key} is {value!r}, expected a path as text")
+        path = folder / value
+        if not path.exists():
+            raise InputError(f"{folder / 'case.json'}: {key} leads to {path}, which does not exist")
+        return path
+    found = [candidate for suffix in suffixes if (candidate := folder / f"{key}{suffix}").is_file()]
+    if folder_allowed and (folder / key).is_dir():
+        found.append(folder / key)
+    if len(found) > 1:
+        raise InputError(f"case {folder} has several files for {key}: {', '.join(p.name for p in found)}; keep one or name it in case.json")
+    return found[0] if found else None

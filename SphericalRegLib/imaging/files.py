@@ -1,0 +1,73 @@
+"""Small things about files: JSON that is checked while it is read, and writing that leaves nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from SphericalRegLib.errors import InputError
+
+
+def require_file(path: Path, what: str) -> None:
+    """Raise InputError unless ``path`` is a file with something in it."""
+    if not path.exists():
+        raise InputError(f"{what} {path} does not exist")
+    if path.is_dir():
+        raise InputError(f"{what} {path} is a folder, expected a file")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{what} {path} may not be read: check its permissions")
+    if path.stat().st_size == 0:
+        raise InputError(f"{what} {path} is empty (0 bytes)")
+
+
+def read_json_object(path: Path, what: str) -> dict[str, Any]:
+    """A JSON file that must hold an object.
+
+    Raises:
+        InputError: if it is missing, empty, not text, not JSON (with line and column) or not an object.
+    """
+    require_file(path, what)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise InputError(f"{what} {path} is not a UTF-8 text file, expected JSON") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{what} {path} is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise InputError(f"{what} {path} is nested too deeply to be read") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{what} {path} holds a JSON {type(content).__name__}, expected an object {{...}}")
+    return content
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Call ``write`` with a temporary name beside ``path`` and rename the result, so that a reader never sees half a file.
+
+    The temporary name keeps the suffix: writers choose the format by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".writing-", suffix="".join(path.suffixes[-2:]), dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an object as indented JSON, atomically; numbers that JSON cannot hold (NaN, infinity) are refused with ValueError."""
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

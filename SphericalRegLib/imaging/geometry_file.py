@@ -1,0 +1,185 @@
+"""``geometry.json``: an X-ray's geometry as text.
+
+Keys, with units and frames (pairs are [column, row]; the image is the one stored in the file):
+
+- ``sdd_mm``: source-to-detector distance.
+- ``pixel_spacing_mm``: distance between the centres of neighbouring detector pixels, on the detector.
+- ``size_px``: optional; checked against the image.
+- ``principal_point_px``: where the central ray meets the detector; (0, 0) is the centre of the first pixel. Optional: the image's middle.
+- ``sod_mm``: optional, source to the centre of the object; only starts from named views use it.
+- ``intensity``: "counts", "display" or "line_integral"; ``inverted``: white is bone; ``mirrored``: stored as seen from the detector's side.
+- ``initial_camera_from_world``, ``camera2_from_camera1`` (in geometry_2.json): 4 x 4, rigid, mm, of the un-mirrored camera.
+
+Any other key is a note and is ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.imaging.files import read_json_object, write_json
+from SphericalRegLib.imaging.geometry_values import INTENSITIES, GeometryValues, Sourced
+
+# Entries of a rotation printed with four decimals are off by 5e-5; ten times that is a typing error, not a rounding one.
+RIGID_TOLERANCE = 1e-3
+
+
+def read_geometry(path: str | Path, view: int = 1) -> GeometryValues:
+    """Read a geometry file.
+
+    Args:
+        view: number of the view it belongs to; view 2 and later look for ``camera<view>_from_camera1``.
+
+    Raises:
+        InputError: naming the file and the key at fault.
+    """
+    path = Path(path)
+    return parse_geometry(read_json_object(path, "geometry file"), str(path), path.name, view)
+
+
+def parse_geometry(content: Mapping[str, Any], where: str = "geometry", origin: str = "user", view: int = 1) -> GeometryValues:
+    """The values of a mapping with the keys of ``geometry.json``.
+
+    Args:
+        where: named in messages.
+        origin: kept with each value.
+
+    Raises:
+        InputError: a key has the wrong type, is not positive, not finite, or is not a rigid transform.
+    """
+
+    def sourced(key: str, check: Any) -> Sourced[Any] | None:
+        if key not in content or content[key] is None:
+            return None
+        return Sourced(check(content[key], f"{where}: {key}"), f"{origin}: {key}" if origin != "user" else "user")
+
+    return GeometryValues(
+        sdd_mm=sourced("sdd_mm", _positive),
+        sod_mm=sourced("sod_mm", _positive),
+        pixel_spacing_mm=sourced("pixel_spacing_mm", _pair_of(_positive)),
+        size_px=sourced("size_px", _pair_of(_count)),
+        principal_point_px=sourced("principal_point_px", _pair_of(_number)),
+        intensity=sourced("intensity", _intensity),
+        inverted=sourced("inverted", _boolean),
+        mirrored=sourced("mirrored", _boolean),
+        initial_camera_from_world=sourced("initial_camera_from_world", rigid_matrix),
+        camera_from_camera1=sourced(f"camera{view}_from_camera1", rigid_matrix) if view > 1 else None,
+    )
+
+
+def write_geometry(
+    path: str | Path,
+    camera: Camera,
+    *,
+    intensity: str = "counts",
+    inverted: bool = False,
+    mirrored: bool = False,
+    initial_camera_from_world: np.ndarray | None = None,
+    camera_from_camera1: np.ndarray | None = None,
+    view: int = 1,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a geometry file (atomically) that ``read_geometry`` reads back to the same values.
+
+    Args:
+        camera: of the image as stored (mirrored if ``mirrored``).
+        notes: further keys, kept beside the others.
+
+    Raises:
+        InputError: the values would not be accepted on reading.
+    """
+    content: dict[str, Any] = {
+        **(notes or {}),
+        "sdd_mm": float(camera.sdd_mm),
+        "pixel_spacing_mm": [float(v) for v in camera.pixel_spacing_mm],
+        "size_px": [int(v) for v in camera.size_px],
+        "principal_point_px": [float(v) for v in camera.principal_point_px],
+        "intensity": intensity,
+        "inverted": inverted,
+        "mirrored": mirrored,
+    }
+    if initial_camera_from_world is not None:
+        content["initial_camera_from_world"] = np.asarray(initial_camera_from_world, dtype=float).tolist()
+    if camera_from_camera1 is not None:
+        content[f"camera{view}_from_camera1"] = np.asarray(camera_from_camera1, dtype=float).tolist()
+    parse_geometry(content, str(path), view=view)
+    write_json(Path(path), content)
+
+
+def rigid_matrix(value: Any, where: str) -> np.ndarray:
+    """A 4 x 4 rigid transform as float64; the rotation is brought back to exact orthogonality (polar decomposition).
+
+    Raises:
+        InputError: not 4 x 4 finite numbers, last row not (0, 0, 0, 1), scaled or sheared, or a reflection.
+    """
+    try:
+        matrix = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{where} is not a matrix of numbers, expected 4 rows of 4") from None
+    if matrix.shape != (4, 4):
+        raise InputError(f"{where} has shape {matrix.shape}, expected 4 rows of 4 numbers")
+    if not np.isfinite(matrix).all():
+        raise InputError(f"{where} holds numbers that are not finite")
+    if np.abs(matrix[3] - (0, 0, 0, 1)).max() > 1e-6:
+        raise InputError(f"{where} has the last row {matrix[3].tolist()}, expected [0, 0, 0, 1]: is it transposed?")
+    rotation = matrix[:3, :3]
+    error = np.abs(rotation.T @ rotation - np.eye(3)).max()
+    if error > RIGID_TOLERANCE:
+        raise InputError(f"{where} is not rigid: its 3 x 3 part is off a rotation by {error:.2g} (scaled or sheared?)")
+    if np.linalg.det(rotation) < 0:
+        raise InputError(f"{where} is a reflection (determinant -1), expected a rotation: a mirrored image is said with \"mirrored\": true")
+    left, _, right = np.linalg.svd(rotation)
+    matrix[:3, :3] = left @ right
+    matrix[3] = (0, 0, 0, 1)
+    return matrix
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise InputError(f"{where} is {value!r}, expected a number")
+    number = float(value)
+    if not math.isfinite(number):
+        raise InputError(f"{where} is {value!r}, expected a finite number")
+    return number
+
+
+def _positive(value: Any, where: str) -> float:
+    number = _number(value, where)
+    if number <= 0:
+        raise InputError(f"{where} is {number:g}, expected a length in mm above zero")
+    return number
+
+
+def _count(value: Any, where: str) -> int:
+    number = _number(value, where)
+    if number != int(number) or number < 1:
+        raise InputError(f"{where} is {value!r}, expected a whole number of pixels")
+    return int(number)
+
+
+def _pair_of(check: Any) -> Any:
+    def pair(value: Any, where: str) -> tuple[Any, Any]:
+        if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != 2:
+            raise InputError(f"{where} is {value!r}, expected two numbers [column, row]")
+        return (check(value[0], f"{where}[0]"), check(value[1], f"{where}[1]"))
+
+    return pair
+
+
+def _boolean(value: Any, where: str) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise InputError(f"{where} is {value!r}, expected true or false")
+    return bool(value)
+
+
+def _intensity(value: Any, where: str) -> str:
+    if value not in INTENSITIES:
+        raise InputError(f"{where} is {value!r}, expected one of {', '.join(INTENSITIES)}")
+    return value

@@ -1,0 +1,160 @@
+"""What is known about an X-ray's geometry, value by value, and where each value comes from.
+
+A DICOM header, a ``geometry.json`` and a user each know a part. Each part is a ``GeometryValues``; ``first_known`` lays them over each other
+and ``complete`` makes the whole that a reader needs, or refuses with the name of what is missing. Nothing is ever filled in silently: an
+assumed value carries an origin that starts with "default".
+
+Frames: all values describe the image *as stored in its file*. A mirrored image is un-mirrored, and its camera with it, by ``Radiograph.read``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.camera import Camera
+
+T = TypeVar("T")
+
+INTENSITIES = ("counts", "display", "line_integral")
+
+
+@dataclass(frozen=True)
+class Sourced(Generic[T]):
+    """A value and where it comes from: a tag's name and number, a file, "default: ..." or "user"."""
+
+    value: T
+    origin: str
+
+    @property
+    def is_default(self) -> bool:
+        return self.origin.startswith("default")
+
+
+@dataclass(frozen=True)
+class GeometryValues:
+    """The part of an X-ray's geometry that one source knows; ``None`` where it does not.
+
+    Pairs are (column, row). ``inverted``: white is bone. ``mirrored``: the stored image is the one seen from the detector's side.
+    ``initial_camera_from_world`` and ``camera_from_camera1`` are (4, 4) float64 and belong to the un-mirrored camera.
+    """
+
+    sdd_mm: Sourced[float] | None = None
+    sod_mm: Sourced[float] | None = None
+    pixel_spacing_mm: Sourced[tuple[float, float]] | None = None
+    size_px: Sourced[tuple[int, int]] | None = None
+    principal_point_px: Sourced[tuple[float, float]] | None = None
+    intensity: Sourced[str] | None = None
+    inverted: Sourced[bool] | None = None
+    mirrored: Sourced[bool] | None = None
+    initial_camera_from_world: Sourced[np.ndarray] | None = None
+    camera_from_camera1: Sourced[np.ndarray] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ViewGeometry:
+    """Everything a reader needs to know about one stored image. ``values`` holds the origin of each entry."""
+
+    camera: Camera
+    intensity: str
+    inverted: bool
+    mirrored: bool
+    values: GeometryValues
+
+
+def from_user(**given: Any) -> GeometryValues:
+    """Values given in a call or typed by a user; ``None`` means not given."""
+    return GeometryValues(**{name: Sourced(value, "user") for name, value in given.items() if value is not None})
+
+
+def from_camera(camera: Camera, origin: str = "user") -> GeometryValues:
+    return GeometryValues(
+        sdd_mm=Sourced(camera.sdd_mm, origin),
+        pixel_spacing_mm=Sourced(camera.pixel_spacing_mm, origin),
+        size_px=Sourced(camera.size_px, origin),
+        principal_point_px=Sourced(camera.principal_point_px, origin),
+    )
+
+
+def first_known(*parts: GeometryValues) -> GeometryValues:
+    """The first part that knows a value wins; warnings are kept from all parts."""
+    chosen: dict[str, Any] = {}
+    for entry in fields(GeometryValues):
+        if entry.name != "warnings":
+            chosen[entry.name] = next((v for v in (getattr(part, entry.name) for part in parts) if v is not None), None)
+    return GeometryValues(**chosen, warnings=tuple(w for part in parts for w in part.warnings))
+
+
+def complete(values: GeometryValues, image_size_px: tuple[int, int], default_intensity: Sourced[str], where: str) -> ViewGeometry:
+    """Check the values against the image and fill in what may be assumed.
+
+    The central ray through the middle of the image, white = air and an unmirrored image are assumptions with a "default" origin; distances and
+    sizes are never assumed.
+
+    Args:
+        values: all that is known.
+        image_size_px: (columns, rows) of the stored image.
+        default_intensity: what the kind of file suggests.
+        where: the image's name, for messages.
+
+    Raises:
+        InputError: naming the value that is missing or does not fit the image, and how to give it.
+    """
+    columns, rows = image_size_px
+    if values.sdd_mm is None:
+        raise InputError(
+            f"{where}: the source-to-detector distance is not known: give sdd_mm in geometry.json or --sdd (about 1000 on a C-arm)"
+            + _because(values)
+        )
+    if values.pixel_spacing_mm is None:
+        raise InputError(
+            f"{where}: the detector's pixel spacing is not known: give pixel_spacing_mm [column, row] in geometry.json or --spacing"
+            + _because(values)
+        )
+    if values.size_px is not None and tuple(values.size_px.value) != (columns, rows):
+        raise InputError(
+            f"{where}: the image has {columns} x {rows} pixels (columns x rows), but size_px ({values.size_px.origin}) says "
+            f"{values.size_px.value[0]} x {values.size_px.value[1]}: the geometry belongs to another image or another resolution"
+        )
+    filled = replace(
+        values,
+        size_px=values.size_px or Sourced((columns, rows), "image"),
+        principal_point_px=values.principal_point_px
+        or Sourced(((columns - 1) / 2, (rows - 1) / 2), "default: the central ray meets the middle of the image"),
+        intensity=values.intensity or default_intensity,
+        inverted=values.inverted or Sourced(False, "default: white is air"),
+        mirrored=values.mirrored or Sourced(False, "default: the image is the one seen from the source"),
+    )
+    camera = Camera(
+        sdd_mm=float(_value(filled.sdd_mm)),
+        pixel_spacing_mm=_pair(_value(filled.pixel_spacing_mm), float),
+        size_px=(columns, rows),
+        principal_point_px=_pair(_value(filled.principal_point_px), float),
+    )
+    intensity = _value(filled.intensity)
+    if intensity not in INTENSITIES:
+        raise InputError(f"{where}: intensity is {intensity!r}, expected one of {', '.join(INTENSITIES)}")
+    return ViewGeometry(camera, intensity, bool(_value(filled.inverted)), bool(_value(filled.mirrored)), filled)
+
+
+def describe_origins(values: GeometryValues) -> Mapping[str, Sourced[Any]]:
+    """The known values by name, in a fixed order, for printing."""
+    return {entry.name: v for entry in fields(GeometryValues) if isinstance(v := getattr(values, entry.name), Sourced)}
+
+
+def _because(values: GeometryValues) -> str:
+    return "".join(f"; {warning}" for warning in values.warnings)
+
+
+def _value(sourced: Sourced[T] | None) -> T:
+    assert sourced is not None
+    return sourced.value
+
+
+def _pair(pair: Any, kind: type) -> tuple[Any, Any]:
+    return (kind(pair[0]), kind(pair[1]))

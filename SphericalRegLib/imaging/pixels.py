@@ -1,0 +1,176 @@
+"""Reading one two-dimensional grey image from a file, whatever its format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.imaging.files import require_file
+from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced
+
+ITK_SUFFIXES = (".png", ".tif", ".tiff", ".nrrd", ".nhdr", ".mha", ".mhd", ".nii", ".nii.gz", ".jpg", ".jpeg", ".bmp")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+SUFFIXES = (*ITK_SUFFIXES, ".npy", *DICOM_SUFFIXES)
+# Below this an image holds no anatomy that could be registered, and above it is a mistake (a mammogram has 4096 x 5120).
+MIN_SIDE, MAX_SIDE = 8, 16384
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """Grey values as stored, one frame of them.
+
+    Attributes:
+        grey: (H, W) float32.
+        value_type: e.g. "uint16", of the file.
+        bits: significant bits of an integer type, 0 for floating point.
+        frames: frames in the file; ``frame`` is the one read.
+        header: geometry that the file itself knows (DICOM), else empty.
+    """
+
+    grey: np.ndarray
+    value_type: str
+    bits: int
+    frames: int = 1
+    frame: int = 0
+    header: GeometryValues = field(default_factory=GeometryValues)
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        return (self.grey.shape[1], self.grey.shape[0])
+
+    @property
+    def likely_intensity(self) -> Sourced[str]:
+        """What such a file usually holds when nobody says: 8 bits are a display image, more are counts, floating point is line integrals."""
+        if self.bits == 0:
+            return Sourced("line_integral", "default: floating-point file")
+        if self.bits <= 8:
+            return Sourced("display", f"default: {self.bits}-bit file")
+        return Sourced("counts", f"default: {self.bits}-bit file")
+
+
+def suffix_of(path: Path) -> str:
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+
+
+def is_dicom(path: Path) -> bool:
+    """By content (DICM after the preamble), or by name for files that lack the preamble."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        head = stream.read(132)
+    return head[128:] == b"DICM" or suffix_of(path) in DICOM_SUFFIXES
+
+
+def read_pixels(path: str | Path, frame: int | None = None) -> StoredImage:
+    """Read a grey image.
+
+    PNG, TIFF, NRRD, MHA/MHD, NIfTI, JPEG, BMP (through SimpleITK), NPY and DICOM. Several slices are frames.
+
+    Args:
+        frame: which frame of several, counted from 0.
+
+    Raises:
+        InputError: missing, empty, unknown or damaged file; coloured; three-dimensional without ``frame``; absurd size.
+    """
+    path = Path(path)
+    require_file(path, "X-ray")
+    if is_dicom(path):
+        from SphericalRegLib.imaging.dicom import read_dicom
+
+        stored = read_dicom(path, frame)
+        check_size(stored.grey, path)
+        return stored
+    if suffix_of(path) == ".npy":
+        array = _read_npy(path)
+    elif suffix_of(path) in ITK_SUFFIXES:
+        array = _read_itk(path)
+    else:
+        raise InputError(f"X-ray {path} has the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+    array = single_channel(array, path)
+    frames = array.shape[0]
+    chosen = choose_frame(frames, frame, path)
+    grey = array[chosen]
+    check_size(grey, path)
+    return StoredImage(grey.astype(np.float32), str(array.dtype), bits_of(array.dtype), frames, chosen)
+
+
+def bits_of(dtype: np.dtype) -> int:
+    return 0 if dtype.kind == "f" else (1 if dtype.kind == "b" else dtype.itemsize * 8)
+
+
+def choose_frame(frames: int, frame: int | None, path: Path) -> int:
+    """The frame asked for, or the only one."""
+    if frame is None:
+        if frames > 1:
+            raise InputError(f"X-ray {path} has {frames} frames: say which one with --frame (0 to {frames - 1})")
+        return 0
+    if not 0 <= frame < frames:
+        raise InputError(f"X-ray {path} has {frames} frame{'s' if frames > 1 else ''}, frame {frame} was asked for (the first is 0)")
+    return int(frame)
+
+
+def single_channel(array: np.ndarray, path: Path) -> np.ndarray:
+    """(frames, H, W) from (frames, H, W, channels): a grey image stored as colours is one channel, an alpha channel is dropped.
+
+    Raises:
+        InputError: the channels differ.
+    """
+    if array.ndim == 3:
+        return array
+    channels = array.shape[-1]
+    colours = array[..., : 3 if channels >= 3 else 1]
+    if any(not np.array_equal(colours[..., 0], colours[..., c]) for c in range(1, colours.shape[-1])):
+        raise InputError(f"X-ray {path} is a colour image, expected a grey one (a screenshot with annotations, perhaps?)")
+    return colours[..., 0]
+
+
+def check_size(grey: np.ndarray, path: Path) -> None:
+    rows, columns = grey.shape
+    if min(rows, columns) < MIN_SIDE or max(rows, columns) > MAX_SIDE:
+        raise InputError(f"X-ray {path} has {columns} x {rows} pixels, expected {MIN_SIDE} to {MAX_SIDE} on each side")
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"X-ray {path} cannot be read as an .npy array of numbers: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"X-ray {path} holds values of type {array.dtype}, expected integers or real numbers")
+    if array.ndim == 2:
+        return array[None]
+    if array.ndim == 3 and array.shape[-1] in (3, 4):
+        return array[None]
+    if array.ndim == 3:
+        return array
+    raise InputError(f"X-ray {path} is an array of shape {array.shape}, expected (rows, columns) or (frames, rows, columns)")
+
+
+def _read_itk(path: Path) -> np.ndarray:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise InputError(f"X-ray {path} cannot be read: {_last_sentence(error)}") from None
+    array = sitk.GetArrayViewFromImage(image).copy()
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"X-ray {path} holds values of type {array.dtype}, expected integers or real numbers")
+    dimension = image.GetDimension()
+    if dimension == 2:
+        return array[None]
+    if dimension == 3:
+        return array
+    raise InputError(f"X-ray {path} has {dimension} dimensions, expected a two-dimensional image")
+
+
+def _last_sentence(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "sitk::ERROR" not in line]
+    return (lines[-1] if lines else "damaged or of another format").split("Error: ")[-1]

@@ -1,0 +1,203 @@
+"""An X-ray image with its camera and its mask: one object holds all three, so that they cannot drift apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.imaging.geometry_file import parse_geometry, read_geometry
+from SphericalRegLib.imaging.geometry_values import GeometryValues, ViewGeometry, complete, first_known, from_camera, from_user
+from SphericalRegLib.imaging.normalization import to_line_integral
+from SphericalRegLib.imaging.pixels import StoredImage, read_pixels
+
+if TYPE_CHECKING:
+    import torch
+
+Geometry = Camera | GeometryValues | Mapping[str, Any] | str | Path | None
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """An X-ray as registration needs it: seen from the source, bone bright, with the camera that belongs to it.
+
+    Attributes:
+        image: (H, W) float32, line-integral-like (no unit, bone bright).
+        mask: (H, W) bool, True where the image may be used (inside the collimator, inside the user's mask).
+        camera: intrinsics of this very grid.
+        intensity: what the stored values were: "counts", "display" or "line_integral".
+        mirrored: the stored image was mirrored and has been un-mirrored; show it mirrored again.
+        name: the file's name, for messages and reports.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    camera: Camera
+    intensity: str = "line_integral"
+    mirrored: bool = False
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 2 or self.image.shape != self.mask.shape:
+            raise InputError(f"X-ray {self.name}: image {self.image.shape} and mask {self.mask.shape} must be two-dimensional and alike")
+        rows, columns = self.image.shape
+        if tuple(self.camera.size_px) != (columns, rows):
+            raise InputError(f"X-ray {self.name}: the camera is for {self.camera.size_px} pixels, the image has {(columns, rows)} (columns, rows)")
+
+    @classmethod
+    def read(
+        cls,
+        path: str | Path,
+        geometry: Geometry = None,
+        *,
+        intensity: str | None = None,
+        inverted: bool | None = None,
+        mirrored: bool | None = None,
+        mask: str | Path | np.ndarray | None = None,
+        collimator: bool = True,
+        frame: int | None = None,
+        i0: float | None = None,
+    ) -> Radiograph:
+        """Read an X-ray.
+
+        Args:
+            path: PNG, TIFF, NRRD, MHA, NPY or DICOM.
+            geometry: a ``Camera``, a mapping with the keys of geometry.json, such a file, or None for a DICOM file that knows its own. It
+                describes the image as stored; what it leaves open is taken from the DICOM header.
+            intensity: "counts", "display" or "line_integral"; wins over ``geometry``.
+            inverted: white is bone; wins over ``geometry``.
+            mirrored: stored as seen from the detector's side; wins over ``geometry``. The image and its camera are un-mirrored.
+            mask: file or (H, W) array of the stored image; zero excludes a pixel.
+            collimator: find the collimated border and mask it.
+            frame: which frame of a multi-frame file, from 0.
+            i0: detector counts without an object, for "counts".
+
+        Raises:
+            InputError: anything that cannot be used, in one sentence.
+        """
+        path = Path(path)
+        stored = read_pixels(path, frame)
+        given = from_user(intensity=intensity, inverted=inverted, mirrored=mirrored)
+        values = first_known(given, geometry_values(geometry), stored.header)
+        view = complete(values, stored.size_px, stored.likely_intensity, f"X-ray {path}")
+        usable = usable_pixels(stored, mask, str(path))
+        if collimator:
+            usable = usable & open_field(stored, usable, view)
+        image = to_line_integral(stored.grey, usable, view.intensity, view.inverted, i0, f"X-ray {path}")
+        finite = np.isfinite(image)
+        if not finite.all():
+            image = np.where(finite, image, np.median(image[usable])).astype(np.float32)
+        radiograph = cls(image, usable, view.camera, view.intensity, view.mirrored, path.name)
+        return radiograph._flip_columns() if view.mirrored else radiograph
+
+    def crop(self, left: int, top: int, columns: int, rows: int) -> Radiograph:
+        """The part of ``columns`` x ``rows`` pixels whose first pixel is (left, top).
+
+        Raises:
+            InputError: the part reaches outside the image or is empty.
+        """
+        width, height = self.camera.size_px
+        if columns < 1 or rows < 1 or left < 0 or top < 0 or left + columns > width or top + rows > height:
+            raise InputError(
+                f"X-ray {self.name}: cannot crop {columns} x {rows} pixels at column {left}, row {top} from an image of {width} x {height}"
+            )
+        part = np.s_[top : top + rows, left : left + columns]
+        return replace(self, image=self.image[part], mask=self.mask[part], camera=self.camera.crop(left, top, columns, rows))
+
+    def crop_border(self, pixels: int) -> Radiograph:
+        """Without ``pixels`` on each side."""
+        width, height = self.camera.size_px
+        return self.crop(pixels, pixels, width - 2 * pixels, height - 2 * pixels)
+
+    def resize(self, columns: int, rows: int) -> Radiograph:
+        """The same field of view on another grid: the mean over each new pixel's area when shrinking, linear interpolation when enlarging.
+
+        Only usable pixels enter a mean; a new pixel is usable where at least half of its area is.
+        """
+        if columns < 1 or rows < 1:
+            raise InputError(f"X-ray {self.name}: cannot resize to {columns} x {rows} pixels")
+        if (columns, rows) == tuple(self.camera.size_px):
+            return self
+        vertical = resampling_weights(self.image.shape[0], rows)
+        horizontal = resampling_weights(self.image.shape[1], columns).T
+        share = vertical @ self.mask.astype(np.float32) @ horizontal
+        plain = vertical @ self.image @ horizontal
+        masked = vertical @ np.where(self.mask, self.image, np.float32(0)) @ horizontal
+        image = np.where(share > 1e-3, masked / np.maximum(share, 1e-3), plain).astype(np.float32)
+        return replace(self, image=image, mask=share >= 0.5, camera=self.camera.resize(columns, rows))
+
+    def with_mask(self, mask: np.ndarray) -> Radiograph:
+        """Narrowed by a further (H, W) bool mask."""
+        return replace(self, mask=self.mask & np.asarray(mask, dtype=bool))
+
+    def tensor(self, device: str | torch.device = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+        """Image (H, W) float32 and mask (H, W) bool on a device."""
+        import torch
+
+        return (
+            torch.from_numpy(np.ascontiguousarray(self.image)).to(device),
+            torch.from_numpy(np.ascontiguousarray(self.mask)).to(device),
+        )
+
+    def _flip_columns(self) -> Radiograph:
+        return replace(
+            self, image=np.ascontiguousarray(self.image[:, ::-1]), mask=np.ascontiguousarray(self.mask[:, ::-1]), camera=self.camera.flip_columns()
+        )
+
+
+def geometry_values(geometry: Geometry, view: int = 1) -> GeometryValues:
+    """Whatever a caller may give as geometry, as ``GeometryValues``."""
+    if geometry is None:
+        return GeometryValues()
+    if isinstance(geometry, GeometryValues):
+        return geometry
+    if isinstance(geometry, Camera):
+        return from_camera(geometry)
+    if isinstance(geometry, Mapping):
+        return parse_geometry(geometry, view=view)
+    if isinstance(geometry, (str, Path)):
+        return read_geometry(geometry, view)
+    raise InputError(f"geometry is a {type(geometry).__name__}, expected a Camera, a mapping with the keys of geometry.json or a path to one")
+
+
+def usable_pixels(stored: StoredImage, mask: str | Path | np.ndarray | None, where: str) -> np.ndarray:
+    """(H, W) bool from a mask file or array.
+
+    Raises:
+        InputError: the mask has another size, leaves nothing, or leaves pixels that are not finite.
+    """
+    usable = np.ones(stored.grey.shape, dtype=bool)
+    if mask is not None:
+        name = "mask" if isinstance(mask, np.ndarray) else f"mask {mask}"
+        grey = mask if isinstance(mask, np.ndarray) else read_pixels(mask).grey
+        if grey.shape != usable.shape:
+            raise InputError(f"{name} has {grey.shape[::-1]} pixels (columns, rows), expected the X-ray's {stored.size_px}")
+        usable = grey != 0
+        if not usable.any():
+            raise InputError(f"{name} excludes every pixel of {where}: zero excludes, anything else includes")
+    broken = int(np.count_nonzero(~np.isfinite(stored.grey) & usable))
+    if broken:
+        raise InputError(f"X-ray {where} has {broken} pixels that are not finite numbers (NaN or infinity): exclude them with a mask file")
+    return usable
+
+
+def open_field(stored: StoredImage, usable: np.ndarray, view: ViewGeometry) -> np.ndarray:
+    """(H, W) bool: pixels that the collimator leaves open."""
+    return usable
+
+
+def resampling_weights(old: int, new: int) -> np.ndarray:
+    """(new, old) float32 weights, rows summing to 1: overlap of pixel areas when shrinking, linear interpolation of centres when enlarging."""
+    scale = old / new
+    if new <= old:
+        start = np.arange(new)[:, None] * scale
+        cell = np.arange(old)[None, :]
+        overlap = np.minimum(start + scale, cell + 1) - np.maximum(start, cell)
+        return (np.clip(overlap, 0, None) / scale).astype(np.float32)
+    centre = np.clip((np.arange(new) + 0.5) * scale - 0.5, 0, old - 1)[:, None]
+    return np.clip(1 - np.abs(centre - np.arange(old)[None, :]), 0, None).astype(np.float32)
