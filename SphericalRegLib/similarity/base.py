@@ -1,0 +1,29 @@
+"""What every similarity offers: a residual vector, its Jacobian, and a score."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Similarity(Protocol):
+    """Compares moving images (B, H, W) with a fixed image that is bound, with its mask, at construction.
+
+    `valid` (B, H, W), bool or weights in [0, 1], marks the pixels of each moving image that mean something. It counts as constant in the pose.
+
+    The squared residual is a cost: 2 N (1 - score) for the correlations of this package, with N the number of pixels in the fixed image's mask,
+    whatever part of it is valid. So poses with different valid regions stay comparable, and a shrinking region is no gain in itself.
+    """
+
+    def residual(self, moving: Tensor, valid: Tensor | None = None) -> Tensor:
+        """r (B, N)."""
+        ...
+
+    def residual_and_jacobian(self, moving: Tensor, moving_jacobian: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """r (B, N) and dr (B, N, 6), from the moving images and their Jacobian (B, H, W, 6) by the pose (omega, v)."""
+        ...
+
+    def score(self, moving: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B,), higher is better, comparable between poses; in [-1, 1] for correlations."""
+        ...
