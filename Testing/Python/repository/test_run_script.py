@@ -1,0 +1,89 @@
+"""run.py: the parts that can be tried without making an environment."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> ModuleType:
+    """run.py as a module, pointed at an empty folder."""
+    spec = importlib.util.spec_from_file_location("run_script", ROOT / "run.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.VENV = tmp_path / ".venv"
+    module.STAMP, module.LOG = module.VENV / module.STAMP.name, module.VENV / module.LOG.name
+    module.PYTHON = module.VENV / module.PYTHON.relative_to(ROOT / ".venv")
+    return module
+
+
+def test_it_needs_the_standard_library_alone() -> None:
+    tree = ast.parse((ROOT / "run.py").read_text(encoding="utf-8"))
+    imported = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported <= set(sys.stdlib_module_names)
+
+
+def test_an_old_python_can_read_it() -> None:
+    ast.parse((ROOT / "run.py").read_text(encoding="utf-8"), feature_version=(3, 6))
+
+
+def test_every_extra_exists() -> None:
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    tree = ast.parse((ROOT / "run.py").read_text(encoding="utf-8"))
+    assignment = next(node for node in tree.body if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "EXTRAS")
+    for extra in set().union(*ast.literal_eval(assignment.value).values()):
+        assert f"\n{extra} = [" in pyproject
+
+
+@pytest.mark.parametrize(("arguments", "code", "said"), [(["--help"], 0, "demo"), ([], 2, "demo"), (["dance"], 1, "dance")])
+def test_words(arguments: list[str], code: int, said: str) -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "run.py"), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_half_made_environment_is_made_anew(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    script.PYTHON.parent.mkdir(parents=True)
+    script.PYTHON.write_text("not an interpreter", encoding="utf-8")
+    script.make_environment()
+    assert script.works(script.PYTHON)
+    assert script.has_module("pip")
+    assert "anew" in capsys.readouterr().out
+
+
+def test_an_installation_is_repeated_only_when_something_changed(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    script.PYTHON.parent.mkdir(parents=True)
+    commands: list[list[object]] = []
+    monkeypatch.setattr(script, "works", lambda _: True)
+    monkeypatch.setattr(script, "has_module", lambda _: True)
+    monkeypatch.setattr(script, "logged", lambda command, advice: commands.append(command))
+    script.install({"test"})
+    script.install({"test"})
+    assert [str(command[-1]) for command in commands] == [".[test]"]
+    script.install({"reference"})
+    script.install({"test"})
+    assert [str(command[-1]) for command in commands] == [".[test]", ".[reference,test]"]
+    script.STAMP.write_text("another-digest test", encoding="utf-8")
+    script.install({"test"})
+    assert len(commands) == 3
+
+
+def test_a_failed_installation_leaves_no_stamp_and_says_what_to_do(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    script.VENV.mkdir()
+    monkeypatch.setattr(script, "make_environment", lambda: None)
+    monkeypatch.setattr(script, "installer", lambda: [sys.executable, "-c", "import sys; sys.exit('no such package')"])
+    with pytest.raises(script.Failure, match=r"no such package[\s\S]*run the same command again"):
+        script.install({"test"})
+    assert not script.STAMP.exists()
