@@ -1,7 +1,7 @@
 """The X-ray camera: a point source and a flat detector.
 
-Camera frame: origin at the source, +x along image columns (right), +y along image rows (down), +z from the source to the detector, mm. The central ray,
-camera z, is perpendicular to the detector and meets it in the principal point. Pixels are (column, row); (0, 0) is the *centre* of the first
+Camera frame: origin at the source, +x along image columns (right), +y along image rows (down), +z from the source to the detector, mm. The central
+ray, camera z, is perpendicular to the detector and meets it in the principal point. Pixels are (column, row); (0, 0) is the *centre* of the first
 pixel, so the image covers [-0.5, columns - 0.5] x [-0.5, rows - 0.5]. The image is the one seen from the source.
 
 No torch is needed here; where points come as tensors, tensors (differentiable) are given back.
@@ -20,8 +20,6 @@ import numpy as np
 from SphericalRegLib.errors import InputError
 
 Array = TypeVar("Array")  # np.ndarray or torch.Tensor
-
-_AXES = ("columns", "rows")
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,10 @@ class Camera:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sdd_mm", _positive(_number(self.sdd_mm, "sdd_mm"), "sdd_mm"))
-        object.__setattr__(self, "pixel_spacing_mm", tuple(_positive(v, "pixel_spacing_mm") for v in _pair(self.pixel_spacing_mm, "pixel_spacing_mm")))
+        spacing = _pair(self.pixel_spacing_mm, "pixel_spacing_mm")
+        object.__setattr__(self, "pixel_spacing_mm", tuple(_positive(value, "pixel_spacing_mm") for value in spacing))
         object.__setattr__(self, "size_px", tuple(_count(v, "size_px") for v in _pair(self.size_px, "size_px")))
-        object.__setattr__(self, "principal_point_px", tuple(_pair(self.principal_point_px, "principal_point_px")))
+        object.__setattr__(self, "principal_point_px", _pair(self.principal_point_px, "principal_point_px"))
 
     @property
     def columns(self) -> int:
@@ -71,14 +70,14 @@ class Camera:
         return replace(self, size_px=(columns, rows), principal_point_px=(u - left, v - top))
 
     def resize(self, columns: int, rows: int) -> Camera:
-        """The camera of the image resampled to another size over the same field of view: pixel p becomes (p + 0.5) s - 0.5 with s = new / old size."""
-        size = _count(columns, "columns"), _count(rows, "rows")
-        scale = [new / old for new, old in zip(size, self.size_px)]
+        """The camera of the image resampled over the same field of view: pixel p becomes (p + 0.5) s - 0.5, s = new / old size."""
+        columns, rows = _count(columns, "columns"), _count(rows, "rows")
+        across, down = columns / self.columns, rows / self.rows
         return replace(
             self,
-            size_px=size,
-            pixel_spacing_mm=tuple(spacing / s for spacing, s in zip(self.pixel_spacing_mm, scale)),
-            principal_point_px=tuple((p + 0.5) * s - 0.5 for p, s in zip(self.principal_point_px, scale)),
+            size_px=(columns, rows),
+            pixel_spacing_mm=(self.pixel_spacing_mm[0] / across, self.pixel_spacing_mm[1] / down),
+            principal_point_px=((self.principal_point_px[0] + 0.5) * across - 0.5, (self.principal_point_px[1] + 0.5) * down - 0.5),
         )
 
     def flip_columns(self) -> Camera:
@@ -117,7 +116,7 @@ class Camera:
         if abs(k[0, 1]) > 1e-6 * abs(k[0, 0]) or np.abs([k[1, 0], k[2, 0], k[2, 1]]).max() > 1e-9 * np.abs(k).max():
             raise InputError(f"The intrinsic matrix must be upper triangular without skew, but it is {k.tolist()}.")
         if min(focal) <= 0:
-            raise InputError(f"The focal lengths of the intrinsic matrix must be positive (camera z from the source to the detector), but they are {focal}.")
+            raise InputError(f"The intrinsic matrix must have positive focal lengths (camera z from source to detector), but they are {focal}.")
         sdd = _positive(_number(sdd_mm, "sdd_mm"), "sdd_mm")
         camera = cls(sdd, (sdd / focal[0], sdd / focal[1]), size_px, (k[0, 2], k[1, 2]))
         if pixel_spacing_mm is None:

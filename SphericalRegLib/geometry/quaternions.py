@@ -87,9 +87,7 @@ def quaternion_log(q: Tensor) -> Tensor:
     antipode = (w < 0) & (square <= torch.finfo(q.dtype).eps ** 2 * norm_square)
     length = torch.where(near | antipode, 1.0, square).sqrt()
     scale = torch.where(near, series, torch.atan2(length, w) / length)
-    arbitrary = torch.zeros_like(v)
-    arbitrary[..., 0] = torch.pi
-    return torch.where(antipode, arbitrary, scale * v)
+    return torch.where(antipode, v.new_tensor((torch.pi, 0.0, 0.0)), scale * v)
 
 
 def quaternion_from_matrix(rotation: Tensor) -> Tensor:

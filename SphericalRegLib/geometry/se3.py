@@ -1,7 +1,7 @@
 """Rigid motions: SO(3) and SE(3), and the chart in which poses are optimised.
 
-Convention. A transform (..., 4, 4) maps column vectors. Group tangents are xi = (omega, v), rotation first (rad, mm), and `se3_exp` / `se3_log` are the
-group's own. The project's pose chart is not the group's: `retract` and `local` use the tangent delta = (omega, v) in world axes, applied on the
+Convention. A transform (..., 4, 4) maps column vectors. Group tangents are xi = (omega, v), rotation first (rad, mm), and `se3_exp` / `se3_log` are
+the group's own. The project's pose chart is not the group's: `retract` and `local` use the tangent delta = (omega, v) in world axes, applied on the
 right, about a centre c. With x_cam = R (x_world - c) + t, a step gives R exp(omega) and t + R v: the CT turns about c and shifts along world axes.
 
 All functions take any leading shape, float32 or float64, on any device; values and first and second derivatives are right at zero, and values and

@@ -20,7 +20,6 @@ NAMED_VIEWS: tuple[str, ...] = ("ap", "pa", "left", "right")
 """ap, pa: the beam's direction (ap: source in front of the patient). left, right: the side that the detector is on."""
 
 _PRIMARY_DEG = {"pa": 0.0, "left": 90.0, "ap": 180.0, "right": -90.0}
-_RIGHT, _ANTERIOR, _SUPERIOR = torch.eye(3, dtype=torch.float64).unbind(0)
 
 
 def named_view(name: str, camera: Camera, centre: Tensor | Sequence[float], sod_fraction: float = 0.75) -> Tensor:
@@ -55,10 +54,11 @@ def c_arm_view(
         raise InputError(f"The centre of a view must be three finite numbers (RAS, mm), but it is {position.tolist()}.")
 
     primary, secondary = math.radians(_PRIMARY_DEG[base] + primary_deg), math.radians(secondary_deg)
-    horizontal = _cos(primary) * _ANTERIOR - _sin(primary) * _RIGHT
-    beam = _cos(secondary) * horizontal + _sin(secondary) * _SUPERIOR
-    down = _sin(secondary) * horizontal - _cos(secondary) * _SUPERIOR
-    rotation = torch.stack((torch.linalg.cross(down, beam), down, beam)).to(position.device)
+    right, anterior, superior = torch.eye(3, dtype=torch.float64, device=position.device)
+    horizontal = _cos(primary) * anterior - _sin(primary) * right
+    beam = _cos(secondary) * horizontal + _sin(secondary) * superior
+    down = _sin(secondary) * horizontal - _cos(secondary) * superior
+    rotation = torch.stack((torch.linalg.cross(down, beam), down, beam)) + 0.0  # no negative zeros
     translation = torch.tensor([0.0, 0.0, sod_fraction * camera.sdd_mm], dtype=torch.float64, device=position.device)
     return make_transform(rotation, translation - rotation @ position)
 
