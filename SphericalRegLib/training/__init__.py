@@ -1,0 +1,1 @@
+"""Training of the encoder and the regressor: pose sampling, domain randomisation, losses, trainer."""

@@ -1,0 +1,117 @@
+"""Models on disk: weights in safetensors, everything else in a JSON model card beside them. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
+from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
+from SphericalRegLib.models.trunk import TrunkConfig
+
+FORMAT = "sphericalreg-model/1"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What registration needs of a training.
+
+    Attributes:
+        encoder: the spherical encoder.
+        regressor: the pose regressor, or None.
+        camera: the camera both were trained with; X-rays are brought to it first.
+        card: anatomy, pose range, training set, seed, versions, figures: whatever describes where the model comes from and what it is good for.
+    """
+
+    encoder: SphericalEncoder
+    regressor: PoseRegressor | None
+    camera: Camera
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def to(self, device: torch.device | str) -> Model:
+        regressor = None if self.regressor is None else self.regressor.to(device)
+        return Model(self.encoder.to(device), regressor, self.camera, self.card)
+
+
+def save_model(model: Model, path: str | Path) -> None:
+    """Write `path` (.safetensors) and the card beside it (.json); each is complete or absent."""
+    weights_path = Path(path).with_suffix(".safetensors")
+    weights_path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"encoder.{name}": value for name, value in model.encoder.state_dict().items()}
+    if model.regressor is not None:
+        tensors |= {f"regressor.{name}": value for name, value in model.regressor.state_dict().items()}
+    partial = weights_path.with_suffix(".safetensors.partial")
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+    card = {
+        "format": FORMAT,
+        "weights_sha256": _sha256(partial),
+        "encoder": asdict(model.encoder.config),
+        "regressor": None if model.regressor is None else asdict(model.regressor.config),
+        "camera": model.camera.to_dict(),
+        "card": model.card,
+    }
+    card_path = weights_path.with_suffix(".json")
+    card_partial = card_path.with_suffix(".json.partial")
+    card_partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    partial.replace(weights_path)
+    card_partial.replace(card_path)
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
+    """Read a model, in evaluation mode.
+
+    Raises:
+        InputError: a file is missing, is not a model of this format, or the weights are not those that the card describes.
+    """
+    weights_path = Path(path).with_suffix(".safetensors")
+    card_path = weights_path.with_suffix(".json")
+    for needed in (weights_path, card_path):
+        if not needed.is_file():
+            raise InputError(f"The model file {needed} does not exist; a model is a .safetensors file with its .json card beside it.")
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"The model card {card_path} is not JSON: {error}.") from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        found = card.get("format") if isinstance(card, dict) else type(card).__name__
+        raise InputError(f"The model card {card_path} has the format {found!r}; this version reads {FORMAT!r}.")
+    if _sha256(weights_path) != card.get("weights_sha256"):
+        raise InputError(f"The weights {weights_path} are not those that {card_path.name} describes (SHA-256 differs); copy both files again.")
+    try:
+        tensors = load_file(weights_path, device=str(device))
+        encoder = SphericalEncoder(_config(EncoderConfig, card["encoder"]))
+        encoder.load_state_dict(_part(tensors, "encoder."))
+        regressor = None
+        if card["regressor"] is not None:
+            regressor = PoseRegressor(_config(RegressorConfig, card["regressor"]), torch.eye(4), torch.zeros(3))
+            regressor.load_state_dict(_part(tensors, "regressor."))
+        camera = Camera.from_dict(card["camera"])
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"The model {weights_path} does not fit its card {card_path.name}: {error}.") from error
+    model = Model(encoder.eval().requires_grad_(False), regressor and regressor.eval().requires_grad_(False), camera, card["card"])
+    return model.to(device)
+
+
+def _config(kind: Any, values: dict[str, Any]) -> Any:
+    return kind(**{**values, "trunk": TrunkConfig(**values["trunk"])})
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,149 @@
+"""Domain randomisation of the X-ray side: a look that changes from sample to sample, so that a network learns anatomy and not a look.
+
+Water and bone line integrals of one pose are recombined by a random spectrum, then scattered, blurred, made noisy, clipped and sent through a random
+display curve, with tools and a collimator in front. The physics is that of `simulation` in its crudest form, spread over far wider ranges: what the
+registration meets is one point in the middle of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from SphericalRegLib.imaging.attenuation import mu_bone_per_mm, mu_water_per_mm
+from SphericalRegLib.models.local_contrast import blur, gaussian_kernel
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class DomainRandomization:
+    """Ranges that each sample's look is drawn from (uniformly); lengths are fractions of the image's side.
+
+    Attributes:
+        lines: lines of the spectrum.
+        energy_kev: energy of a line.
+        bone_gain: factor on bone's attenuation: what a CT says of bone's density is not to be relied on.
+        scatter: scattered over primary intensity.
+        scatter_sigma: width of the scatter's blur.
+        noise: standard deviation of the noise over the intensity.
+        blur_sigma: width of the detector's blur.
+        clip_low, clip_high: percentiles that become black and white.
+        gamma: exponent of the display curve.
+        log_offset: added before the logarithm that makes the image line-integral-like.
+        display_share: share of samples that skip the logarithm.
+        collimator_share: share of samples with a collimator; its edges cut off up to `collimator_depth`.
+        tool_share: share of samples with up to `tools` metal wires.
+    """
+
+    lines: int = 3
+    energy_kev: Range = (35.0, 110.0)
+    bone_gain: Range = (0.7, 1.4)
+    scatter: Range = (0.0, 0.4)
+    scatter_sigma: Range = (0.05, 0.2)
+    noise: Range = (0.0, 0.05)
+    blur_sigma: Range = (0.002, 0.012)
+    clip_low: Range = (0.0, 0.02)
+    clip_high: Range = (0.95, 1.0)
+    gamma: Range = (0.35, 1.1)
+    log_offset: Range = (0.005, 0.1)
+    display_share: float = 0.2
+    collimator_share: float = 0.5
+    collimator_depth: float = 0.2
+    tool_share: float = 0.2
+    tools: int = 2
+
+    def __call__(self, water_mm: Tensor, bone_mm: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Make X-rays.
+
+        Args:
+            water_mm, bone_mm: (B, H, W), path through solid water and solid cortical bone: line integrals of `imaging.attenuation`'s
+                `water_bone_fractions`, mm.
+
+        Returns:
+            image (B, 1, H, W), line-integral-like with bone bright, and mask (B, 1, H, W), 0 behind the collimator.
+        """
+        draw = _Draw(len(water_mm), generator, water_mm)
+        primary = self._transmission(water_mm, bone_mm, draw)[:, None]
+        primary = primary * draw.wires(self.tools, self.tool_share)
+        intensity = primary + draw.uniform(self.scatter) * _blur_each(primary, draw.scalar(self.scatter_sigma) * water_mm.shape[-1])
+        mask = draw.collimator(self.collimator_share, self.collimator_depth)
+        intensity = _blur_each(intensity, draw.scalar(self.blur_sigma) * water_mm.shape[-1]) * (0.02 + 0.98 * mask)
+        intensity = intensity * (1 + draw.uniform(self.noise) * draw.normal())
+        low, high = _percentiles(intensity, draw.scalar(self.clip_low), draw.scalar(self.clip_high))
+        grey = ((intensity - low) / (high - low + 1e-9)).clamp(0, 1) ** draw.uniform(self.gamma)
+        log_image = -torch.log(grey + draw.uniform(self.log_offset))
+        return torch.where(draw.chance(self.display_share), 1 - grey, log_image), mask
+
+    def _transmission(self, water_mm: Tensor, bone_mm: Tensor, draw: _Draw) -> Tensor:
+        total, weights = torch.zeros_like(water_mm), torch.zeros_like(water_mm[:, :1, :1])
+        gain = draw.uniform(self.bone_gain)[:, 0]
+        for _ in range(self.lines):
+            weight, energy = draw.uniform((0.2, 1.0))[:, 0], draw.uniform(self.energy_kev).flatten().tolist()
+            water, bone = (draw.per_sample([mu(kev) for kev in energy]) for mu in (mu_water_per_mm, mu_bone_per_mm))
+            total = total + weight * torch.exp(-(water * water_mm + gain * bone * bone_mm))
+            weights = weights + weight
+        return total / weights
+
+
+class _Draw:
+    """Random numbers for one batch, made on the CPU so that every device sees the same ones."""
+
+    def __init__(self, batch: int, generator: torch.Generator, like: Tensor) -> None:
+        self.batch, self.generator, self.like = batch, generator, like
+
+    def uniform(self, span: Range) -> Tensor:
+        values = torch.rand(self.batch, 1, 1, 1, generator=self.generator) * (span[1] - span[0]) + span[0]
+        return values.to(self.like)
+
+    def scalar(self, span: Range) -> float:
+        """One value for the whole batch, where a batch of different ones would need as many convolutions."""
+        return float(torch.rand(1, generator=self.generator)) * (span[1] - span[0]) + span[0]
+
+    def per_sample(self, values: list[float]) -> Tensor:
+        return self.like.new_tensor(values)[:, None, None]
+
+    def normal(self) -> Tensor:
+        return torch.randn(self.batch, 1, *self.like.shape[-2:], generator=self.generator).to(self.like)
+
+    def chance(self, share: float) -> Tensor:
+        return (torch.rand(self.batch, 1, 1, 1, generator=self.generator) < share).to(self.like.device)
+
+    def collimator(self, share: float, depth: float) -> Tensor:
+        """(B, 1, H, W): 1 inside a rectangle turned by a few degrees."""
+        rows, columns = self._grid()
+        turn = self.uniform((-0.1, 0.1))
+        u, v = columns * turn.cos() + rows * turn.sin(), rows * turn.cos() - columns * turn.sin()
+        left, right, top, bottom = (0.5 - self.uniform((-0.05, depth)).clamp_min(0) for _ in range(4))
+        inside = (u > -left) & (u < right) & (v > -top) & (v < bottom)
+        return torch.where(self.chance(share), inside.to(self.like), torch.ones((), dtype=self.like.dtype, device=self.like.device))
+
+    def wires(self, count: int, share: float) -> Tensor:
+        """(B, 1, H, W): transmission of straight metal wires, ends inside the image or beyond."""
+        rows, columns = self._grid()
+        transmission = torch.ones(self.batch, 1, *self.like.shape[-2:]).to(self.like)
+        for _ in range(count):
+            angle, offset, width = self.uniform((0, 3.1416)), self.uniform((-0.5, 0.5)), self.uniform((0.01, 0.04))
+            across = columns * angle.sin() - rows * angle.cos() - offset
+            along = columns * angle.cos() + rows * angle.sin()
+            wire = (across.abs() < width / 2) & (along > self.uniform((-0.7, 0.3)))
+            transmission = torch.where(wire & self.chance(share), self.uniform((0.02, 0.5)), transmission)
+        return transmission
+
+    def _grid(self) -> tuple[Tensor, Tensor]:
+        rows, columns = (torch.linspace(-0.5, 0.5, size, dtype=self.like.dtype, device=self.like.device) for size in self.like.shape[-2:])
+        return rows[:, None], columns[None, :]
+
+
+def _blur_each(image: Tensor, sigma_px: float) -> Tensor:
+    if sigma_px < 0.2:
+        return image
+    kernel = gaussian_kernel(sigma_px, image.dtype, image.device)
+    return blur(image, kernel) / blur(torch.ones_like(image[:1]), kernel)
+
+
+def _percentiles(image: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    values = torch.quantile(image.flatten(1), torch.tensor([low, high], dtype=image.dtype, device=image.device), dim=1)
+    return values[0][:, None, None, None], values[1][:, None, None, None]

@@ -1,0 +1,183 @@
+"""The training loop: encoder and regressor together, for one CT or for several."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.imaging.volume import Volume
+from SphericalRegLib.models.checkpoint import Model
+from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
+from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
+from SphericalRegLib.progress import Progress, ProgressCallback, silent
+from SphericalRegLib.training.augmentation import DomainRandomization
+from SphericalRegLib.training.losses import LossWeights, spherical_loss
+from SphericalRegLib.training.poses import Perturbation, PoseRange
+from SphericalRegLib.training.scene import TrainingScene
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train.
+
+    Attributes:
+        minutes: wall-clock time; the learning rate follows it, so that a short training also ends on a small one.
+        batch: X-rays per step.
+        learning_rate: peak of the one-cycle schedule.
+        warm_up: share of the time in which the learning rate rises.
+        weight_decay: of AdamW.
+        seed: of everything random.
+        checkpoint_seconds: how often the state is saved for a resume.
+        poses, perturbation, look, loss: what is drawn and what is asked.
+        encoder, regressor: the networks; no regressor when None.
+    """
+
+    minutes: float = 10.0
+    batch: int = 16
+    learning_rate: float = 1.5e-3
+    warm_up: float = 0.05
+    weight_decay: float = 1e-4
+    seed: int = 0
+    checkpoint_seconds: float = 60.0
+    poses: PoseRange = field(default_factory=PoseRange)
+    perturbation: Perturbation = field(default_factory=Perturbation)
+    look: DomainRandomization = field(default_factory=DomainRandomization)
+    loss: LossWeights = field(default_factory=LossWeights)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    regressor: RegressorConfig | None = field(default_factory=RegressorConfig)
+
+
+class Trainer:
+    """Owns networks, optimiser and random state; `run` trains until the time is over, and may be called again after a resume.
+
+    Args:
+        volumes: one CT (patient-specific) or several.
+        camera: the camera to train with, square, of the encoder's image size.
+        options: see `TrainingOptions`.
+        device: where to train.
+        base: a model to start from instead of random weights.
+    """
+
+    def __init__(
+        self, volumes: Sequence[Volume], camera: Camera, options: TrainingOptions, device: torch.device | str = "cpu", base: Model | None = None
+    ) -> None:
+        size = options.encoder.trunk.image_size
+        if tuple(camera.size_px) != (size, size):
+            raise InputError(f"The training camera has {camera.size_px} pixels; the encoder expects {(size, size)}.")
+        torch.manual_seed(options.seed)
+        self.options, self.camera, self.device = options, camera, torch.device(device)
+        self.generator = torch.Generator().manual_seed(options.seed)
+        self.scenes = [TrainingScene.of(volume, camera, device) for volume in volumes]
+        self.encoder = SphericalEncoder(options.encoder) if base is None else base.encoder.requires_grad_(True)
+        self.regressor = self._make_regressor(base)
+        networks = [network for network in (self.encoder, self.regressor) if network is not None]
+        self.networks = nn.ModuleList(networks).to(self.device, memory_format=torch.channels_last).train()
+        self.optimizer = torch.optim.AdamW(self.networks.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+        self.iteration = 0
+        self.seconds = 0.0
+
+    def _make_regressor(self, base: Model | None) -> PoseRegressor | None:
+        if self.options.regressor is None:
+            return None
+        if base is not None and base.regressor is not None:
+            return base.regressor.requires_grad_(True)
+        centre = self.scenes[0].centre
+        return PoseRegressor(self.options.regressor, self.options.poses.middle(self.camera, centre.cpu()), centre)
+
+    def run(self, progress: ProgressCallback = silent, state_path: Path | None = None) -> Model:
+        """Train for what is left of the time; the state goes to `state_path` now and then, and when the progress callback cancels."""
+        budget = 60 * self.options.minutes
+        began, saved = time.perf_counter() - self.seconds, time.perf_counter()
+        figures: dict[str, float] = {}
+        try:
+            while (elapsed := time.perf_counter() - began) < budget:
+                self._set_learning_rate(elapsed / budget)
+                step = self.step()
+                figures = {name: 0.98 * figures.get(name, value) + 0.02 * value for name, value in step.items()}
+                self.seconds = time.perf_counter() - began
+                rate = self.iteration * self.options.batch / self.seconds
+                message = f"{rate:.0f} X-rays/s, " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+                progress(Progress("training", min(round(self.seconds), round(budget)), round(budget), message, cost=figures.get("loss")))
+                if state_path is not None and time.perf_counter() - saved > self.options.checkpoint_seconds:
+                    self.save_state(state_path)
+                    saved = time.perf_counter()
+        finally:
+            if state_path is not None:
+                self.save_state(state_path)
+        return self.model(figures)
+
+    def step(self) -> dict[str, float]:
+        """One optimiser step on one batch; the figures of its losses."""
+        options = self.options
+        scene = self.scenes[int(torch.randint(len(self.scenes), (1,), generator=self.generator))]
+        truth = options.poses.sample(options.batch, self.camera, scene.centre, self.generator)
+        start = options.perturbation.sample(truth, scene.centre.cpu(), self.generator)
+        truth, start = truth.to(self.device), start.to(self.device)
+        xray, mask = options.look(*scene.tissues(truth), self.generator)
+        drr, jacobian = scene.drr.project_with_jacobian(start)
+        loss, figures = spherical_loss(self.encoder, xray, mask, drr, jacobian, start, truth, scene.centre, options.loss)
+        if self.regressor is not None:
+            likelihood = self.regressor(xray, mask).negative_log_likelihood(truth.float(), scene.centre.float()).mean()
+            loss = loss + 0.1 * likelihood
+            figures["pose nll"] = float(likelihood.detach())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
+        self.optimizer.step()
+        self.iteration += 1
+        return figures
+
+    def model(self, figures: dict[str, float] | None = None) -> Model:
+        """The networks as they are, with a model card."""
+        card: dict[str, Any] = {"training": asdict(self.options), "iterations": self.iteration, "seconds": self.seconds, "figures": figures or {}}
+        return Model(self.encoder, self.regressor, self.camera, card)
+
+    def save_state(self, path: Path) -> None:
+        """Everything a resume needs, in one safetensors file that is complete or absent."""
+        tensors: dict[str, Tensor] = {f"network.{name}": value for name, value in self.networks.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        tensors["random"] = self.generator.get_state()
+        header = {"iteration": self.iteration, "seconds": self.seconds, "options": asdict(self.options)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, metadata={"state": json.dumps(header)})
+        partial.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Continue from a saved state. Raises InputError if it belongs to another training."""
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {}).get("state", "{}"))
+        expected = json.loads(json.dumps(asdict(self.options)))
+        different = [name for name, value in expected.items() if header.get("options", {}).get(name) != value and name != "minutes"]
+        if different:
+            raise InputError(f"The training state {path} was made with another {', '.join(different)}; start anew or give the same options.")
+        tensors = load_file(path)
+        self.networks.load_state_dict({name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")})
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                state.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.generator.set_state(tensors["random"])
+        self.iteration, self.seconds = header["iteration"], header["seconds"]
+
+    def _set_learning_rate(self, share: float) -> None:
+        rise = self.options.warm_up
+        factor = share / rise if share < rise else 0.5 + 0.5 * math.cos(math.pi * (share - rise) / (1 - rise))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.options.learning_rate * max(factor, 1e-3)
