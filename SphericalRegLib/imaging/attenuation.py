@@ -189,9 +189,10 @@ def cut_faces(
     faces = []
     for axis in range(3):
         for end in (0, -1):
-            tissue = mu.take(end, axis=axis) > tissue_per_mm
-            measured = tissue.size if valid is None else np.count_nonzero(valid.take(end, axis=axis))
-            faces.append(bool(np.count_nonzero(tissue) > share * measured))
+            face = (slice(None),) * axis + (end,)  # a view; `take` would copy the whole volume into C order first
+            tissue = np.count_nonzero(mu[face] > tissue_per_mm)
+            measured = mu[face].size if valid is None else np.count_nonzero(valid[face])
+            faces.append(bool(tissue > share * measured))
     return tuple(faces)  # type: ignore[return-value]
 
 

@@ -54,7 +54,7 @@ def check_extent(affine: np.ndarray, shape: Sequence[int], what: str) -> None:
             f"The voxel spacing of {what} is {_mm(spacing)}; expected {SMALLEST_SPACING_MM:g} to {LARGEST_SPACING_MM:g} mm (are the units wrong?)."
         )
     if extent.max() > LARGEST_EXTENT_MM:
-        raise InputError(f"{_capital(what)} measures {_mm(extent)}; expected at most {LARGEST_EXTENT_MM:g} mm a side (are the units wrong?).")
+        raise InputError(f"The grid of {what} measures {_mm(extent)}; expected at most {LARGEST_EXTENT_MM:g} mm a side (are the units wrong?).")
 
 
 def voxel_spacing(world_from_voxel: np.ndarray) -> np.ndarray:
@@ -104,7 +104,3 @@ def place(image: sitk.Image, world_from_voxel: np.ndarray) -> sitk.Image:
 
 def _mm(values: np.ndarray) -> str:
     return " x ".join(f"{value:.4g}" for value in values) + " mm"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -88,7 +88,7 @@ def _constant_background(values: np.ndarray) -> np.float32 | None:
 
 
 def _share_of_faces(values: np.ndarray, value: float) -> float:
-    faces = [values.take(end, axis=axis) for axis in range(3) for end in (0, -1)]
+    faces = [values[(slice(None),) * axis + (end,)] for axis in range(3) for end in (0, -1)]
     return sum(np.count_nonzero(face == value) for face in faces) / sum(face.size for face in faces)
 
 

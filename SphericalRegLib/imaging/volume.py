@@ -10,10 +10,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.camera import Camera
 
 from . import grid
+from .files import write_atomically
 from .hounsfield import AIR_HU, Padding, check_finite, check_hounsfield, find_padding
-from .reading import StoredGrid, grid_from_sitk, read_grid
+from .reading import MOST_VOXELS, StoredGrid, grid_from_sitk, read_grid
+from .regrid import resample, resampled_grid, seen_box
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +157,59 @@ class Volume:
         """The grid's eight outer corners (8, 3) in the world, half a voxel outside the centres of the corner voxels."""
         return grid.apply(self.world_from_voxel, grid.box_corners(self.shape))
 
+    # ---- other grids; the centre stays that of the whole CT
+
+    def crop_to_box(self, first: Sequence[int], end: Sequence[int]) -> Volume:
+        """The voxels first <= (i, j, k) < end, copied. What lies outside the grid is left out.
+
+        Raises:
+            InputError: if fewer than two voxels are left along an axis.
+        """
+        low = np.clip(np.asarray(first, dtype=int), 0, self.shape)
+        high = np.clip(np.asarray(end, dtype=int), 0, self.shape)
+        if (high - low < 2).any():
+            raise InputError(
+                f"The box from {list(first)} to {list(end)} leaves less than two voxels of {self._title}, shape {self.shape}, along an axis."
+            )
+        box = tuple(slice(*pair) for pair in zip(low, high))
+        affine = self.world_from_voxel.copy()
+        affine[:3, 3] = grid.apply(self.world_from_voxel, low)
+        labels, valid = (None if array is None else array[box].copy(order="K") for array in (self.labels, self.valid))
+        return replace(self, hu=self.hu[box].copy(order="K"), world_from_voxel=affine, labels=labels, valid=valid)
+
+    def crop_to_field_of_view(self, camera: Camera, camera_from_world: np.ndarray, margin_mm: float = 20.0) -> Volume:
+        """The smallest box with all that a camera sees of the CT at poses (..., 4, 4), and `margin_mm` on all sides for poses nearby.
+
+        Rays that leave the box sideways leave the field of view there; along the beam nothing is lost. So projections at these poses are unchanged.
+
+        Raises:
+            InputError: if the CT is seen at none of the poses.
+        """
+        first, end = seen_box(self.shape, self.world_from_voxel, camera, camera_from_world, margin_mm)
+        end = np.maximum(end, np.minimum(first + 2, self.shape))
+        return self.crop_to_box(np.minimum(first, end - 2), end)
+
+    def resample(self, spacing_mm: float | Sequence[float]) -> Volume:
+        """The CT on a grid with the same axes and centre and another spacing (one number, or one for each axis).
+
+        Anti-aliased by a triangle of twice the new voxel's width where it gets coarser, linear where it gets finer; padding has no weight. Labels go
+        by nearest neighbour.
+
+        Raises:
+            InputError: a spacing that is not positive, or so fine that the result would have more than 2^31 voxels.
+        """
+        spacing = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), 3)
+        if not (np.isfinite(spacing).all() and spacing.min() > 0):
+            raise InputError(f"The new spacing of {self._title} is {spacing_mm}; expected one or three positive lengths in mm.")
+        shape, affine = resampled_grid(self.shape, self.world_from_voxel, spacing)
+        if np.prod([float(size) for size in shape]) > MOST_VOXELS:
+            raise InputError(f"Resampling {self._title} to {spacing_mm} mm would give shape {shape}; expected at most {MOST_VOXELS:,} voxels.")
+        hu, valid = resample(self.hu, self.valid, shape, spacing / self.spacing_mm)
+        if valid is not None:
+            hu[~valid] = AIR_HU
+        labels = None if self.labels is None else _nearest(self.labels, self.world_from_voxel, shape, affine)
+        return replace(self, hu=hu, world_from_voxel=affine, labels=labels, valid=valid)
+
     # ---- handing it on
 
     def to_sitk(self) -> sitk.Image:
@@ -170,6 +226,27 @@ class Volume:
             raise InputError(f"{self._title} has no labels.")
         return grid.place(sitk.GetImageFromArray(self.labels.T), self.world_from_voxel)
 
+    def write(self, path: str | Path) -> None:
+        """Write the Hounsfield units to .nii, .nii.gz, .nrrd or .mha, atomically; as 16-bit integers where that loses nothing.
+
+        Padding is written as the -1000 that it is in `hu`; the centre of an uncropped grid is not kept by these formats.
+
+        Raises:
+            InputError: an unknown suffix, a sheared grid into NIfTI (ITK would store an orthogonal one), or a folder that cannot be written.
+        """
+        path = Path(path)
+        if not path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha")):
+            raise InputError(f"{path} has no suffix of a volume; expected .nii.gz, .nii, .nrrd or .mha.")
+        if path.name.lower().endswith((".nii", ".nii.gz")) and grid.is_sheared(self.world_from_voxel):
+            raise InputError(f"The grid of {self._title} is sheared, which NIfTI cannot be given by ITK; write .nrrd or .mha instead of {path.name}.")
+        image = self.to_sitk()
+        if self.hu.min() >= -(2**15) and self.hu.max() < 2**15 and all((plane == np.rint(plane)).all() for plane in self.hu.T):
+            image = sitk.Cast(image, sitk.sitkInt16)
+        try:
+            write_atomically(path, lambda temporary: sitk.WriteImage(image, str(temporary), useCompression=True))
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"{path} cannot be written: {error}") from None
+
     @property
     def _title(self) -> str:
         return self.name or "the volume"
@@ -180,7 +257,7 @@ def _as_labels(values: np.ndarray, what: str) -> np.ndarray:
     values = np.asarray(values)
     if values.dtype.kind not in "iufb":
         raise InputError(f"{what} has type {values.dtype}; expected whole numbers.")
-    if not np.isfinite(values).all() or (values != np.floor(values)).any():
+    if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.floor(values)).all()):
         raise InputError(f"{what} holds values that are not whole numbers; expected a label map (0 is background).")
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 2**24:
