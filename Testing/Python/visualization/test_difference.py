@@ -98,7 +98,7 @@ def test_a_shift_shows_both_colours():
 
 
 def test_colour_limit_is_shared_and_never_tiny():
-    assert colour_limit(np.zeros((4, 4)), np.full((2, 2), np.nan)) == 0.05
+    assert colour_limit(np.zeros((4, 4)), np.full((2, 2), np.nan)) == 0.15
     assert colour_limit(np.full((4, 4), -0.4), np.full((4, 4), 0.1)) == pytest.approx(0.4)
 
 

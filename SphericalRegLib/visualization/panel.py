@@ -1,0 +1,119 @@
+"""The qualitative panel: X-ray, DRR, overlay and difference side by side, one row per case (the paper's Fig. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.visualization.difference import COLOUR_MAP, colour_limit, compare_drrs, compare_xray, diverging
+from SphericalRegLib.visualization.display import RGB, counted, grey, resize_to_width
+from SphericalRegLib.visualization.figures import PAPER, Theme, new_figure
+from SphericalRegLib.visualization.overlay import ESTIMATE_COLOUR, TRUTH_COLOUR, draw, edges
+
+DRAWN_COLUMNS = 640  # low-resolution images are enlarged to this before edges are drawn, so that lines stay thin
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """One case: images ``(H, W)``, bone bright, on one grid. ``truth_drr`` only in evaluation."""
+
+    label: str
+    xray: np.ndarray
+    drr: np.ndarray
+    mask: np.ndarray | None = None
+    truth_drr: np.ndarray | None = None
+
+
+def enlarged(row: PanelRow, columns: int = DRAWN_COLUMNS) -> PanelRow:
+    """The row with its images at least ``columns`` wide; what is not finite is outside the mask.
+
+    Raises:
+        InputError: if shapes differ or no pixel counts.
+    """
+    images = {"X-ray": row.xray, "DRR": row.drr} | ({} if row.truth_drr is None else {"DRR at the truth": row.truth_drr})
+    (xray, drr, *truth), valid = counted(images, row.mask)
+    if xray.shape[1] >= columns:
+        return PanelRow(row.label, xray, drr, valid, truth[0] if truth else None)
+    larger = [resize_to_width(image, columns) for image in (xray, drr, *truth)]
+    return PanelRow(row.label, larger[0], larger[1], resize_to_width(valid, columns), larger[2] if truth else None)
+
+
+def overlay_picture(row: PanelRow) -> np.ndarray:
+    """X-ray in grey, edges of the DRR in sky blue, and of the DRR at the truth in red below them where there is one."""
+    picture = grey(row.xray, row.mask)
+    if row.truth_drr is not None:
+        picture = draw(picture, edges(row.truth_drr, row.mask), TRUTH_COLOUR)
+    return draw(picture, edges(row.drr, row.mask), ESTIMATE_COLOUR)
+
+
+def qualitative_panel(rows: Sequence[PanelRow], theme: Theme = PAPER) -> Figure:
+    """X-ray | DRR | overlay | difference. The difference is truth against estimate where the truth is given, else X-ray against DRR.
+
+    Raises:
+        InputError: if there is no row, or a row's images don't fit together.
+    """
+    if not rows:
+        raise InputError("there is no case to draw; expected at least one")
+    rows = [enlarged(row) for row in rows]
+    heights = [row.xray.shape[0] / row.xray.shape[1] for row in rows]
+    figure = new_figure(11.2, 2.75 * sum(heights) + 0.35, theme)
+    axes = figure.subplots(len(rows), 4, squeeze=False, height_ratios=heights)
+    for line, row in zip(axes, rows, strict=True):
+        with_truth = row.truth_drr is not None
+        difference = compare_drrs(row.truth_drr, row.drr, row.mask)[0] if with_truth else compare_xray(row.xray, row.drr, row.mask)[0]
+        pictures = (grey(row.xray, row.mask), grey(row.drr, row.mask), overlay_picture(row), difference)
+        titles = (row.label, "DRR at the estimated pose", "DRR edges on the X-ray", "truth red, estimate blue" if with_truth else "X-ray red, DRR blue")
+        for ax, picture, title in zip(line, pictures, titles, strict=True):
+            _show(ax, picture, title, theme)
+        if with_truth:
+            _legend(line[2], {"estimate": ESTIMATE_COLOUR, "truth": TRUTH_COLOUR})
+    return figure
+
+
+def overlay_figure(row: PanelRow, theme: Theme = PAPER) -> Figure:
+    """The overlay alone, large, with its legend."""
+    row = enlarged(row, 800)
+    figure = new_figure(6.4, 6.4 * row.xray.shape[0] / row.xray.shape[1] + 0.3, theme)
+    axes = figure.subplots()
+    _show(axes, overlay_picture(row), row.label, theme)
+    _legend(axes, {"DRR edges": ESTIMATE_COLOUR} | ({} if row.truth_drr is None else {"at the true pose": TRUTH_COLOUR}))
+    return figure
+
+
+def difference_figure(row: PanelRow, theme: Theme = PAPER) -> Figure:
+    """Red-blue difference map and signed map with its colour bar: X-ray against DRR, or truth against estimate where the truth is given."""
+    row = enlarged(row)
+    with_truth = row.truth_drr is not None
+    first, second = ("truth", "estimate") if with_truth else ("X-ray", "DRR")
+    picture, signed = compare_drrs(row.truth_drr, row.drr, row.mask) if with_truth else compare_xray(row.xray, row.drr, row.mask)
+    limit = colour_limit(signed)
+    figure = new_figure(9.6, 4.3 * row.xray.shape[0] / row.xray.shape[1] + 0.5, theme)
+    left, right = figure.subplots(1, 2)
+    _show(left, picture, f"{first} red, {second} blue, agreement grey", theme)
+    _show(right, diverging(signed, limit), f"{first} minus {second}", theme)
+    bar = figure.colorbar(ScalarMappable(Normalize(-limit, limit), COLOUR_MAP), ax=right, shrink=0.85, pad=0.02)
+    bar.set_label("share of the display window", color=theme.muted, fontsize=8)
+    bar.ax.tick_params(colors=theme.muted, labelsize=8, length=0)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _show(axes: Axes, picture: np.ndarray, title: str, theme: Theme) -> None:
+    axes.imshow(picture, interpolation="antialiased")
+    axes.set_title(title, fontsize=9, color=theme.ink, loc="left")
+    axes.set_axis_off()
+
+
+def _legend(axes: Axes, entries: dict[str, RGB]) -> None:
+    lines = [Line2D([], [], color=np.divide(colour, 255), linewidth=2) for colour in entries.values()]
+    legend = axes.legend(lines, list(entries), loc="lower right", fontsize=7, frameon=True, framealpha=0.65, facecolor="#10131a", edgecolor="none")
+    for text in legend.get_texts():
+        text.set_color("#ffffff")
