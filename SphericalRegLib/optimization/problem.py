@@ -1,0 +1,104 @@
+"""What an optimiser is given: a batch of nonlinear least-squares problems in the pose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.se3 import retract
+
+LinearizedResidual = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""poses (M, 4, 4) -> (r (M, N), J (M, N, 6)): the same problem for every pose, as in a multi-start on one X-ray."""
+
+
+@runtime_checkable
+class LeastSquaresProblem(Protocol):
+    """A batch of B problems: element b minimises 1/2 |r_b(pose)|^2.
+
+    `residual_and_jacobian(poses, index)` gets M <= B poses (camera_from_world (M, 4, 4), float64) and the problems (M,) (int64) that they belong
+    to: elements that have finished are not asked for again. It gives r (M, N) and J = dr/d delta (M, N, 6), with delta = (omega, v), rad and mm in
+    world axes, applied on the right about the optimiser's centre (`geometry.se3.retract`). A row that is not finite counts as missing.
+    """
+
+    def residual_and_jacobian(self, poses: Tensor, index: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class CheapCost(LeastSquaresProblem, Protocol):
+    """A problem whose cost is far cheaper than its Jacobian: trial steps are then judged by the cost, and only accepted ones linearised.
+
+    `cost(poses, index)` (M,) must be 1/2 |r|^2 of the same residual. It pays where J costs several times r (a network), not where both come
+    in one pass (the projector).
+    """
+
+    def cost(self, poses: Tensor, index: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class SharedProblem:
+    """One residual for every element of the batch."""
+
+    residual: LinearizedResidual
+
+    def residual_and_jacobian(self, poses: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        return self.residual(poses)
+
+
+def as_problem(problem: LeastSquaresProblem | LinearizedResidual) -> LeastSquaresProblem:
+    """A plain callable becomes a problem shared by all elements."""
+    return problem if isinstance(problem, LeastSquaresProblem) else SharedProblem(problem)
+
+
+def differentiated(residual: Callable[[Tensor], Tensor], centre: Tensor) -> LinearizedResidual:
+    """The linearized form of a residual (4, 4) -> (N,) of one pose, by forward-mode automatic differentiation over the tangent about `centre`."""
+
+    def along_tangent(pose: Tensor) -> tuple[Tensor, Tensor]:
+        def step(delta: Tensor) -> tuple[Tensor, Tensor]:
+            value = residual(retract(pose, delta, centre))
+            return value, value
+
+        jacobian, value = torch.func.jacfwd(step, has_aux=True)(pose.new_zeros(6))
+        return value, jacobian
+
+    return torch.func.vmap(along_tangent)
+
+
+@dataclass(frozen=True)
+class Linearization:
+    """The quadratic model 1/2 |r + J delta|^2 at M poses, float64; sums run over the rows that are finite."""
+
+    cost: Tensor  # (M,) 1/2 |r|^2; inf where no row is finite
+    rows: Tensor  # (M,) int64, number of finite rows
+    gradient: Tensor  # (M, 6) J^T r
+    normal_matrix: Tensor  # (M, 6, 6) J^T J
+
+
+def linearize(problem: LeastSquaresProblem, poses: Tensor, index: Tensor) -> Linearization:
+    """The normal equations at poses (M, 4, 4) of the problems `index` (M,). Raises InputError where the problem's shapes are wrong."""
+    residual, jacobian = problem.residual_and_jacobian(poses, index)
+    if residual.ndim != 2 or len(residual) != len(poses) or jacobian.shape != (*residual.shape, 6):
+        raise InputError(
+            f"A residual must come as (M, N) with a Jacobian (M, N, 6) for M = {len(poses)} poses, "
+            f"but the shapes are {tuple(residual.shape)} and {tuple(jacobian.shape)}."
+        )
+    finite = torch.isfinite(residual) & torch.isfinite(jacobian).all(-1)
+    r = torch.where(finite, residual, 0.0).double()
+    j = torch.where(finite[..., None], jacobian, 0.0).double()
+    rows = finite.sum(-1)
+    cost = torch.where(rows > 0, 0.5 * (r * r).sum(-1), torch.inf)
+    transposed = j.transpose(-1, -2)
+    return Linearization(cost, rows, (transposed @ r[..., None])[..., 0], transposed @ j)
+
+
+def check_start(initial: Tensor) -> Tensor:
+    """Initial poses (B, 4, 4) in float64, or InputError."""
+    if initial.ndim != 3 or initial.shape[-2:] != (4, 4):
+        raise InputError(f"Initial poses must come as a batch (B, 4, 4), but the shape is {tuple(initial.shape)}.")
+    if not bool(torch.isfinite(initial).all()):
+        raise InputError("Initial poses must hold finite numbers only.")
+    return initial.double()
