@@ -32,3 +32,15 @@ ProgressCallback = Callable[[Progress], None]
 
 def silent(_: Progress) -> None:
     """The callback of those who do not want to know."""
+
+
+def pace(seconds: float, done: int, total: int) -> str:
+    """Rate and time left in words, e.g. "3.1 s each, 1 min 20 s left", after `done` of `total` equal steps took `seconds` together."""
+    if done < 1:
+        return ""
+    each = seconds / done
+    left = round(each * max(total - done, 0))
+    minutes, rest = divmod(left, 60)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{each:.2g} s each, {clock} left" if each < 100 else f"{each:.0f} s each, {clock} left"
