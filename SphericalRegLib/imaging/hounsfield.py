@@ -5,10 +5,10 @@ software, it is noisy. The rule:
 
 1. a value below -1500 HU is padding (-2048, -3024, -32768: no tissue and no noise reaches there);
 2. a value that the file declares as its padding is, if it lies below -1010 HU;
-3. one exact value below -1010 HU is, if a fifth or more of the voxels have it and hardly any others (a quarter of them) lie within 20 HU of it:
-   a constant background such as -1024. Values clipped at -1024 in noisy air don't pass: the air beside them holds more voxels;
-4. exactly 0 HU is, under the same two conditions and if 99 % of the grid's outer faces have it: a CT masked with zeros, which would otherwise
-   be a block of water.
+3. one exact value below -1010 HU is, if a tenth or more of the voxels have it and four of five of those have a neighbour (along i) that has it, too:
+   a constant background such as -1024. Noisy air clipped at -1024 does not pass: there the neighbour is above the limit as often as not;
+4. exactly 0 HU is, under the same conditions and if 99 % of the grid's outer faces have it: a CT masked with zeros, which would otherwise be a block
+   of water.
 
 -1000 HU is never padding.
 """
@@ -28,7 +28,8 @@ Padding = float | None | Literal["auto"]
 """How padding is known: by the rule above, by its value (that value and everything below it), or there is none."""
 
 _BACKGROUND_BELOW_HU = -1010.0
-_BACKGROUND_SHARE = 0.2
+_BACKGROUND_SHARE = 0.1
+_BACKGROUND_TOGETHER = 0.8
 _SAMPLE = 2_000_000
 
 
@@ -79,12 +80,18 @@ def _constant_background(values: np.ndarray) -> np.float32 | None:
         return None
     levels, counts = np.unique(sample, return_counts=True)
     value, count = levels[counts.argmax()], counts.max()
-    around = np.count_nonzero(np.abs(sample - value) <= 20) - count
-    if count < _BACKGROUND_SHARE * sample.size or around > count / 4:
+    if count < _BACKGROUND_SHARE * sample.size or _togetherness(values, value) < _BACKGROUND_TOGETHER:
         return None
     if value < _BACKGROUND_BELOW_HU or (value == 0 and _share_of_faces(values, value) >= 0.99):
         return value
     return None
+
+
+def _togetherness(values: np.ndarray, value: float) -> float:
+    """Of the voxels with a value, the share whose next voxel along i has it, too; from a few planes."""
+    has_it = values[:, :, :: max(1, values.shape[2] // 16)] == value
+    here = np.count_nonzero(has_it[:-1])
+    return np.count_nonzero(has_it[:-1] & has_it[1:]) / here if here else 0.0
 
 
 def _share_of_faces(values: np.ndarray, value: float) -> float:

@@ -194,7 +194,8 @@ def _read_values(file: BinaryIO, header: NiftiHeader, shape: tuple[int, int, int
             raise InputError(f"{path} is truncated: it holds {start + len(data) // header.dtype.itemsize:,} of {flat.size:,} voxels.")
         part = np.frombuffer(data, dtype=header.dtype)
         flat[start : start + count] = part * header.slope + header.intercept if scaled else part
-    file.read(1)  # a gzip stream compares its checksum only when it is read to the end
+    while file.read(_READ_AT_ONCE):  # a gzip stream compares its checksum only when it is read to the end
+        continue
     return values
 
 

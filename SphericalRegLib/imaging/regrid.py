@@ -24,10 +24,10 @@ def resampled_grid(shape: Sequence[int], world_from_voxel: np.ndarray, spacing_m
 def resample(values: np.ndarray, valid: np.ndarray | None, shape: Sequence[int], ratio: Sequence[float]) -> tuple[np.ndarray, np.ndarray | None]:
     """Values (I, J, K) on a concentric grid of another shape whose steps are `ratio` times as long, and their validity.
 
-    Each new voxel is a weighted mean under a triangle as wide as two new voxels, or two old ones where those are larger: along an axis that gets
-    coarser this is the anti-aliasing filter (its first zero lies at the new sampling frequency; for whole ratios every old voxel counts the same in
-    total, so line integrals are kept), along one that gets finer it is linear interpolation. Padding has no weight; a new voxel is valid if at
-    least half of its weight was.
+    Each new voxel is a weighted mean under a triangle as wide as two new voxels, or two old ones where those are larger. Along an axis that gets
+    coarser this is the anti-aliasing filter: its first zero lies at the new sampling frequency, and for whole ratios every old voxel counts the
+    same in total, so line integrals are kept; for others the weights are tilted a little so that linear ramps stay where they are. Along an axis
+    that gets finer it is linear interpolation. Padding has no weight; a new voxel is valid if at least half of its weight was.
     """
     kernels = [_kernel(old, new, r) for old, new, r in zip(values.shape, shape, ratio)]
     if valid is None:
@@ -83,10 +83,14 @@ def _pyramid(camera: Camera, margin_mm: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _kernel(old: int, new: int, ratio: float) -> np.ndarray:
-    """(new, old) float32 weights; rows sum to one."""
-    centres = (np.arange(new) - (new - 1) / 2) * ratio + (old - 1) / 2
-    distance = np.abs(np.clip(centres, 0, old - 1)[:, None] - np.arange(old))
-    weights = np.maximum(1.0 - distance / max(ratio, 1.0), 0.0)
+    """(new, old) float32 weights: rows sum to one and, away from the ends, have their mean where the new voxel is."""
+    centres = np.clip((np.arange(new) - (new - 1) / 2) * ratio + (old - 1) / 2, 0, old - 1)[:, None]
+    distance = np.arange(old) - centres
+    width = max(ratio, 1.0)
+    weights = np.maximum(1.0 - np.abs(distance) / width, 0.0)
+    mean, square = (weights * distance).sum(axis=1, keepdims=True), (weights * distance**2).sum(axis=1, keepdims=True)
+    inside = (centres - width >= -1) & (centres + width <= old) & (square > 1e-12)
+    weights *= 1.0 - np.divide(mean, square, out=np.zeros_like(mean), where=inside) * distance
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
