@@ -1,0 +1,6 @@
+"""``python -m SphericalRegLib``: the command line."""
+
+from SphericalRegLib.cli import main
+
+if __name__ == "__main__":
+    main()

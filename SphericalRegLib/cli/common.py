@@ -1,0 +1,93 @@
+"""What the commands share: options, the device, seeds, what goes to stdout."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from SphericalRegLib.errors import InputError
+
+if TYPE_CHECKING:
+    from SphericalRegLib.imaging.volume import Volume
+
+SAMPLE = "sample:"
+
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N. auto takes a GPU where there is one (on Apple machines the CPU).")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random: the same seed gives the same result.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; everything else goes to stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Initial = Annotated[
+    str | None,
+    typer.Option("--initial", metavar="ap|pa|left|right|FILE", help="Where to start: a named view, or a pose in a .tfm, .h5 or .json file."),
+]
+Model = Annotated[Path | None, typer.Option("--model", help="A trained model; without one, image intensities alone are used.")]
+
+
+def resolve_device(name: str) -> str:
+    """The torch device that a ``--device`` option means.
+
+    Raises:
+        InputError: a word that is no device, or a GPU that is not there.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise InputError(f"--device is {name!r}; expected auto, cpu, cuda or cuda:N")
+    if name == "cpu" or (name == "auto" and sys.platform == "darwin"):
+        return "cpu"
+    import torch
+
+    if not torch.cuda.is_available():
+        if name == "auto":
+            return "cpu"
+        raise InputError(f"--device is {name}, but PyTorch finds no CUDA GPU on this machine; use --device cpu")
+    number = int(name.partition(":")[2] or 0)
+    if number >= torch.cuda.device_count():
+        raise InputError(f"--device is {name}, but this machine has {torch.cuda.device_count()} CUDA GPU(s), numbered from 0")
+    return f"cuda:{number}"
+
+
+def read_ct(text: str) -> tuple[Volume, Path | None]:
+    """The CT that a command names, and its path: None for a sample CT (``sample:pelvis``, ``sample:thorax``).
+
+    Raises:
+        InputError: as `Volume.read` does.
+    """
+    from SphericalRegLib.imaging.samples import sample_volume
+    from SphericalRegLib.imaging.volume import Volume
+
+    if text.startswith(SAMPLE):
+        return sample_volume(text.removeprefix(SAMPLE)), None
+    return Volume.read(text), Path(text)
+
+
+def print_json(result: Any) -> None:
+    """One JSON document on stdout; numbers that JSON does not know (NaN, infinity) become null."""
+    print(json.dumps(_plain(result), indent=2, allow_nan=False))
+
+
+def check_output_folder(path: Path) -> Path:
+    """A folder that can be written to, or can be made; nothing is made yet.
+
+    Raises:
+        InputError: a file lies there, or the nearest existing parent is no folder.
+    """
+    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise InputError(f"output folder {path} cannot be made: {existing} is a file")
+    return path
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,60 @@
+"""``sphericalreg simulate``: case folders with simulated X-rays of a CT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import app
+from .common import AsJson, Device, Quiet, Seed, check_output_folder, print_json, read_ct, resolve_device
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the cases: case_000, case_001, ...")]
+
+
+@app.command()
+def simulate(
+    ct: Annotated[str, typer.Argument(metavar="CT", help="A CT file, a DICOM folder, sample:pelvis or sample:thorax.")],
+    out: Out,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many cases.")] = 1,
+    level: Annotated[str, typer.Option("--level", help="clean, realistic or hard: how far the X-ray is from a DRR.")] = "realistic",
+    view: Annotated[list[str] | None, typer.Option("--view", help="ap, pa, left or right; several are taken in turn.")] = None,
+    second_view: Annotated[str | None, typer.Option("--second-view", help="A second X-ray in every case: ap, pa, left or right.")] = None,
+    start_deg: Annotated[float, typer.Option("--start-deg", min=0, help="Standard deviation of the start about each axis, degrees.")] = 5.0,
+    start_mm: Annotated[float, typer.Option("--start-mm", min=0, help="Standard deviation of the start along each axis, mm.")] = 10.0,
+    size: Annotated[int, typer.Option("--size", min=16, max=4096, help="Columns and rows of the X-ray, pixels.")] = 512,
+    mirrored: Annotated[bool, typer.Option("--mirrored", help="Store the X-ray as seen from the detector's side.")] = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make case folders with simulated X-rays of a CT, whose true pose is written to truth.json.
+
+    The physics (polyenergetic, scatter, noise, display curve, metal) and the interpolant are not the renderer's, so that errors do not cancel.
+    """
+    check_output_folder(out)
+    from SphericalRegLib.simulation.cases import SimulationOptions, flat_panel, simulate_cases
+    from SphericalRegLib.simulation.difficulty import difficulty
+
+    from .progress_bars import progress_bars
+
+    options = SimulationOptions(
+        level=difficulty(level),
+        views=tuple(view or ["ap"]),
+        second_view=second_view,
+        start_sigma_deg=start_deg,
+        start_sigma_mm=start_mm,
+        camera=flat_panel(size, size),
+        mirrored=mirrored,
+        seed=seed,
+    )
+    where = resolve_device(device)
+    volume, path = read_ct(ct)
+    with progress_bars(quiet) as progress:
+        folders = simulate_cases(volume, out, count, options, ct=path, device=where, progress=progress)
+    if as_json:
+        print_json({"cases": folders, "options": options.to_dict()})
+    else:
+        print(f"{len(folders)} {level} case(s) in {out}\nnext: sphericalreg evaluate {out} -o RESULTS")

@@ -1,0 +1,141 @@
+"""The command line as such: help, exit codes, streams."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from SphericalRegLib import __version__
+from SphericalRegLib.cli import load
+from SphericalRegLib.cli.app import SpeakingGroup
+from SphericalRegLib.cli.common import check_output_folder, print_json, resolve_device
+from SphericalRegLib.cli.progress_bars import progress_bars
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.progress import Cancelled, Progress
+
+COMMANDS = ("simulate",)
+
+
+def sphericalreg(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "SphericalRegLib", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_version() -> None:
+    assert sphericalreg("--version").stdout.strip() == __version__
+
+
+def test_help_names_every_command_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom SphericalRegLib.cli import load\n"
+        "from typer.testing import CliRunner\n"
+        "print(CliRunner().invoke(load(), ['--help']).output)\n"
+        "print(sorted({'torch', 'warp', 'vtk', 'matplotlib', 'SimpleITK', 'scipy', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+    for command in COMMANDS:
+        assert f"\n  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    done = CliRunner().invoke(load(), [*command.split(), "--help"])
+    assert done.exit_code == 0
+    assert "Usage" in done.output
+
+
+@pytest.mark.parametrize("arguments", ["dance", "simulate", "simulate --no-such-option", "simulate sample:pelvis -o x -n no"])
+def test_wrong_usage_exits_with_2(arguments: str) -> None:
+    assert CliRunner().invoke(load(), arguments.split()).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("the sea\n  is empty"), 2, "error: the sea is empty\n"),
+        (KeyboardInterrupt(), 130, "interrupted: no half-written file was left behind\n"),
+        (Cancelled(), 130, "interrupted: no half-written file was left behind\n"),
+        (MemoryError("8 GB"), 2, "error: not enough memory (8 GB): try a smaller image, a coarser CT or fewer poses\n"),
+    ],
+)
+def test_how_a_command_ends(error: BaseException, code: int, said: str) -> None:
+    application = typer.Typer(cls=SpeakingGroup, pretty_exceptions_enable=False)
+
+    @application.callback()
+    def options() -> None:
+        pass
+
+    @application.command()
+    def fail() -> None:
+        raise error
+
+    done = CliRunner().invoke(application, ["fail"])
+    assert done.exit_code == code
+    assert done.stderr == said
+    assert done.stdout == ""
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    application = typer.Typer(cls=SpeakingGroup, pretty_exceptions_enable=False)
+
+    @application.callback()
+    def options() -> None:
+        pass
+
+    @application.command()
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    assert isinstance(CliRunner().invoke(application, ["fail"]).exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "CPU", "", "cuda:99"])
+def test_no_such_device(name: str) -> None:
+    with pytest.raises(InputError, match="--device"):
+        resolve_device(name)
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert resolve_device("auto") == "cuda:0"
+    assert resolve_device("cuda") == "cuda:0"
+    assert resolve_device("cuda:1") == "cuda:1"
+    assert resolve_device("cpu") == "cpu"
+    with pytest.raises(InputError, match=r"2 CUDA GPU"):
+        resolve_device("cuda:2")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert resolve_device("auto") == "cpu"
+
+
+def test_json_is_strict(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"nan": float("nan"), "path": Path("a"), "rows": (1, float("inf"))})
+    assert json.loads(capsys.readouterr().out, parse_constant=lambda _: pytest.fail("not JSON")) == {"nan": None, "path": "a", "rows": [1, None]}
+
+
+def test_an_output_folder_is_checked_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(InputError, match="is a file"):
+        check_output_folder(tmp_path / "file")
+    with pytest.raises(InputError, match="is a file"):
+        check_output_folder(tmp_path / "file" / "below")
+    assert not check_output_folder(tmp_path / "new" / "deeper").exists()
+
+
+def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bars() as report:
+        report(Progress("walking", 1, 4))
+        report(Progress("walking", 4, 4, "there"))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "walking" in err
+    assert "4/4" in err
