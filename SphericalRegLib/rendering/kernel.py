@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warp as wp
 
-wp.config.quiet = True
+wp.config.log_level = wp.LOG_WARNING  # Warp's banner goes to stdout, where a command's result belongs
 
 
 @wp.struct

@@ -30,7 +30,7 @@ _BLOCK = 4
 _RAYS_PER_LAUNCH = 1 << 13
 _CUT_SHARE, _CUT_HU = 0.05, -500.0  # an end slice with more tissue than this share cuts through the body
 
-wp.config.quiet = True  # Warp's banner goes to stdout, where a command's result belongs
+wp.config.log_level = wp.LOG_WARNING  # Warp's banner goes to stdout, where a command's result belongs
 wp.set_module_options({"enable_backward": False, "fast_math": True})
 
 
