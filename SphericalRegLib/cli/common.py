@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,12 +30,38 @@ Initial = Annotated[
 Model = Annotated[Path | None, typer.Option("--model", help="A trained model; without one, image intensities alone are used.")]
 
 
-def resolve_device(name: str) -> str:
-    """The torch device that a ``--device`` option means.
+def start(device: str) -> str:
+    """The torch device that a ``--device`` option means, with the renderer's runtime started for it.
 
     Raises:
         InputError: a word that is no device, or a GPU that is not there.
     """
+    where = resolve_device(device)
+    import warp
+
+    warp.config.log_level = warp.LOG_WARNING
+    if where != "cpu":
+        warp.init()
+        return where
+    # Without a GPU driver Warp says so on every start, straight to the process's stderr: no news to somebody who computes on the CPU.
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            warp.init()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        said.seek(0)
+        for line in said.read().decode("utf-8", "replace").splitlines():
+            if "CUDA driver" not in line:
+                print(line, file=sys.stderr)
+    return where
+
+
+def resolve_device(name: str) -> str:
+    """The torch device that a ``--device`` option means; raises InputError as `start` does."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise InputError(f"--device is {name!r}; expected auto, cpu, cuda or cuda:N")
     if name == "cpu" or (name == "auto" and sys.platform == "darwin"):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .common import AsJson, Device, Quiet, Seed, check_output_folder, print_json, read_ct, resolve_device
+from .common import AsJson, Device, Quiet, Seed, check_output_folder, print_json, read_ct, start
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the cases: case_000, case_001, ...")]
 
@@ -50,7 +50,7 @@ def simulate(
         mirrored=mirrored,
         seed=seed,
     )
-    where = resolve_device(device)
+    where = start(device)
     volume, path = read_ct(ct)
     with progress_bars(quiet) as progress:
         folders = simulate_cases(volume, out, count, options, ct=path, device=where, progress=progress)
