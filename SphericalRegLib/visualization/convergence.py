@@ -86,7 +86,8 @@ def _costs(axes: Axes, stage: StageTrace, theme: Theme, colour: str, first: bool
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.margins(x=0.04)
     last = max(1, len(costs) - 1)
-    above = axes.secondary_xaxis("top", functions=(lambda i: i * stage.seconds / last, lambda s: s * last / max(stage.seconds, 1e-9)))
+    per_iteration = max(stage.seconds, 1e-9) / last
+    above = axes.secondary_xaxis("top", functions=(lambda i: np.multiply(i, per_iteration), lambda s: np.divide(s, per_iteration)))
     above.tick_params(colors=theme.muted, labelsize=7, length=0, pad=1)
     above.spines["top"].set_visible(False)
     above.xaxis.set_major_locator(MaxNLocator(4))

@@ -56,7 +56,10 @@ def diverging(values: np.ndarray, limit: float) -> np.ndarray:
 
 
 def colour_limit(*maps: np.ndarray, share: float = 0.99, smallest: float = 0.15) -> float:
-    """One limit for several signed maps that are to be compared: the ``share`` quantile of ``|value|`` over all, at least ``smallest``, so that noise alone stays pale."""
+    """One limit for several signed maps that are to be compared: the ``share`` quantile of ``|value|`` over all.
+
+    It is at least ``smallest``, so that noise alone stays pale.
+    """
     values = np.abs(np.concatenate([m[np.isfinite(m)] for m in maps]))
     return max(smallest, float(np.quantile(values, share))) if values.size else smallest
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -68,9 +68,10 @@ def qualitative_panel(rows: Sequence[PanelRow], theme: Theme = PAPER) -> Figure:
     axes = figure.subplots(len(rows), 4, squeeze=False, height_ratios=heights)
     for line, row in zip(axes, rows, strict=True):
         with_truth = row.truth_drr is not None
-        difference = compare_drrs(row.truth_drr, row.drr, row.mask)[0] if with_truth else compare_xray(row.xray, row.drr, row.mask)[0]
+        difference = _compare(row)[0]
+        what = "truth red, estimate blue" if with_truth else "X-ray red, DRR blue"
         pictures = (grey(row.xray, row.mask), grey(row.drr, row.mask), overlay_picture(row), difference)
-        titles = (row.label, "DRR at the estimated pose", "DRR edges on the X-ray", "truth red, estimate blue" if with_truth else "X-ray red, DRR blue")
+        titles = (row.label, "DRR at the estimated pose", "DRR edges on the X-ray", what)
         for ax, picture, title in zip(line, pictures, titles, strict=True):
             _show(ax, picture, title, theme)
         if with_truth:
@@ -93,7 +94,7 @@ def difference_figure(row: PanelRow, theme: Theme = PAPER) -> Figure:
     row = enlarged(row)
     with_truth = row.truth_drr is not None
     first, second = ("truth", "estimate") if with_truth else ("X-ray", "DRR")
-    picture, signed = compare_drrs(row.truth_drr, row.drr, row.mask) if with_truth else compare_xray(row.xray, row.drr, row.mask)
+    picture, signed = _compare(row)
     limit = colour_limit(signed)
     figure = new_figure(9.6, 4.3 * row.xray.shape[0] / row.xray.shape[1] + 0.5, theme)
     left, right = figure.subplots(1, 2)
@@ -106,6 +107,12 @@ def difference_figure(row: PanelRow, theme: Theme = PAPER) -> Figure:
     return figure
 
 
+def _compare(row: PanelRow) -> tuple[np.ndarray, np.ndarray]:
+    if row.truth_drr is not None:
+        return compare_drrs(row.truth_drr, row.drr, row.mask)
+    return compare_xray(row.xray, row.drr, row.mask)
+
+
 def _show(axes: Axes, picture: np.ndarray, title: str, theme: Theme) -> None:
     axes.imshow(picture, interpolation="antialiased")
     axes.set_title(title, fontsize=9, color=theme.ink, loc="left")
@@ -113,7 +120,7 @@ def _show(axes: Axes, picture: np.ndarray, title: str, theme: Theme) -> None:
 
 
 def _legend(axes: Axes, entries: dict[str, RGB]) -> None:
-    lines = [Line2D([], [], color=np.divide(colour, 255), linewidth=2) for colour in entries.values()]
+    lines = [Line2D([], [], color=to_hex((colour[0] / 255, colour[1] / 255, colour[2] / 255)), linewidth=2) for colour in entries.values()]
     legend = axes.legend(lines, list(entries), loc="lower right", fontsize=7, frameon=True, framealpha=0.65, facecolor="#10131a", edgecolor="none")
     for text in legend.get_texts():
         text.set_color("#ffffff")

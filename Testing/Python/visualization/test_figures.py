@@ -1,0 +1,123 @@
+"""Convergence figure, qualitative panel, and how figures are written."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.visualization.convergence import StageTrace, convergence_figure
+from SphericalRegLib.visualization.figures import WEB, png_bytes, themed_svg, write_figure, write_picture
+from SphericalRegLib.visualization.panel import PanelRow, difference_figure, enlarged, overlay_figure, qualitative_panel
+
+
+def row(**changes) -> PanelRow:
+    rows, columns = np.indices((40, 50))
+    xray = (np.hypot(rows - 20, columns - 25) < 12).astype(np.float32) + 0.01 * columns
+    return PanelRow(**({"label": "case", "xray": xray, "drr": np.roll(xray, 2, axis=0)} | changes))
+
+
+def test_iterations_end_where_the_kept_hypothesis_stood_still():
+    costs = np.array([[5.0, 9.0], [4.0, 3.0], [4.0, 2.0], [4.0, 2.0]])
+    assert StageTrace("a", 1.0, costs, kept=0).iterations == 1
+    assert StageTrace("a", 1.0, costs, kept=1).iterations == 2
+    assert StageTrace("a", 1.0, np.array([3.0, 2.0, 1.0])).costs.shape == (3, 1)
+    assert StageTrace("screening", 1.0).iterations == 0
+
+
+def test_one_panel_per_iterating_stage_and_one_bar_per_stage():
+    several = StageTrace("LM", 1.0, np.array([[3.0, 2.0], [2.0, 1.0]]), kept=1)
+    stages = [StageTrace("screening", 0.5), several, StageTrace("fine", 0.25, np.array([2.0, 1.5]))]
+    figure = convergence_figure(stages)
+    *panels, bar = figure.axes
+    assert [panel.get_title(loc="left") for panel in panels] == ["LM", "fine"]
+    kept = panels[0].lines[-1]
+    np.testing.assert_array_equal(kept.get_ydata(), [2.0, 1.0])
+    assert len(panels[0].lines) == 2, "the other hypothesis is drawn too"
+    assert [patch.get_width() for patch in bar.patches] == [0.5, 1.0, 0.25]
+    assert [patch.get_x() for patch in bar.patches] == [0.0, 0.5, 1.5]
+    assert "1.75" in bar.get_xlabel()
+
+
+def test_stages_that_only_score_still_make_a_figure():
+    assert len(png_bytes(convergence_figure([StageTrace("screening", 0.5)]))) > 1000
+
+
+def test_costs_that_are_not_finite_are_left_out():
+    figure = convergence_figure([StageTrace("LM", 1.0, np.array([[np.inf, 3.0], [np.nan, 2.0]]), kept=1)])
+    png_bytes(figure)
+    assert np.isfinite(figure.axes[0].get_ylim()).all()
+
+
+def test_bad_stages_are_named():
+    with pytest.raises(InputError, match="no stage"):
+        convergence_figure([])
+    with pytest.raises(InputError, match="hypothesis 2"):
+        StageTrace("LM", 1.0, np.zeros((3, 2)), kept=2)
+    with pytest.raises(InputError, match="shape"):
+        StageTrace("LM", 1.0, np.zeros((3, 2, 2)))
+
+
+def test_panel_has_four_pictures_a_case():
+    figure = qualitative_panel([row(), row(truth_drr=row().xray)])
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert len(titles) == 8
+    assert titles[3] == "X-ray red, DRR blue" and titles[7] == "truth red, estimate blue"
+
+
+def test_difference_against_the_truth_is_the_one_drawn():
+    """With the estimate at the truth the map is neutral, whatever the X-ray looks like."""
+    other = row(xray=np.random.default_rng(0).normal(size=(40, 50)), truth_drr=row().drr)
+    picture = qualitative_panel([other]).axes[3].images[0].get_array()
+    assert np.ptp(np.asarray(picture)[50:-50, 50:-50].astype(int), axis=-1).max() == 0
+
+
+def test_small_images_are_enlarged_and_masks_stay_masks():
+    mask = np.ones((40, 50), bool)
+    mask[:, :5] = False
+    large = enlarged(row(mask=mask), 640)
+    assert large.xray.shape == large.drr.shape == large.mask.shape == (512, 640)
+    assert large.mask.dtype == bool and large.mask.mean() == pytest.approx(0.9, abs=0.01)
+
+
+@pytest.mark.parametrize("draw", [overlay_figure, difference_figure, lambda r: qualitative_panel([r])])
+def test_figures_refuse_images_that_do_not_fit(draw):
+    with pytest.raises(InputError, match="DRR has shape"):
+        draw(row(drr=np.zeros((3, 3))))
+
+
+@pytest.mark.parametrize("draw", [overlay_figure, difference_figure])
+@pytest.mark.parametrize("truth", [None, row().xray])
+def test_figures_are_written_whole(tmp_path, draw, truth):
+    path = write_figure(draw(row(truth_drr=truth)), tmp_path / "a.png", dpi=60)
+    with Image.open(path) as image:
+        image.load()
+        assert min(image.size) > 100
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_pictures_come_back_bit_for_bit(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    path = write_picture(picture, tmp_path / "p.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(path.read_bytes()))), picture)
+
+
+def test_svg_follows_the_theme_and_repeats_itself():
+    def draw() -> str:
+        return themed_svg(convergence_figure([StageTrace("a <b>", 1.0, np.array([2.0, 1.0]))], WEB), "c")
+
+    text = draw()
+    assert text == draw()
+    assert text.startswith("<svg") and text.endswith("</svg>")
+    assert "#fe00" not in text and "var(--ink)" in text and "var(--stage-0)" in text
+    assert "http" not in text
+
+
+def test_no_global_state():
+    """pyplot keeps figures alive and picks a window system: nothing here may import it."""
+    imports = "import sys, SphericalRegLib.visualization.report, SphericalRegLib.visualization.panel"
+    code = f"{imports}; assert not {{'matplotlib.pyplot', 'torch'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
