@@ -86,12 +86,19 @@ def linearize(problem: LeastSquaresProblem, poses: Tensor, index: Tensor) -> Lin
             f"A residual must come as (M, N) with a Jacobian (M, N, 6) for M = {len(poses)} poses, "
             f"but the shapes are {tuple(residual.shape)} and {tuple(jacobian.shape)}."
         )
-    finite = torch.isfinite(residual) & torch.isfinite(jacobian).all(-1)
-    r = torch.where(finite, residual, 0.0).double()
-    j = torch.where(finite[..., None], jacobian, 0.0).double()
-    rows = finite.sum(-1)
-    cost = torch.where(rows > 0, 0.5 * (r * r).sum(-1), torch.inf)
+    r, j = residual.double(), jacobian.double()
+    rows = torch.full((len(r),), r.shape[1], device=r.device)
+    model = _normal_equations(r, j, rows)
+    # what is not finite shows in the sums: the rows are looked at only then
+    if bool((torch.isfinite(model.cost.detach()) & torch.isfinite(model.normal_matrix.detach()).all(-1).all(-1) & (rows > 0)).all()):
+        return model
+    finite = torch.isfinite(r) & torch.isfinite(j).all(-1)
+    return _normal_equations(torch.where(finite, r, 0.0), torch.where(finite[..., None], j, 0.0), finite.sum(-1))
+
+
+def _normal_equations(r: Tensor, j: Tensor, rows: Tensor) -> Linearization:
     transposed = j.transpose(-1, -2)
+    cost = torch.where(rows > 0, 0.5 * (r[:, None] @ r[..., None])[:, 0, 0], torch.inf)
     return Linearization(cost, rows, (transposed @ r[..., None])[..., 0], transposed @ j)
 
 
