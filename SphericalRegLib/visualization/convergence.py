@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,6 +25,7 @@ class StageTrace:
         costs: ``(iterations + 1, hypotheses)``, entry 0 the start; the number of columns may be 0 for a stage that only scores (screening).
         kept: column of the hypothesis that was carried on, drawn strongly; the others are faint.
         quantity: what the costs are.
+        tried: hypotheses in this stage; by default as many as have costs.
     """
 
     name: str
@@ -31,6 +33,7 @@ class StageTrace:
     costs: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     kept: int = 0
     quantity: str = "cost"
+    tried: int | None = None
 
     def __post_init__(self) -> None:
         costs = np.asarray(self.costs, float)
@@ -40,14 +43,30 @@ class StageTrace:
         if costs.size and not 0 <= self.kept < costs.shape[1]:
             raise InputError(f"stage {self.name}: hypothesis {self.kept} was kept, but there are only {costs.shape[1]}")
         object.__setattr__(self, "costs", costs)
+        if self.tried is None:
+            object.__setattr__(self, "tried", costs.shape[1])
 
     @property
     def iterations(self) -> int:
         """Iterations until the kept hypothesis stood still (finished ones repeat their last entry)."""
         if not self.costs.size:
             return 0
-        kept = self.costs[:, self.kept]
+        kept = np.nan_to_num(self.costs[:, self.kept], nan=np.inf)
         return int(np.flatnonzero(kept != kept[-1])[-1] + 1) if (kept != kept[-1]).any() else 0
+
+
+def stage_traces(stages: Sequence[Mapping[str, Any]]) -> list[StageTrace]:
+    """The stages of a result.json (`RegistrationResult.to_dict`): ``costs`` of the kept hypothesis, or of all with ``kept`` saying which."""
+    return [
+        StageTrace(
+            name=str(stage["name"]),
+            seconds=float(stage["seconds"]),
+            costs=np.array(stage.get("costs", ()), float) if len(stage.get("costs", ())) > 1 else np.empty((0, 0)),
+            kept=int(stage.get("kept", 0)),
+            tried=stage.get("hypotheses"),
+        )
+        for stage in stages
+    ]
 
 
 def convergence_figure(stages: Sequence[StageTrace], theme: Theme = PAPER) -> Figure:

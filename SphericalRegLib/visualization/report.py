@@ -47,9 +47,9 @@ METRICS = {
     "mrpe_scaled": MetricText("(c) mRPE, scaled", "", "(b) multiplied by the pixel size, as some papers print it: for comparison with them only."),
     "mpe_2d": MetricText("(d) mPE, 2D", "mm", "Mean distance on the detector between the fiducials projected under the two poses."),
     "rotation_deg": MetricText("Rotation", "°", "Angle of the rotation that takes the estimated pose to the true one."),
-    "translation_mm": MetricText("Translation", "mm", "Displacement of the CT's centre between the two poses."),
-    "in_plane_mm": MetricText("In-plane", "mm", "The part of (a) parallel to the detector."),
-    "depth_mm": MetricText("Depth", "mm", "The part of (a) along the beam: the direction that one X-ray shows worst."),
+    "translation": MetricText("Translation", "mm", "Displacement of the CT's centre between the two poses."),
+    "in_plane": MetricText("In-plane", "mm", "The part of (a) across the beam: what one X-ray shows."),
+    "depth": MetricText("Depth", "mm", "The part of (a) along the beam: what one X-ray hardly shows."),
     "initial_mtre_3d": MetricText("mTRE, 3D, at the start", "mm", "(a) for the initial pose."),
 }
 
@@ -126,7 +126,8 @@ def _verdict(case: CaseReport) -> Html | None:
     if verdict is None:
         return None
     heading, words = PLAIN_VERDICTS.get(str(verdict), (f"Verdict: {verdict}", None))
-    return tag("section", tag("h2", heading), tag("p", words) if words else None, class_="verdict")
+    notes = [tag("li", str(note)) for note in case.result.get("notes", ())]
+    return tag("section", tag("h2", heading), tag("p", words) if words else None, tag("ul", notes) if notes else None, class_="verdict")
 
 
 def _glance(case: CaseReport) -> dict[str, Any]:
@@ -142,10 +143,11 @@ def _glance(case: CaseReport) -> dict[str, Any]:
     if isinstance(score, (int, float)):
         entries["Similarity (best is 1)"] = f"{score:.3f}"
     if case.stages:
-        entries["Registration time"] = f"{sum(stage.seconds for stage in case.stages):.2f} s"
-    hypotheses = result.get("hypotheses")
-    if isinstance(hypotheses, Sequence) and len(hypotheses) > 1:
-        entries["Hypotheses compared"] = str(len(hypotheses))
+        seconds = result.get("seconds") or sum(stage.seconds for stage in case.stages)
+        entries["Registration time"] = f"{seconds:.2f} s"
+    tried = max((stage.tried or 0 for stage in case.stages), default=0)
+    if tried > 1:
+        entries["Poses compared"] = f"{tried:,}"
     return entries
 
 
@@ -163,7 +165,7 @@ def _convergence(stages: Sequence[StageTrace]) -> list[Html]:
     rows = [
         (
             stage.name,
-            stage.costs.shape[1] or "",
+            stage.tried or "",
             stage.iterations if stage.costs.size else "",
             f"{stage.costs[0, stage.kept]:.4g}" if stage.costs.size else "",
             f"{stage.costs[-1, stage.kept]:.4g}" if stage.costs.size else "",
