@@ -173,7 +173,7 @@ def attenuation(volume: Volume, model: AttenuationModel | None = None, labels: C
     model = AttenuationModel() if model is None else model
     subset = None if labels is None else _subset(volume, labels, model.label_softness_mm)
     contrast = _contrast(volume, model.contrast_labels) if model.contrast_labels else None
-    mu = np.zeros(volume.hu.shape, dtype=np.float32)
+    mu = np.zeros(volume.shape, dtype=np.float32)
     for start in range(0, mu.shape[1], _SLAB):
         slab = np.s_[:, start : start + _SLAB]
         hu = volume.hu[slab]

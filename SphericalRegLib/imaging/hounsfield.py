@@ -102,7 +102,7 @@ def _share_of_faces(values: np.ndarray, value: float) -> float:
 def _looks_unscaled(sample: np.ndarray) -> bool:
     """Soft tissue makes a peak at 1024 in stored values (or 1000), with little between it and the air near 0; in Hounsfield units there is none."""
     peak, below = np.count_nonzero((sample > 900) & (sample < 1150)), np.count_nonzero((sample > 300) & (sample < 800))
-    return peak > 0.05 * sample.size and peak > 1.5 * below
+    return bool(peak > 0.05 * sample.size and peak > 1.5 * below)
 
 
 def _sample(values: np.ndarray) -> np.ndarray:

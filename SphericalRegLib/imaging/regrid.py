@@ -11,9 +11,9 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 
 
-def resampled_grid(shape: Sequence[int], world_from_voxel: np.ndarray, spacing_mm: Sequence[float]) -> tuple[tuple[int, ...], np.ndarray]:
+def resampled_grid(shape: Sequence[int], world_from_voxel: np.ndarray, spacing_mm: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
     """Shape and affine of a grid with the same axes, the same centre, the spacing asked for, and the same extent to within half a voxel."""
-    ratio = np.asarray(spacing_mm, dtype=np.float64) / np.linalg.norm(world_from_voxel[:3, :3], axis=0)
+    ratio = spacing_mm / np.linalg.norm(world_from_voxel[:3, :3], axis=0)
     new_shape = tuple(max(2, round(size / r)) for size, r in zip(shape, ratio))
     old_from_new = np.eye(4)
     old_from_new[:3, :3] = np.diag(ratio)
@@ -21,7 +21,7 @@ def resampled_grid(shape: Sequence[int], world_from_voxel: np.ndarray, spacing_m
     return new_shape, world_from_voxel @ old_from_new
 
 
-def resample(values: np.ndarray, valid: np.ndarray | None, shape: Sequence[int], ratio: Sequence[float]) -> tuple[np.ndarray, np.ndarray | None]:
+def resample(values: np.ndarray, valid: np.ndarray | None, shape: Sequence[int], ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Values (I, J, K) on a concentric grid of another shape whose steps are `ratio` times as long, and their validity.
 
     Each new voxel is a weighted mean under a triangle as wide as two new voxels, or two old ones where those are larger. Along an axis that gets

@@ -128,8 +128,7 @@ class Volume:
 
     def with_labels(self, labels: str | Path | sitk.Image) -> Volume:
         """The same CT with a label map from a file or image, brought to this grid by nearest neighbour (0 outside it)."""
-        is_image = isinstance(labels, sitk.Image)
-        stored = grid_from_sitk(labels, "the label map") if is_image else read_grid(Path(labels))
+        stored = grid_from_sitk(labels, "the label map") if isinstance(labels, sitk.Image) else read_grid(Path(labels))
         what = stored.name or "the label map"
         values = _as_labels(stored.values, what)
         on_grid = _nearest(values, grid.checked_affine(stored.world_from_voxel, what), self.hu.shape, self.world_from_voxel)
