@@ -11,9 +11,10 @@ import numpy as np
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.imaging.collimator import open_mask
 from SphericalRegLib.imaging.geometry_file import parse_geometry, read_geometry
 from SphericalRegLib.imaging.geometry_values import GeometryValues, ViewGeometry, complete, first_known, from_camera, from_user
-from SphericalRegLib.imaging.normalization import to_line_integral
+from SphericalRegLib.imaging.normalization import air_bright, to_line_integral
 from SphericalRegLib.imaging.pixels import StoredImage, read_pixels
 
 if TYPE_CHECKING:
@@ -188,7 +189,8 @@ def usable_pixels(stored: StoredImage, mask: str | Path | np.ndarray | None, whe
 
 def open_field(stored: StoredImage, usable: np.ndarray, view: ViewGeometry) -> np.ndarray:
     """(H, W) bool: pixels that the collimator leaves open."""
-    return usable
+    mask, _ = open_mask(air_bright(stored.grey, usable, view.intensity, view.inverted), usable)
+    return mask
 
 
 def resampling_weights(old: int, new: int) -> np.ndarray:

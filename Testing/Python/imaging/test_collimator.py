@@ -1,0 +1,129 @@
+"""The open field on synthetic X-rays: blades, turned blades, circles, octagons, dense anatomy at the edge, and images without any of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy import ndimage
+
+from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.imaging.collimator import OpenField, find_open_field, open_mask
+from SphericalRegLib.imaging.radiograph import Radiograph
+
+SIZE = 384
+Y, X = np.mgrid[:SIZE, :SIZE].astype(float)
+
+
+def anatomy(seed: int, thickness: float = 3.0, air: bool = True) -> np.ndarray:
+    """Line integrals of a body with long bones and round ones at random places; with air beside it, or filling the image."""
+    rng = np.random.default_rng(seed)
+    if air:
+        centre, half = rng.uniform(0.35, 0.65) * SIZE, rng.uniform(0.2, 0.35) * SIZE
+        body = thickness * np.sqrt(np.clip(1 - ((X - centre) / half) ** 2, 0, None))
+    else:
+        body = thickness * (0.8 + 0.2 * np.sin(X / SIZE * 3 + seed))
+    for _ in range(6):
+        x, y, length, width, angle = *rng.uniform(0, SIZE, 2), rng.uniform(40, 200), rng.uniform(8, 25), rng.uniform(0, np.pi)
+        along = (X - x) * np.cos(angle) + (Y - y) * np.sin(angle)
+        across = -(X - x) * np.sin(angle) + (Y - y) * np.cos(angle)
+        body = body + rng.uniform(0.5, 1.5) * ((np.abs(along) < length) & (np.abs(across) < width))
+    return ndimage.gaussian_filter(body, 1.5)
+
+
+def rectangle(left, top, right, bottom, angle_deg=0.0) -> np.ndarray:
+    c, s = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
+    u = (X - SIZE / 2) * c + (Y - SIZE / 2) * s + SIZE / 2
+    v = -(X - SIZE / 2) * s + (Y - SIZE / 2) * c + SIZE / 2
+    return (u >= left) & (u <= right) & (v >= top) & (v <= bottom)
+
+
+def octagon(radius: float) -> np.ndarray:
+    angles = np.arange(8) * np.pi / 4
+    return np.all([(X - SIZE / 2) * np.cos(a) + (Y - SIZE / 2) * np.sin(a) <= radius for a in angles], axis=0)
+
+
+FIELDS = {
+    "four blades": rectangle(50, 30, 340, 350),
+    "narrow": rectangle(130, 40, 250, 360),
+    "one blade": rectangle(-10, -10, 300, SIZE + 10),
+    "two blades": rectangle(-10, 60, SIZE + 10, 330),
+    "turned 25 degrees": rectangle(70, 80, 310, 320, 25),
+    "turned one blade": rectangle(-200, -200, 310, 600, 12),
+    "circle": (X - SIZE / 2) ** 2 + (Y - SIZE / 2) ** 2 < (0.47 * SIZE) ** 2,
+    "circle cut by the image": (X - SIZE / 2) ** 2 + (Y - SIZE / 2) ** 2 < (0.58 * SIZE) ** 2,
+    "octagon": octagon(0.46 * SIZE),
+}
+
+
+def x_ray(line_integrals: np.ndarray, field: np.ndarray | None, seed: int = 0, photons: float = 2000.0) -> np.ndarray:
+    """Counts with scatter, penumbra and noise, from 0 to 1."""
+    primary = np.exp(-line_integrals)
+    if field is not None:
+        primary = primary * ndimage.gaussian_filter(field.astype(float), 1.5)
+    signal = primary + 0.04 * ndimage.gaussian_filter(primary, 40)
+    return np.random.default_rng(seed).poisson(photons * signal) / photons
+
+
+def overlap(found: np.ndarray, true: np.ndarray) -> float:
+    return float((found & true).sum() / (found | true).sum())
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("name", FIELDS)
+def test_open_field_is_found(name, seed):
+    field = FIELDS[name]
+    mask, found = open_mask(np.clip(x_ray(anatomy(seed), field, seed), 0, 1))
+    assert found is not None
+    assert (mask & ~field).sum() <= 0.002 * field.sum()  # nothing blocked is used
+    assert overlap(mask, field) > 0.9
+    if name in ("four blades", "turned 25 degrees"):
+        assert found.shape == "rectangle"
+    if name == "circle":
+        assert found.shape == "circle"
+
+
+@pytest.mark.parametrize("thickness", [2.0, 4.0])
+def test_body_that_fills_the_field(thickness):
+    field = FIELDS["four blades"]
+    mask, found = open_mask(np.clip(x_ray(anatomy(5, thickness, air=False), field, photons=5e4) * np.exp(thickness), 0, 1))
+    assert found is not None and overlap(mask, field) > 0.9
+
+
+@pytest.mark.parametrize("air", [True, False])
+@pytest.mark.parametrize("thickness", [1.0, 3.0, 5.0])
+@pytest.mark.parametrize("seed", range(6))
+def test_nothing_is_masked_where_there_is_no_collimator(seed, thickness, air):
+    signal = x_ray(anatomy(seed, thickness, air), None, seed, photons=2e4)
+    assert find_open_field(np.clip(signal / np.percentile(signal, 99.9), 0, 1)) is None
+
+
+def test_letters_burnt_into_the_blocked_part_do_not_matter():
+    field = FIELDS["four blades"]
+    signal = np.clip(x_ray(anatomy(1), field), 0, 1)
+    signal[5:20, 5:25] = 1
+    mask, found = open_mask(signal)
+    assert found is not None and overlap(mask, field) > 0.9 and not mask[5:20, 5:25].any()
+
+
+def test_field_scales_with_the_grid():
+    square = OpenField(np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]]), np.array([9.5, 0.5, 4.5, 0.5]), 1.0, "rectangle")
+    assert np.array_equal(square.mask(12, 8), np.pad(np.ones((5, 10), bool), ((0, 3), (0, 2))))
+    fine = square.scaled(3, 2)
+    assert np.array_equal(fine.mask(36, 16), np.kron(square.mask(12, 8), np.ones((2, 3))).astype(bool))
+
+
+def test_radiograph_masks_the_blocked_part_and_normalises_without_it(tmp_path):
+    field, body = FIELDS["circle"], anatomy(4)
+    grey = np.round(250 * np.clip(x_ray(body, field), 0, 1)).astype(np.uint8)
+    path = tmp_path / "xray.png"
+    sitk.WriteImage(sitk.GetImageFromArray(grey), str(path))
+    camera = Camera(1000.0, (1.0, 1.0), (SIZE, SIZE), (191.5, 191.5))
+    read = Radiograph.read(path, camera, intensity="display")
+    assert overlap(read.mask, field) > 0.9
+    inside = read.mask
+    assert np.corrcoef(read.image[inside], body[inside])[0, 1] > 0.95
+    assert Radiograph.read(path, camera, intensity="display", collimator=False).mask.all()
+    negative = tmp_path / "negative.png"
+    sitk.WriteImage(sitk.GetImageFromArray(255 - grey), str(negative))
+    assert overlap(Radiograph.read(negative, camera, intensity="display", inverted=True).mask, field) > 0.9
