@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from SphericalRegLib.errors import InputError
 
-from . import dicom_series, grid
+from . import grid
 from .nifti import is_nifti, read_nifti
 from .pixels import is_dicom
 
@@ -41,20 +41,25 @@ def read_grid(path: Path, series: str | None = None) -> StoredGrid:
     if not path.exists():
         raise InputError(f"{path} does not exist.")
     if path.is_dir():
-        chosen = dicom_series.choose_series(path, series)
-        values, affine, padding = dicom_series.read_series(chosen)
-        return StoredGrid(values, affine, path.name, padding)
+        return _read_dicom(path, series)
     try:
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty (0 bytes); expected a CT.")
         if is_nifti(path):
             return StoredGrid(*read_nifti(path, MOST_VOXELS), path.name)
         if is_dicom(path):
-            values, affine, padding = dicom_series.read_series(dicom_series.series_of(path))
-            return StoredGrid(values, affine, path.name, padding)
+            return _read_dicom(path, series)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
     return grid_from_sitk(_read_with_itk(path), path.name)
+
+
+def _read_dicom(path: Path, series: str | None) -> StoredGrid:
+    from . import dicom_series  # pydicom is slow to import, and other formats do not need it
+
+    chosen = dicom_series.choose_series(path, series) if path.is_dir() else dicom_series.series_of(path)
+    values, affine, padding = dicom_series.read_series(chosen)
+    return StoredGrid(values, affine, path.name, padding)
 
 
 def grid_from_sitk(image: sitk.Image, name: str) -> StoredGrid:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linprog
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
@@ -47,6 +46,8 @@ def seen_box(shape: Sequence[int], world_from_voxel: np.ndarray, camera: Camera,
     Raises:
         InputError: if the grid is seen at none of the poses.
     """
+    from scipy.optimize import linprog  # slow to import, and reading a CT does not need it
+
     poses = np.asarray(camera_from_world, dtype=np.float64).reshape(-1, 4, 4)
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     bounds = [(-0.5, size - 0.5) for size in shape]
