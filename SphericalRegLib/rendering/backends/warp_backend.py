@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
+import logging
+import time
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,77 +12,106 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from .. import kernel
 from ..jacobian import centre_in_camera
+from ..kernel import CPU_PACKET, CUDA_PACKET, Scene, render_kernel
+from ..layout import PackedVolume, pack
+from ..threads import available_threads, run_in_chunks
 
 if TYPE_CHECKING:
     from ...geometry.camera import Camera
     from ...imaging.attenuation import Attenuation
 
-_PAD = 1
+_log = logging.getLogger(__name__)
+
+_LEAST_PACKETS = 256  # per launch: below, starting a thread costs more than it brings
+_SCENES_KEPT = 32
 
 
 class WarpBackend:
+    """A packed volume on a device.
+
+    Args:
+        attenuation: volume, affine, centre.
+        step_mm: distance between samples.
+        device: of the volume and the images.
+        threads: on the CPU; None for all cores.
+    """
+
     def __init__(self, attenuation: Attenuation, step_mm: float, device: torch.device, threads: int | None = None) -> None:
-        wp.init()
+        start_warp()
         self._device = device
         self._wp_device = wp.device_from_torch(device)
+        self._packet = CUDA_PACKET if self._wp_device.is_cuda else CPU_PACKET
+        self._threads = available_threads() if threads is None else threads
         self._step_mm = step_mm
-        self._threads = threads or os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(self._threads) if device.type == "cpu" and self._threads > 1 else None
-        mu = torch.as_tensor(np.ascontiguousarray(attenuation.mu, dtype=np.float32))
-        padded = torch.nn.functional.pad(mu, (_PAD,) * 6)
-        self._shape = padded.shape
-        # one more element: the last cell's upper neighbours may be read with weight zero
-        size = padded.numel()
-        self._volume = torch.zeros(size + padded.shape[1] * padded.shape[2] + padded.shape[2] + 1, device=device)
-        self._volume[:size] = padded.flatten().to(device)
+        self._centre = np.asarray(attenuation.centre_ras_mm, dtype=np.float64)
         self._voxel_from_world = np.linalg.inv(np.asarray(attenuation.world_from_voxel, dtype=np.float64))
-        self._centre = torch.as_tensor(np.asarray(attenuation.centre_ras_mm), dtype=torch.float64)
+        self._volume: PackedVolume = pack(attenuation.mu, device)
+        self._scenes: dict[Camera, Scene] = {}
 
-    def _scene(self, camera: Camera) -> kernel.Scene:
-        scene = kernel.Scene()
-        scene.volume = wp.from_torch(self._volume, dtype=wp.float32)
-        scene.stride_i = self._shape[1] * self._shape[2]
-        scene.stride_j = self._shape[2]
-        scene.upper = wp.vec3(*(float(n - 1) for n in self._shape))
-        centre = self._voxel_from_world[:3, :3] @ self._centre.numpy() + self._voxel_from_world[:3, 3] + _PAD
-        scene.centre_voxel = wp.vec3(*centre)
-        scene.voxel_from_world_transposed = wp.mat33(*self._voxel_from_world[:3, :3].T.flatten())
+    def project(self, camera: Camera, camera_from_world: Tensor) -> Tensor:
+        return self._render(camera, camera_from_world, with_jacobian=False)[0]
+
+    def project_with_jacobian(self, camera: Camera, camera_from_world: Tensor) -> tuple[Tensor, Tensor]:
+        return self._render(camera, camera_from_world, with_jacobian=True)
+
+    def _render(self, camera: Camera, camera_from_world: Tensor, with_jacobian: bool) -> tuple[Tensor, Tensor]:
+        pose = camera_from_world.detach().to(self._device, torch.float64)
+        columns, rows = camera.size_px
+        image = torch.empty(pose.shape[0], rows, columns, device=self._device)
+        jacobian = torch.empty((*image.shape, 6) if with_jacobian else (0, 0, 0, 6), device=self._device)
+        if image.numel() == 0:
+            return image, image.new_empty((*image.shape, 6))
+        rotation = pose[:, :3, :3].to(torch.float32).contiguous()
+        centre = centre_in_camera(pose, torch.as_tensor(self._centre)).to(torch.float32).contiguous()
+        kernel = render_kernel(self._packet, with_jacobian)
+        _load(kernel, self._wp_device.alias)
+        inputs = [self._scene(camera), wp.from_torch(rotation, dtype=wp.mat33), wp.from_torch(centre, dtype=wp.vec3)]
+        outputs = [wp.from_torch(image.view(-1)), wp.from_torch(jacobian.view(-1))]
+        stream = wp.stream_from_torch(self._device) if self._wp_device.is_cuda else None
+
+        def launch(first: int, count: int) -> None:
+            wp.launch(kernel, dim=count, inputs=[*inputs, first], outputs=outputs, device=self._wp_device, stream=stream)
+
+        run_in_chunks(launch, pose.shape[0] * self._packet.count(rows, columns), 1 if stream else self._threads, _LEAST_PACKETS)
+        return image, jacobian
+
+    def _scene(self, camera: Camera) -> Scene:
+        if camera not in self._scenes:
+            while len(self._scenes) >= _SCENES_KEPT:
+                self._scenes.pop(next(iter(self._scenes)))
+            self._scenes[camera] = self._make_scene(camera)
+        return self._scenes[camera]
+
+    def _make_scene(self, camera: Camera) -> Scene:
+        volume, linear = self._volume, self._voxel_from_world[:3, :3]
+        scene = Scene()
+        scene.cells = wp.from_torch(volume.cells.view(-1), dtype=wp.uint16)
+        scene.stride_i, scene.stride_k = volume.strides
+        scene.upper = wp.vec3(*(float(n - 1) for n in volume.shape))
+        scene.scale = volume.scale
+        scene.free_radius = wp.from_torch(volume.free_radius.view(-1), dtype=wp.uint8)
+        scene.blocks_i, scene.blocks_j, scene.blocks_k = volume.free_radius.shape
+        scene.centre_voxel = wp.vec3(*(linear @ self._centre + self._voxel_from_world[:3, 3] - volume.origin))
+        scene.voxel_from_world = wp.mat33(*linear.flatten())
+        scene.step = self._step_mm
         scene.spacing = wp.vec2(*camera.pixel_spacing_mm)
         scene.principal_point = wp.vec2(*camera.principal_point_px)
         scene.sdd = camera.sdd_mm
-        scene.columns = camera.size_px[0]
-        scene.pixels = camera.size_px[0] * camera.size_px[1]
-        scene.step = self._step_mm
+        scene.columns, scene.rows = camera.size_px
         return scene
 
-    def project(self, camera: Camera, camera_from_world: Tensor) -> Tensor:
-        return self._render(camera, camera_from_world, want_jacobian=False)[0]
 
-    def project_with_jacobian(self, camera: Camera, camera_from_world: Tensor) -> tuple[Tensor, Tensor]:
-        image, jacobian = self._render(camera, camera_from_world, want_jacobian=True)
-        return image, jacobian
+def start_warp() -> None:
+    """Initialises Warp without its banner, unless somebody has done so."""
+    if wp.config.log_level == wp.LOG_INFO:
+        wp.config.log_level = wp.LOG_WARNING
+    wp.init()
 
-    def _render(self, camera: Camera, camera_from_world: Tensor, want_jacobian: bool) -> tuple[Tensor, Tensor]:
-        pose = camera_from_world.detach().to(self._device, torch.float64)
-        columns, rows = camera.size_px
-        rays = pose.shape[0] * rows * columns
-        image = torch.empty(rays, device=self._device)
-        jacobian = torch.empty(rays if want_jacobian else 0, 6, device=self._device)
-        rotation = pose[:, :3, :3].to(torch.float32).contiguous()
-        centre = centre_in_camera(pose, self._centre).to(torch.float32).contiguous()
-        scene = self._scene(camera)
-        arrays = [wp.from_torch(rotation, dtype=wp.mat33), wp.from_torch(centre, dtype=wp.vec3)]
-        outputs = [wp.from_torch(image), wp.from_torch(jacobian)]
 
-        def launch(start: int, stop: int) -> None:
-            wp.launch(kernel.render, dim=stop - start, inputs=[scene, *arrays, start], outputs=outputs, device=self._wp_device)
-
-        if self._pool is None:
-            launch(0, rays)
-        else:
-            wp.load_module(kernel, device=self._wp_device)
-            edges = np.linspace(0, rays, 4 * self._threads + 1).astype(int)
-            list(self._pool.map(launch, edges[:-1].tolist(), edges[1:].tolist()))
-        return image.view(-1, rows, columns), jacobian.view(-1, rows, columns, 6)
+@cache
+def _load(kernel: wp.Kernel, device: str) -> None:
+    """Compiles the kernel on first use, with one line in the log, before threads race for it. Warp caches it on disk."""
+    start = time.perf_counter()
+    kernel.module.load(device)
+    _log.info("Renderer kernel ready on %s after %.1f s; cached in %s", device, time.perf_counter() - start, wp.config.kernel_cache_dir)
