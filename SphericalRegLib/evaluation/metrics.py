@@ -154,8 +154,11 @@ def summarise(errors: Iterable[float]) -> Summary:
     failed = ~np.isfinite(values)
     values[failed] = np.inf
     return Summary(
-        len(values),
-        *(_percentile(values, q) for q in (25, 50, 75, 95)),
+        count=len(values),
+        p25=_percentile(values, 25),
+        p50=_percentile(values, 50),
+        p75=_percentile(values, 75),
+        p95=_percentile(values, 95),
         below_1mm=float((values < 1.0).mean()),
         below_2mm=float((values < 2.0).mean()),
         above_10mm=float((values > 10.0).mean()),

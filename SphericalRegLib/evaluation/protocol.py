@@ -60,7 +60,9 @@ def evaluate(cases: Sequence[Path], out_dir: str | Path, registrar: Registrar, *
     if truths and all(isinstance(t, InputError) for t in truths):
         raise truths[0]  # type: ignore[misc]  # narrowed by all()
     records = register_cases(cases, out_dir, registrar, **keywords)
-    errors, initial, rows = [], [], []
+    errors: list[PoseErrors] = []
+    initial: list[PoseErrors | None] = []
+    rows: list[tuple[Any, ...]] = []
     for record, truth in zip(records, truths):
         problem = record.error or (str(truth) if isinstance(truth, InputError) else None)
         found, started = FAILED, None

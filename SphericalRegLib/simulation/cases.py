@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,25 +163,25 @@ def simulate_case(
     start = draw_start(poses[0], volume.centre_ras_mm, options.start_sigma_deg, options.start_sigma_mm, rng)
     extent = 0.15 * options.sod_fraction * min(n * s for n, s in zip(camera.size_px, camera.pixel_spacing_mm))
     tools = draw_tools(options.level, volume.centre_ras_mm, extent, rng)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    unfinished = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
     try:
         exposures = []
         for number, pose in enumerate(poses, start=1):
             xray, drawn = simulate_xray(sampler, camera, pose, options.level, rng, tools, tick)
             exposures.append(drawn)
             relation = {} if number == 1 else {"camera_from_camera1": pose @ np.linalg.inv(poses[0]), "view": number}
-            _write_view(partial, number, xray, options, initial=start if number == 1 else None, relation=relation)
+            _write_view(unfinished, number, xray, options, initial=start if number == 1 else None, relation=relation)
             if number == 1:
                 fiducials = bone_fiducials(volume, camera, pose, xray.field, options.fiducials, rng)
-        write_json(partial / "truth.json", {"camera_from_world": poses[0].tolist(), "fiducials_ras_mm": np.round(fiducials, 4).tolist()})
-        write_json(partial / "case.json", {"ct": ct, **({"labels": labels} if labels else {})})
+        write_json(unfinished / "truth.json", {"camera_from_world": poses[0].tolist(), "fiducials_ras_mm": np.round(fiducials, 4).tolist()})
+        write_json(unfinished / "case.json", {"ct": ct, **({"labels": labels} if labels else {})})
         record = {"index": index, "views": list(names), "exposures": exposures, "tools": _plain([asdict(t) for t in tools])}
-        write_json(partial / "simulation.json", {"options": options.to_dict(), **record})
-        partial.rename(folder)
+        write_json(unfinished / "simulation.json", {"options": options.to_dict(), "volume": _fingerprint(volume), **record})
+        unfinished.rename(folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def simulate_cases(
@@ -210,8 +211,8 @@ def simulate_cases(
         The folders.
 
     Raises:
-        InputError: the folder holds cases made with other options or is a file, the CT's file is missing, the CT is too small, or a field of view
-            shows too little bone.
+        InputError: the folder holds cases made with other options or of another CT, or is a file; the CT's file is missing, the CT is too small,
+            or a field of view shows too little bone.
     """
     options = options or SimulationOptions()
     out = Path(out_dir)
@@ -223,7 +224,8 @@ def simulate_cases(
         raise InputError(f"the CT {ct} does not exist")
     width = max(3, len(str(count - 1)))
     folders = [out / f"case_{index:0{width}d}" for index in range(count)]
-    missing = [index for index, folder in enumerate(folders) if not _is_made(folder, options)]
+    fingerprint = _fingerprint(volume)
+    missing = [index for index, folder in enumerate(folders) if not _is_made(folder, options, fingerprint)]
     if not missing:
         progress(Progress("simulate", count, count, "all there"))
         return folders
@@ -235,10 +237,10 @@ def simulate_cases(
     begin = time.perf_counter()
     for done, index in enumerate(missing):
         message = f"{folders[index].name} {pace(time.perf_counter() - begin, done, len(missing))}".strip()
-        report = Progress("simulate", count - len(missing) + done, count, message)
-        progress(report)
-        relative = {"ct": _relative(ct_path, folders[index]), "labels": _relative(labels, folders[index]) if labels.exists() and ct is None else None}
-        simulate_case(sampler, folders[index], options=options, index=index, tick=lambda report=report: progress(report), **relative)
+        tick = partial(progress, Progress("simulate", count - len(missing) + done, count, message))
+        tick()
+        relative_labels = _relative(labels, folders[index]) if ct is None and labels.exists() else None
+        simulate_case(sampler, folders[index], _relative(ct_path, folders[index]), options, index, labels=relative_labels, tick=tick)
     progress(Progress("simulate", count, count, pace(time.perf_counter() - begin, len(missing), len(missing))))
     return folders
 
@@ -290,18 +292,27 @@ def _relative(path: Path, folder: Path) -> str:
         return path.resolve().as_posix()
 
 
-def _is_made(folder: Path, options: SimulationOptions) -> bool:
+def _is_made(folder: Path, options: SimulationOptions, volume: dict[str, Any]) -> bool:
     """Whether a case is there.
 
     Raises:
-        InputError: it is, and was made with other options.
+        InputError: it is, and was made with other options or of another CT.
     """
     if not folder.exists():
         return False
-    made = read_json_object(folder / "simulation.json", "simulation record").get("options")
-    if made != options.to_dict():
+    made = read_json_object(folder / "simulation.json", "simulation record")
+    if made.get("options") != options.to_dict():
         raise InputError(f"{folder} was simulated with other options: choose another folder or delete it")
+    if made.get("volume") != volume:
+        raise InputError(f"{folder} was simulated from another CT: choose another folder or delete it")
     return True
+
+
+def _fingerprint(volume: Volume) -> dict[str, Any]:
+    """Enough of a CT to tell it from another, whatever its name and memory order."""
+    hu = volume.hu
+    moments = [round(float(value), 2) for value in (hu.mean(dtype=np.float64), hu.std(dtype=np.float64))]
+    return {"shape": list(hu.shape), "world_from_voxel": np.round(volume.world_from_voxel, 4).tolist(), "mean_and_deviation_hu": moments}
 
 
 def _plain(value: Any) -> Any:

@@ -66,6 +66,6 @@ def bone_fiducials(
 def _shown(pixels: np.ndarray, field: np.ndarray) -> np.ndarray:
     """(N,) bool: pixels (N, 2) (column, row) that round to an open pixel; nan (behind the source) is not shown."""
     rows, columns = field.shape
-    inside = ((pixels >= 0.0) & (pixels <= (columns - 1, rows - 1))).all(axis=1)
+    inside: np.ndarray = np.all((pixels >= 0.0) & (pixels <= (columns - 1, rows - 1)), axis=1)
     nearest = np.rint(np.where(inside[:, None], pixels, 0.0)).astype(np.int64)
     return inside & field[nearest[:, 1], nearest[:, 0]]

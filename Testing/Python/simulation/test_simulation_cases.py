@@ -92,6 +92,9 @@ def test_resume_keeps_what_is_there_and_does_not_depend_on_it(tmp_path):
         assert names[0].read_bytes() == names[1].read_bytes()
     with pytest.raises(InputError, match="other options"):
         simulate_cases(phantom(), tmp_path / "parts", 3, options(seed=9), threads=1)
+    other = Volume.from_array(phantom().hu[:, :, :30], phantom().world_from_voxel, name="other")
+    with pytest.raises(InputError, match="another CT"):
+        simulate_cases(other, tmp_path / "parts", 3, options(), threads=1)
 
 
 def test_a_cancelled_case_leaves_nothing_half_written(tmp_path):
