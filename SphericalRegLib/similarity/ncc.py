@@ -58,6 +58,17 @@ class GlobalNCC:
         total = weight.sum((-2, -1)).clamp_min(torch.finfo(weight.dtype).tiny)
         return ((weight * features * fixed).sum((-2, -1)) / total).mean(1)
 
+    def moving_features(self, moving: Tensor) -> Tensor:
+        """What is correlated, (B, C, H', W'): standardised feature images of moving images (B, H', W') of *any* size, all of whose pixels count."""
+        image = moving[:, None]
+        features, weight, _ = self._features(image, torch.ones_like(image[:1]), None)
+        return standardize(features, weight)[0]
+
+    def fixed_features(self) -> tuple[Tensor, Tensor]:
+        """The fixed image's standardised features (C, H, W) and their weight (H, W)."""
+        _, weight, _ = self._features(self._fixed, self._mask, None)
+        return self._fixed_features(None)[0], weight[0, 0]
+
     def _features(self, image: Tensor, weight: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Feature images (B, C, H, W), their weight (B, 1, H, W) and tangents (B, C, 6, H, W) of images (B, 1, H, W), (B, 1, 6, H, W)."""
         return image, weight, tangent

@@ -1,0 +1,101 @@
+"""What a registration is told: its stages and its multi-start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..errors import InputError
+from ..imaging.attenuation import AttenuationModel
+from ..similarity.named import SIMILARITIES
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One resolution of the coarse-to-fine search.
+
+    Attributes:
+        image_px: pixels along the longer side of the part of the X-ray where the CT can appear.
+        similarity: one of `similarity.named.SIMILARITIES`.
+        iterations: of Levenberg-Marquardt, at most.
+        hypotheses: how many poses enter, the best of the stage before.
+        depths_mm: shifts along the central ray at which each hypothesis is compared first, keeping the best. One view hardly shows depth, so that
+            coarse stages drift along it, and Levenberg-Marquardt comes back slowly. Not used with several views.
+    """
+
+    image_px: int
+    similarity: str = "patch_gradient_ncc"
+    iterations: int = 15
+    hypotheses: int = 1
+    depths_mm: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.image_px < 16 or self.iterations < 1 or self.hypotheses < 1:
+            raise InputError(
+                f"A stage has {self.image_px} pixels, {self.iterations} iterations and {self.hypotheses} hypotheses; expected at least 16, 1 and 1."
+            )
+        if self.similarity not in SIMILARITIES:
+            raise InputError(f"Unknown similarity {self.similarity!r}; expected one of {', '.join(SIMILARITIES)}.")
+
+
+@dataclass(frozen=True)
+class MultiStart:
+    """Screened multi-start: many poses about the start are compared with the X-ray at low resolution, and the best go on to the first stage.
+
+    Attributes:
+        poses: how many orientations and depths are rendered, per start; each is compared at all shifts at once.
+        rotation_deg: standard deviation of the orientation about each world axis.
+        translation_mm: standard deviation of the shift along each world axis.
+        image_px: see `Stage`.
+        similarity: see `Stage`.
+    """
+
+    poses: int = 300
+    rotation_deg: float = 10.0
+    translation_mm: float = 10.0
+    image_px: int = 80
+    similarity: str = "patch_gradient_ncc"
+
+    def __post_init__(self) -> None:
+        if self.poses < 1 or self.image_px < 16:
+            raise InputError(f"A multi-start has {self.poses} poses and images of {self.image_px} pixels; expected at least 1 and 16.")
+        if not 0 <= self.rotation_deg <= 180 or not 0 <= self.translation_mm <= 1000:
+            raise InputError(
+                f"A multi-start spreads over {self.rotation_deg} deg and {self.translation_mm} mm; expected 0 to 180 deg and 0 to 1000 mm."
+            )
+        if self.similarity not in SIMILARITIES:
+            raise InputError(f"Unknown similarity {self.similarity!r}; expected one of {', '.join(SIMILARITIES)}.")
+
+
+DEPTHS_MM = (-24.0, -16.0, -8.0, 0.0, 8.0, 16.0, 24.0)
+
+DEFAULT_STAGES = (
+    Stage(80, "patch_gradient_ncc", 12, hypotheses=16),
+    Stage(144, "patch_gradient_ncc", 10, hypotheses=4, depths_mm=DEPTHS_MM),
+    Stage(256, "patch_gradient_ncc", 20, hypotheses=1, depths_mm=DEPTHS_MM),
+)
+
+WIDE = MultiStart(poses=400, rotation_deg=15.0, translation_mm=40.0)
+"""For a start that is only a named view."""
+
+
+@dataclass(frozen=True)
+class RegistrationOptions:
+    """How to register.
+
+    Attributes:
+        stages: from coarse to fine.
+        multi_start: search about the initial pose; None starts from it alone.
+        wide_start: search about each named view where no initial pose is known.
+        attenuation: from Hounsfield units to attenuation.
+        labels: labels of the CT that are rendered (one bone of several); None renders all of it.
+    """
+
+    stages: tuple[Stage, ...] = DEFAULT_STAGES
+    multi_start: MultiStart | None = field(default_factory=MultiStart)
+    wide_start: MultiStart = WIDE
+    attenuation: AttenuationModel = field(default_factory=AttenuationModel)
+    labels: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise InputError("A registration has no stages; expected at least one.")

@@ -1,0 +1,285 @@
+"""`register`: from a CT and one or several X-rays to a pose.
+
+A screened multi-start (registration.screening) finds candidate poses at low resolution; Levenberg-Marquardt refines a shrinking number of them on
+finer and finer images; the best by similarity is kept. Truth never enters.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..geometry.se3 import check_rigid, invert, orthonormalise
+from ..geometry.views import NAMED_VIEWS, named_view
+from ..imaging.attenuation import Attenuation, attenuation
+from ..imaging.case import View
+from ..imaging.radiograph import Radiograph
+from ..imaging.volume import Volume
+from ..optimization.covariance import result_covariance
+from ..optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
+from ..optimization.result import OptimizationResult
+from ..progress import Progress, ProgressCallback, silent
+from ..similarity.named import similarity
+from .options import MultiStart, RegistrationOptions, Stage
+from .problem import MultiViewProblem, ViewTerm
+from .region import at_resolution, crop_to_content
+from .resolution import VolumePyramid
+from .result import Hypothesis, RegistrationResult, StageRecord
+from .screening import RADIUS_SIGMAS, Screened, ScreeningView, best_depths, diverse, screen, spread_poses
+
+RESIDUAL_CORRELATION_PX = 2.0
+"""Neighbouring residuals are alike over about the radius of the gradient filter."""
+
+
+def prepare(volume: Volume | Attenuation, options: RegistrationOptions | None = None, device: Any = "cpu") -> VolumePyramid:
+    """A CT made ready once for several registrations; pass the result to `register` in the volume's place.
+
+    Raises:
+        InputError: nothing in the volume attenuates, or labels that it has not.
+    """
+    options = RegistrationOptions() if options is None else options
+    made = attenuation(volume, options.attenuation, options.labels) if isinstance(volume, Volume) else volume
+    return VolumePyramid(made, device)
+
+
+def register(
+    volume: Volume | Attenuation | VolumePyramid,
+    radiographs: Radiograph | View | Sequence[Radiograph | View],
+    initial: Any = None,
+    *,
+    options: RegistrationOptions | None = None,
+    device: Any = "cpu",
+    seed: int = 0,
+    progress: ProgressCallback | None = None,
+    world_from_camera_reference: np.ndarray | None = None,
+) -> RegistrationResult:
+    """Find the pose at which the CT's projection matches the X-ray.
+
+    Args:
+        volume: the CT; `prepare` it once where several X-rays of it are registered.
+        radiographs: an X-ray, or several `View`s, which know where their cameras stand to each other (`camera_from_camera1`): they are registered
+            jointly, and `initial` and the result are those of the first.
+        initial: camera_from_world (4, 4), or the name of a view ("ap", "pa", "left", "right"). None tries all named views and keeps the best.
+        options: see `RegistrationOptions`.
+        device: "cpu", "cuda", "cuda:1", ...
+        seed: of the multi-start; the same seed on the same device gives the same pose.
+        progress: called several times a second; raise `Cancelled` from it to stop.
+        world_from_camera_reference: see `RegistrationResult`.
+
+    Raises:
+        InputError: the pose is not rigid, the view's name is unknown, views do not say how they are related, the CT's projection misses the X-ray.
+        Cancelled: out of `progress`.
+    """
+    began = time.perf_counter()
+    options = RegistrationOptions() if options is None else options
+    progress = silent if progress is None else progress
+    views = _as_views(radiographs)
+    pyramid = volume if isinstance(volume, VolumePyramid) else prepare(volume, options, device)
+    starts, multi_start, notes = _starts(initial, views[0].radiograph, pyramid, options)
+    with torch.no_grad():
+        run = _Run(pyramid, views, options, seed, progress)
+        return run.register(starts, multi_start, notes, world_from_camera_reference, began)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One registration on its way."""
+
+    pyramid: VolumePyramid
+    views: tuple[View, ...]
+    options: RegistrationOptions
+    seed: int
+    progress: ProgressCallback
+
+    def register(
+        self, starts: Tensor, multi_start: MultiStart | None, notes: tuple[str, ...], reference: np.ndarray | None, began: float
+    ) -> RegistrationResult:
+        records: list[StageRecord] = []
+        poses = starts
+        for start in starts:
+            for view in self.views:  # refuse what cannot work before any long work
+                crop_to_content(view.radiograph, self._of_view(view, start[None]), self.pyramid.corners, 0.0)
+        if multi_start is not None:
+            poses, record = self._search(starts, multi_start, self.options.stages[0].hypotheses)
+            records.append(record)
+        for stage in self.options.stages:
+            found, scores, record = self._refine(stage, poses[: stage.hypotheses])
+            records.append(record)
+            poses = found.pose
+        best = int(scores.argmax())
+        order = scores.argsort(descending=True, stable=True).tolist()
+        pose = poses[best].cpu().numpy()
+        start = _nearest(starts, poses[best]).cpu().numpy()
+        covariance = result_covariance(found, RESIDUAL_CORRELATION_PX)[best]
+        return RegistrationResult(
+            camera_from_world=pose,
+            covariance=covariance.cpu().numpy(),
+            centre_ras_mm=self.pyramid.centre.cpu().numpy(),
+            score=float(scores[best]),
+            hypotheses=tuple(Hypothesis(poses[i].cpu().numpy(), float(scores[i])) for i in order),
+            stages=tuple(records),
+            initial_camera_from_world=start,
+            world_from_camera_reference=np.linalg.inv(start) if reference is None else np.asarray(reference, dtype=np.float64),
+            notes=notes,
+            seed=self.seed,
+            seconds=time.perf_counter() - began,
+        )
+
+    def _search(self, starts: Tensor, options: MultiStart, count: int) -> tuple[Tensor, StageRecord]:
+        """The best and mutually different poses about the starts, best first."""
+        began = time.perf_counter()
+        centre = self.pyramid.centre
+        radius = RADIUS_SIGMAS * options.translation_mm
+        results = []
+        sizes: tuple[tuple[int, int], ...] = ()
+        for number, start in enumerate(starts):
+            poses = spread_poses(start, centre, options, self.seed)
+            crops = self._crops(poses, radius, options.image_px)
+            terms = self._terms(crops, poses, options.similarity)
+            sizes = tuple(crop.camera.size_px for crop in crops)
+            views = [ScreeningView(term.projector, term.similarity, term.camera_from_camera1) for term in terms]  # type: ignore[arg-type]
+            pixel = max(_pixel_at_ct(crop, self._of_view(view, start[None]), centre) for crop, view in zip(crops, self.views))
+            name = "search" if len(starts) == 1 else f"search {number + 1} of {len(starts)}"
+            results.append(screen(views, poses, radius, pixel, self.progress, name))
+        found = _merged(results)
+        kept = diverse(found.poses, count, centre, 0.3 * options.rotation_deg, 0.3 * options.translation_mm)
+        poses = found.poses[kept]
+        seconds = time.perf_counter() - began
+        best = (poses[0].cpu().numpy(),)
+        record = StageRecord("search", options.similarity, sizes, len(found.poses), 0, seconds, float(found.scores[0]), poses=best)
+        return poses, record
+
+    def _refine(self, stage: Stage, poses: Tensor) -> tuple[OptimizationResult, Tensor, StageRecord]:
+        """Levenberg-Marquardt from each of the poses; results sorted by similarity, best first."""
+        began = time.perf_counter()
+        name = f"refine {stage.image_px} px"
+        crops = self._crops(poses, 0.0, stage.image_px)
+        problem = MultiViewProblem(self._terms(crops, poses, stage.similarity))
+        if stage.depths_mm and len(self.views) == 1:
+            poses = best_depths(problem, poses, self.pyramid.corners.mean(0), stage.depths_mm)
+
+        def report(step: Progress) -> None:
+            self.progress(replace(step, stage=name))
+
+        self.progress(Progress(name, 0, stage.iterations))
+        lm = LMOptions(max_iterations=stage.iterations, cost_tolerance=1e-5, step_tolerance_rad=1e-5, step_tolerance_mm=1e-3)
+        found = levenberg_marquardt(problem, poses, self.pyramid.centre, lm, report)
+        scores = problem.score(found.pose)
+        order = scores.argsort(descending=True, stable=True)
+        best = int(order[0])
+        record = StageRecord(
+            name,
+            stage.similarity,
+            tuple(crop.camera.size_px for crop in crops),
+            len(poses),
+            int(found.iterations.max()),
+            time.perf_counter() - began,
+            float(scores[best]),
+            tuple(found.history.costs[:, best].tolist()),
+            tuple(found.history.poses[:, best].cpu().numpy()),
+        )
+        return _reordered(found, order), scores[order], record
+
+    def _crops(self, poses: Tensor, margin_mm: float, image_px: int) -> list[Radiograph]:
+        """Each view's X-ray, cropped to where the CT can be and brought to the resolution."""
+        return [
+            at_resolution(crop_to_content(view.radiograph, self._of_view(view, poses), self.pyramid.corners, margin_mm), image_px)
+            for view in self.views
+        ]
+
+    def _terms(self, crops: Sequence[Radiograph], poses: Tensor, name: str) -> list[ViewTerm]:
+        terms = []
+        for view, crop in zip(self.views, crops):
+            camera_from_camera1 = self._relation(view)
+            spacing = _pixel_at_ct(crop, camera_from_camera1 @ poses[:1], self.pyramid.centre)
+            fixed, mask = crop.tensor(self.pyramid.device)
+            terms.append(ViewTerm(self.pyramid.projector(crop.camera, spacing), similarity(name, fixed, mask), camera_from_camera1))
+        return terms
+
+    def _of_view(self, view: View, camera1_from_world: Tensor) -> Tensor:
+        return self._relation(view) @ camera1_from_world
+
+    def _relation(self, view: View) -> Tensor:
+        return torch.as_tensor(view.camera_from_camera1, dtype=torch.float64, device=self.pyramid.device)
+
+
+def _as_views(radiographs: Radiograph | View | Sequence[Radiograph | View]) -> tuple[View, ...]:
+    given = [radiographs] if isinstance(radiographs, (Radiograph, View)) else list(radiographs)
+    if not given:
+        raise InputError("There is no X-ray to register to; expected at least one.")
+    if isinstance(given[0], Radiograph):
+        given[0] = View(given[0], np.eye(4))
+    for number, view in enumerate(given, start=1):
+        if not isinstance(view, View):
+            raise InputError(f"X-ray {number} does not say where its camera stands to the first; expected a View with camera_from_camera1.")
+        check_rigid(np.asarray(view.camera_from_camera1), f"camera_from_camera1 of X-ray {number}")
+    if np.abs(given[0].camera_from_camera1 - np.eye(4)).max() > 1e-9:
+        raise InputError("camera_from_camera1 of the first X-ray must be the identity.")
+    return tuple(given)
+
+
+def _starts(
+    initial: Any, first: Radiograph, pyramid: VolumePyramid, options: RegistrationOptions
+) -> tuple[Tensor, MultiStart | None, tuple[str, ...]]:
+    """Poses (S, 4, 4) to start from, the search that belongs to them, and what to tell the user about it."""
+    names = NAMED_VIEWS if initial is None else (initial,) if isinstance(initial, str) else ()
+    if names:
+        poses = torch.stack([named_view(name, first.camera, pyramid.centre) for name in names])
+        note = f"Initial pose: no matrix was given; searched around the named view{'s' if len(names) > 1 else ''} {', '.join(names)}."
+        return poses.to(pyramid.device), options.wide_start, (note,)
+    pose = initial if isinstance(initial, Tensor) else torch.from_numpy(np.array(_numbers(initial)))
+    check_rigid(pose, "The initial pose")
+    if pose.shape != (4, 4):
+        raise InputError(f"The initial pose has shape {tuple(pose.shape)}; expected one camera_from_world (4, 4).")
+    return orthonormalise(pose.to(device=pyramid.device, dtype=torch.float64))[None], options.multi_start, ()
+
+
+def _numbers(values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"The initial pose is {values!r}; expected a 4 x 4 matrix camera_from_world or a view's name.") from None
+
+
+def _pixel_at_ct(radiograph: Radiograph, camera_from_world: Tensor, centre: Tensor) -> float:
+    """Size of a pixel measured at the CT's centre, mm."""
+    depth = float((camera_from_world[0] @ torch.cat((centre, centre.new_ones(1))))[2])
+    camera = radiograph.camera
+    return max(camera.pixel_spacing_mm) * max(depth, 0.1 * camera.sdd_mm) / camera.sdd_mm
+
+
+def _merged(results: Sequence[Screened]) -> Screened:
+    poses = torch.cat([result.poses for result in results])
+    scores = torch.cat([result.scores for result in results])
+    order = scores.argsort(descending=True, stable=True)
+    return Screened(poses[order], scores[order])
+
+
+def _reordered(result: OptimizationResult, order: Tensor) -> OptimizationResult:
+    """The same result, its elements in another order."""
+    history = replace(
+        result.history, poses=result.history.poses[:, order], costs=result.history.costs[:, order], lambdas=result.history.lambdas[:, order]
+    )
+    return replace(
+        result,
+        pose=result.pose[order],
+        cost=result.cost[order],
+        status=tuple(result.status[i] for i in order.tolist()),
+        iterations=result.iterations[order],
+        history=history,
+        normal_matrix=result.normal_matrix[order],
+        rows=result.rows[order],
+    )
+
+
+def _nearest(starts: Tensor, pose: Tensor) -> Tensor:
+    """The start (4, 4) whose orientation is nearest to the pose's."""
+    relative = invert(starts)[:, :3, :3] @ pose[:3, :3]
+    return starts[int(relative.diagonal(dim1=1, dim2=2).sum(1).argmax())]

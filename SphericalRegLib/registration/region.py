@@ -1,0 +1,73 @@
+"""The part of an X-ray in which the CT can appear: what lies elsewhere only costs time and misleads."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..geometry.se3 import transform_points
+from ..imaging.radiograph import Radiograph
+
+LEAST_PX = 24
+"""A region is at least this large, or as large as the image."""
+
+
+def crop_to_content(radiograph: Radiograph, poses: Tensor, corners: Tensor, margin_mm: float) -> Radiograph:
+    """The X-ray cropped to where the CT's box can be projected to.
+
+    Args:
+        radiograph: the X-ray.
+        poses: camera_from_world (B, 4, 4) that are thought possible.
+        corners: (8, 3) of the box of the CT's content, world mm.
+        margin_mm: added around, measured at the CT.
+
+    Raises:
+        InputError: the box lies behind the source or its projection does not meet the image, at any of the poses.
+    """
+    points = transform_points(poses, corners)
+    in_front = points[..., 2].amin(-1) > 1.0
+    if not bool(in_front.any()):
+        raise InputError(f"X-ray {radiograph.name}: the CT lies behind the X-ray source at the initial pose; expected it in front.")
+    points = points[in_front]
+    pixels = radiograph.camera.project(points)
+    columns, rows = radiograph.camera.size_px
+    margin = margin_mm * radiograph.camera.sdd_mm / points[..., 2].mean(-1) / min(radiograph.camera.pixel_spacing_mm)
+    low = pixels.amin(-2) - margin[:, None]
+    high = pixels.amax(-2) + margin[:, None]
+    size = high.new_tensor([columns, rows])
+    meets = ((high > 0) & (low < size - 1)).all(-1)
+    if not bool(meets.any()):
+        raise InputError(
+            f"X-ray {radiograph.name}: the projection of the CT falls outside the image at the initial pose; "
+            "expected them to meet (is the initial pose or the geometry of another view?)."
+        )
+    # One wild pose of many must not blow the region up: the 95th percentile of each side holds the rest.
+    low, high = low[meets], high[meets]
+    left, top = torch.quantile(low, 0.05, dim=0).tolist()
+    right, bottom = torch.quantile(high, 0.95, dim=0).tolist()
+    left, right = _interval(left, right, columns)
+    top, bottom = _interval(top, bottom, rows)
+    return radiograph.crop(left, top, right - left, bottom - top)
+
+
+def at_resolution(radiograph: Radiograph, longer_side_px: int) -> Radiograph:
+    """The X-ray on square pixels, `longer_side_px` along its longer side (in mm), never enlarged."""
+    camera = radiograph.camera
+    width, height = (n * s for n, s in zip(camera.size_px, camera.pixel_spacing_mm))
+    pixel = max(max(width, height) / longer_side_px, *camera.pixel_spacing_mm)
+    return radiograph.resize(max(8, round(width / pixel)), max(8, round(height / pixel)))
+
+
+def _interval(low: float, high: float, size: int) -> tuple[int, int]:
+    """Whole pixels [low, high) inside [0, size), at least LEAST_PX long where the image allows."""
+    least = min(LEAST_PX, size)
+    low, high = min(max(low, 0), size - least), max(min(high, size), least)
+    middle = (low + high) / 2
+    if high - low < least:
+        low, high = middle - least / 2, middle + least / 2
+    first = max(0, math.floor(low))
+    last = min(size, max(math.ceil(high), first + least))
+    return min(first, last - least), last

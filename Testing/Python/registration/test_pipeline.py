@@ -1,0 +1,180 @@
+"""The whole way from a CT and X-rays to a pose, on a phantom."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import registration_phantom as phantom
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.se3 import retract
+from SphericalRegLib.geometry.views import named_view
+from SphericalRegLib.imaging.case import View
+from SphericalRegLib.progress import Cancelled, Progress
+from SphericalRegLib.registration.options import MultiStart, RegistrationOptions, Stage
+from SphericalRegLib.registration.pipeline import prepare, register
+from SphericalRegLib.registration.result import RegistrationResult
+
+QUICK = RegistrationOptions(
+    stages=(Stage(48, iterations=12, hypotheses=4), Stage(96, iterations=15)),
+    multi_start=MultiStart(poses=48, rotation_deg=8.0, translation_mm=10.0, image_px=40),
+    wide_start=MultiStart(poses=64, rotation_deg=8.0, translation_mm=15.0, image_px=40),
+)
+
+
+@pytest.fixture(scope="module")
+def pyramid():
+    return prepare(phantom.ct())
+
+
+def start(*delta: float) -> torch.Tensor:
+    centre = torch.as_tensor(phantom.ct().centre_ras_mm)
+    return retract(phantom.true_pose(), torch.tensor(delta, dtype=torch.float64), centre)
+
+
+FAR = start(0.16, -0.12, 0.14, 15.0, -12.0, 14.0)
+
+
+def test_recovers_a_pose_under_background_and_noise(pyramid) -> None:
+    result = register(pyramid, phantom.radiograph(phantom.true_pose()), FAR.numpy(), options=QUICK)
+    assert phantom.target_error(FAR.numpy(), phantom.true_pose()) > 20
+    assert phantom.target_error(result.camera_from_world, phantom.true_pose()) < 1.5
+    assert 0.5 < result.score <= 1
+    assert result.verdict == "uncalibrated" and result.predicted_target_error_mm is None
+    np.testing.assert_array_equal(result.hypotheses[0].camera_from_world, result.camera_from_world)
+    np.testing.assert_allclose(result.world_from_camera_reference @ FAR.numpy(), np.eye(4), atol=1e-9)
+    assert [stage.name for stage in result.stages] == ["search", "refine 48 px", "refine 96 px"]
+    assert all(b <= a + 1e-9 for stage in result.stages for a, b in zip(stage.costs, stage.costs[1:]))
+    assert np.linalg.eigvalsh(result.covariance).min() > 0
+    # Depth is what one view shows worst.
+    along = result.camera_from_world[2, :3]
+    assert along @ result.covariance[3:, 3:] @ along > 0.8 * np.linalg.eigvalsh(result.covariance[3:, 3:]).max()
+
+
+def test_multi_start_finds_what_descent_alone_does_not(pyramid) -> None:
+    xray = phantom.radiograph(phantom.true_pose())
+    far = start(0.30, 0.30, -0.30, 25.0, 20.0, -25.0)
+    alone = register(pyramid, xray, far, options=RegistrationOptions(QUICK.stages, multi_start=None))
+    assert [stage.name for stage in alone.stages] == ["refine 48 px", "refine 96 px"]
+    wide = MultiStart(poses=300, rotation_deg=18.0, translation_mm=20.0, image_px=40)
+    searched = register(pyramid, xray, far, options=RegistrationOptions(QUICK.stages, multi_start=wide))
+    assert phantom.target_error(searched.camera_from_world, phantom.true_pose()) < 1.5
+    assert phantom.target_error(alone.camera_from_world, phantom.true_pose()) > 5
+
+
+def test_without_an_initial_pose_the_named_views_are_tried(pyramid) -> None:
+    result = register(pyramid, phantom.radiograph(phantom.true_pose("left")), options=QUICK)
+    assert phantom.target_error(result.camera_from_world, phantom.true_pose("left")) < 1.5
+    centre = torch.as_tensor(phantom.ct().centre_ras_mm)
+    np.testing.assert_allclose(result.initial_camera_from_world, named_view("left", phantom.CAMERA, centre).numpy(), atol=1e-12)
+    assert "named views" in result.notes[0] and "left" in result.notes[0]
+
+
+def test_two_views_fix_the_depth(pyramid) -> None:
+    poses = phantom.true_pose("ap"), phantom.true_pose("left")
+    relation = (poses[1] @ torch.linalg.inv(poses[0])).numpy()
+    views = [View(phantom.radiograph(poses[0]), np.eye(4)), View(phantom.radiograph(poses[1], seed=1), relation)]
+    both = register(pyramid, views, FAR, options=QUICK)
+    one = register(pyramid, views[0], FAR, options=QUICK)
+    assert phantom.target_error(both.camera_from_world, poses[0]) < 0.5
+    assert np.linalg.eigvalsh(both.covariance[3:, 3:]).max() < 0.2 * np.linalg.eigvalsh(one.covariance[3:, 3:]).max()
+
+
+def test_the_same_seed_gives_the_same_pose_and_a_volume_the_same_as_its_pyramid(pyramid) -> None:
+    xray = phantom.radiograph(phantom.true_pose())
+    results = [register(volume, xray, FAR, options=QUICK, seed=3) for volume in (pyramid, pyramid, phantom.volume())]
+    for other in results[1:]:
+        np.testing.assert_array_equal(other.camera_from_world, results[0].camera_from_world)
+    assert results[0].seed == 3
+
+
+@pytest.mark.parametrize("after", [1, 4, 9])
+def test_it_can_be_cancelled_anywhere(pyramid, after: int) -> None:
+    reports: list[Progress] = []
+
+    def callback(report: Progress) -> None:
+        reports.append(report)
+        if len(reports) == after:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        register(pyramid, phantom.radiograph(phantom.true_pose()), FAR, options=QUICK, progress=callback)
+    assert len(reports) == after
+    assert all(0 <= report.done <= report.total for report in reports)
+
+
+def test_result_survives_json(pyramid) -> None:
+    result = register(pyramid, phantom.radiograph(phantom.true_pose()), FAR, options=QUICK)
+    text = json.dumps(result.to_dict(), allow_nan=False)
+    back = RegistrationResult.from_dict(json.loads(text))
+    assert back.to_dict() == json.loads(text)
+    np.testing.assert_array_equal(back.camera_from_world, result.camera_from_world)
+    assert set(back.versions) == {"sphericalreg", "torch", "warp-lang", "numpy"}
+    with pytest.raises(InputError, match=r"result\.json"):
+        RegistrationResult.from_dict({"score": 1})
+
+
+def test_infinite_variances_become_null(pyramid) -> None:
+    values = register(pyramid, phantom.radiograph(phantom.true_pose()), FAR, options=QUICK).to_dict()
+    values["covariance"][0][0] = None
+    assert math.isnan(RegistrationResult.from_dict(values).covariance[0, 0])
+    assert RegistrationResult.from_dict(values).to_dict()["covariance"][0][0] is None
+
+
+class TestRefusals:
+    """Each before any long work: less than a stage would take."""
+
+    xray = phantom.radiograph(phantom.true_pose())
+
+    @pytest.mark.parametrize(
+        "initial, message",
+        [
+            (start(0, 0, 0, 900.0, 0, 0), "outside the image"),
+            (torch.diag(torch.tensor([1.0, 1, 2, 1])).double(), "rigid"),
+            (np.eye(3), "4 x 4"),
+            (np.full((4, 4), np.nan), "finite"),
+            ("frontal", "frontal"),
+            (object(), "4 x 4"),
+            (np.stack([np.eye(4)] * 2), "one camera_from_world"),
+            (np.diag([1.0, -1.0, -1.0, 1.0]), "behind the X-ray source"),
+        ],
+    )
+    def test_of_initial_poses(self, pyramid, initial, message: str) -> None:
+        began = time.perf_counter()
+        with pytest.raises(InputError, match=message):
+            register(pyramid, self.xray, initial, options=QUICK)
+        assert time.perf_counter() - began < 5
+
+    def test_of_views(self, pyramid) -> None:
+        with pytest.raises(InputError, match="no X-ray"):
+            register(pyramid, [], FAR)
+        with pytest.raises(InputError, match="X-ray 2 does not say where"):
+            register(pyramid, [self.xray, self.xray], FAR)
+        with pytest.raises(InputError, match="identity"):
+            register(pyramid, [View(self.xray, phantom.true_pose().numpy())], FAR)
+        with pytest.raises(InputError, match="rigid"):
+            register(pyramid, [self.xray, View(self.xray, np.diag([2.0, 2.0, 2.0, 1.0]))], FAR)
+
+    @pytest.mark.parametrize(
+        "make, message",
+        [
+            (lambda: Stage(4), "16"),
+            (lambda: Stage(64, "mi"), "patch_gradient_ncc"),
+            (lambda: MultiStart(poses=0), "poses"),
+            (lambda: MultiStart(rotation_deg=-1.0), "deg"),
+            (lambda: MultiStart(similarity="mi"), "patch_gradient_ncc"),
+            (lambda: RegistrationOptions(stages=()), "stages"),
+        ],
+    )
+    def test_of_options(self, make, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            make()
