@@ -27,7 +27,6 @@ Initial = Annotated[
     str | None,
     typer.Option("--initial", metavar="ap|pa|left|right|FILE", help="Where to start: a named view, or a pose in a .tfm, .h5 or .json file."),
 ]
-Model = Annotated[Path | None, typer.Option("--model", help="A trained model; without one, image intensities alone are used.")]
 
 
 def start(device: str) -> str:
@@ -90,6 +89,22 @@ def read_ct(text: str) -> tuple[Volume, Path | None]:
     if text.startswith(SAMPLE):
         return sample_volume(text.removeprefix(SAMPLE)), None
     return Volume.read(text), Path(text)
+
+
+def read_start(initial: str | None) -> Any:
+    """What ``--initial`` means: a view's name as it is, a pose (4, 4) from a file, or None.
+
+    Raises:
+        InputError: neither a named view nor a readable file.
+    """
+    from SphericalRegLib.geometry.views import NAMED_VIEWS
+    from SphericalRegLib.imaging.transforms import read_pose
+
+    if initial is None or initial in NAMED_VIEWS:
+        return initial
+    if not Path(initial).exists():
+        raise InputError(f"--initial is {initial!r}, which is neither one of {', '.join(NAMED_VIEWS)} nor an existing .tfm, .h5 or .json file")
+    return read_pose(initial)
 
 
 def print_json(result: Any) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.progress import ProgressColumn as Column
+from rich.table import Column as TableColumn
 from rich.text import Text
 
 from SphericalRegLib.progress import Progress, ProgressCallback, silent
@@ -30,14 +31,29 @@ def progress_bars(quiet: bool = False) -> Iterator[ProgressCallback]:
     if quiet:
         yield silent
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-               TextColumn("{task.fields[message]}"))
+    # the message comes last: it is what a narrow terminal may cut off
+    fixed = {"table_column": TableColumn(no_wrap=True)}
+    columns = (
+        TextColumn("{task.description}", **fixed),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(**fixed),
+        RateColumn(**fixed),
+        TimeRemainingColumn(elapsed_when_finished=True, **fixed),
+        TextColumn("{task.fields[message]}", table_column=TableColumn(no_wrap=True, overflow="ellipsis", ratio=1)),
+    )
     with Bars(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
 
+        def finish() -> None:
+            """A stage that needed fewer steps than it might have taken is done all the same."""
+            for task in bars.tasks:
+                bars.update(task.id, total=task.completed)
+
         def report(progress: Progress) -> None:
             if progress.stage not in tasks:
+                finish()
                 tasks[progress.stage] = bars.add_task(progress.stage, total=progress.total, message="")
             bars.update(tasks[progress.stage], completed=progress.done, total=progress.total, message=progress.message)
 
         yield report
+        finish()

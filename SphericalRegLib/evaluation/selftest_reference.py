@@ -9,6 +9,7 @@ from torch import Tensor
 
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.attenuation import Attenuation
+from SphericalRegLib.imaging.grid import apply, box_corners
 
 
 def blob() -> Attenuation:
@@ -33,11 +34,12 @@ def line_integrals(body: Attenuation, camera: Camera, camera_from_world: np.ndar
     on_detector = camera.back_project(pixels).numpy()  # (H, W, 3), camera frame
     length = np.linalg.norm(on_detector, axis=-1, keepdims=True)
     distances = (np.arange(int(np.ceil(length.max() / step_mm))) + 0.5) * step_mm
-    in_body = (distances > camera.sdd_mm * 0.3) & (distances < length.max())  # the body of `blob` in a named view lies well inside
+    corners = apply(camera_from_world @ body.world_from_voxel, box_corners(body.mu.shape))
+    in_grid = (distances > corners[:, 2].min()) & (distances < np.linalg.norm(corners, axis=-1).max())
     voxel_from_camera = np.linalg.inv(body.world_from_voxel) @ np.linalg.inv(camera_from_world)
     directions = (on_detector / length) @ voxel_from_camera[:3, :3].T
     image = np.zeros((rows, columns))
-    for distance in distances[in_body]:
+    for distance in distances[in_grid]:
         samples = map_coordinates(body.mu.astype(np.float64), np.moveaxis(voxel_from_camera[:3, 3] + distance * directions, -1, 0), order=1)
         image += step_mm * samples * (distance < length[..., 0])
     return torch.from_numpy(image)

@@ -92,7 +92,10 @@ def report_html(case: CaseReport) -> str:
     for number, view in enumerate(case.views, 1):
         sections.append(_section(view.title if several else "Overlay", viewer(view, number)))
     differences = [(tag("h3", view.title) if several else None, difference_maps(view)) for view in case.views]
-    explanation = "The DRR is given the X-ray's grey-value distribution first, so that colour shows position and not contrast."
+    explanation = (
+        "X-ray and DRR are compared in local contrast (1 is five local standard deviations), so that scatter, exposure and display curve don't pass for "
+        "displacement. Coloured fringes along anatomy mean a wrong pose; things that only the X-ray has (tools, contrast agent, what lies beyond the CT) stay red."
+    )
     sections.append(_section("Differences", tag("p", explanation, class_="note"), differences))
     if case.metrics:
         sections.append(_section("Errors against the truth", _errors(case.metrics)))

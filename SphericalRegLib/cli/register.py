@@ -1,0 +1,70 @@
+"""``sphericalreg register``: one case."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .app import app
+from .common import AsJson, Device, Initial, Quiet, Seed, check_output_folder, print_json, read_start, start
+
+if TYPE_CHECKING:
+    from SphericalRegLib.registration.result import RegistrationResult
+
+
+@app.command()
+def register(
+    case: Annotated[Path, typer.Argument(metavar="CASE", help="A case folder: ct, xray, geometry.json.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the result.")],
+    initial: Initial = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Register a case's CT to its X-ray (or its X-rays, jointly).
+
+    Writes result.json, ct_to_xray.tfm (for 3D Slicer), drr.nrrd, overlay.png, difference.png, convergence.png and report.html.
+    """
+    check_output_folder(out)
+    from SphericalRegLib.imaging.case import load_case
+
+    begin = read_start(initial)
+    loaded = load_case(case)
+    where = start(device)
+    from SphericalRegLib.registration.pipeline import prepare
+    from SphericalRegLib.registration.pipeline import register as run
+    from SphericalRegLib.visualization.output import describe_inputs, write_result_folder
+
+    from .progress_bars import progress_bars
+
+    with progress_bars(quiet) as progress:
+        pyramid = prepare(loaded.volume, device=where)
+        pose = loaded.initial_camera_from_world if begin is None else begin
+        result = run(pyramid, loaded.views, pose, device=where, seed=seed, progress=progress)
+        inputs = describe_inputs(loaded.volume, loaded.views)
+        command = shlex.join(["sphericalreg", *sys.argv[1:]])
+        write_result_folder(result, pyramid, loaded.views, out, title=f"Registration of {loaded.name}", command=command, inputs=inputs)
+    if as_json:
+        print_json({"out": out, **summary(result)})
+    else:
+        print(in_words(result, out))
+
+
+def summary(result: RegistrationResult) -> dict[str, Any]:
+    """The result without its history."""
+    full = result.to_dict()
+    stages = [{key: value for key, value in stage.items() if key not in ("costs", "poses")} for stage in full["stages"]]
+    return {**full, "stages": stages}
+
+
+def in_words(result: RegistrationResult, out: Path) -> str:
+    """A few lines for a terminal."""
+    lines = [f"score {result.score:.3f} after {result.seconds:.1f} s, verdict {result.verdict}: look at the overlay before trusting the pose"]
+    lines += [f"note: {note}" for note in result.notes]
+    lines += [f"{name}: {out / file}" for name, file in (("pose", "result.json"), ("for Slicer", "ct_to_xray.tfm"), ("report", "report.html"))]
+    return "\n".join(lines)

@@ -1,0 +1,136 @@
+"""The main job on real CTs: simulate an X-ray at a pose that is kept secret, register, and only then compare with the truth."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from SphericalRegLib.geometry.views import named_view
+from SphericalRegLib.imaging.case import Case, load_case
+from SphericalRegLib.imaging.samples import sample_volume
+from SphericalRegLib.progress import Progress, ProgressCallback, silent
+from SphericalRegLib.registration.pipeline import prepare, register
+from SphericalRegLib.registration.result import RegistrationResult
+from SphericalRegLib.rendering.projector import Projector
+from SphericalRegLib.simulation.cases import SimulationOptions, flat_panel, simulate_cases
+from SphericalRegLib.simulation.difficulty import difficulty
+from SphericalRegLib.visualization import output
+from SphericalRegLib.visualization.report_index import IndexEntry, write_index
+from SphericalRegLib.visualization.report_pictures import thumbnail
+
+from .metrics import PoseErrors, pose_errors
+from .selftest_reference import blob
+from .tables import Table
+from .truth import load_truth
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VIEW = "ap"
+
+
+@dataclass(frozen=True, eq=False)
+class DemoCase:
+    """One CT: what was found, and how wrong it and its start were."""
+
+    name: str
+    result: RegistrationResult
+    errors: PoseErrors
+    initial: PoseErrors
+    folder: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Demo:
+    """All of them, and how long the renderer took to start (where its kernel was not cached yet, to compile)."""
+
+    cases: tuple[DemoCase, ...]
+    kernel_seconds: float
+    index: Path
+
+    def table(self) -> Table:
+        """Errors against the truth in mm, metric (a) first."""
+        columns = ("CT", "start (a)", "(a) mTRE 3D", "in-plane", "depth", "(b) mRPE", "(c) mRPE x px", "(d) mPE 2D", "rotation [deg]", "seconds")
+        return Table(columns, tuple(_row(case) for case in self.cases))
+
+
+def run_demo(
+    out: Path, names: Sequence[str], *, level: str = "realistic", device: str = "cpu", seed: int = 0, progress: ProgressCallback = silent
+) -> Demo:
+    """Register sample CTs to simulated X-rays, and write a folder with cases, results, reports, errors.csv, errors.md and index.html.
+
+    Args:
+        out: the folder.
+        names: of `imaging.samples.SAMPLE_NAMES`.
+        level: difficulty of the X-rays.
+        device: "cpu" or "cuda:N".
+        seed: of the poses, the X-rays and the search.
+        progress: called several times a second.
+    """
+    kernel_seconds = start_renderer(device)
+    options = SimulationOptions(level=difficulty(level), views=(VIEW,), camera=flat_panel(), seed=seed)
+    cases, entries = [], []
+    for name in names:
+        progress(Progress(f"{name}: read the CT", 0, 1))
+        volume = sample_volume(name)
+        progress(Progress(f"{name}: read the CT", 1, 1))
+
+        def named(step: Progress, name: str = name) -> None:
+            progress(Progress(f"{name}: {step.stage}", step.done, step.total, step.message, step.cost, step.pose))
+
+        path = simulate_cases(volume, out / "cases" / name, 1, options, device=device, progress=named)[0]
+        case = load_case(path)
+        pyramid = prepare(case.volume, device=device)
+        result = register(pyramid, case.views, VIEW, device=device, seed=seed, progress=named)
+        errors, initial, truth = _compare(case, result)
+        metrics = {**errors.to_dict(), "initial_mtre_3d": initial.mtre_3d}
+        views = output.write_result_folder(
+            result,
+            pyramid,
+            case.views,
+            out / name,
+            title=f"Demo: {name}",
+            command=f"sphericalreg demo --level {level} --seed {seed}",
+            inputs=output.describe_inputs(volume, case.views),
+            truth=output.Truth(truth, metrics),
+        )
+        cases.append(DemoCase(name, result, errors, initial, out / name))
+        values = {"mTRE at the start, mm": initial.mtre_3d, "mTRE, mm": errors.mtre_3d, "depth, mm": errors.depth, "seconds": result.seconds}
+        entries.append(IndexEntry(name, f"{name}/report.html", thumbnail(views[0]), values))
+    note = (
+        f"Simulated X-rays ({level}) of real CTs. The start is the plain {VIEW} view; the true pose was used for the errors alone. "
+        "Research software, not a medical device."
+    )
+    demo = Demo(tuple(cases), kernel_seconds, write_index("SphericalReg demo", entries, out / "index.html", note=note))
+    demo.table().write(out / "errors", heading=f"# Errors against the truth, mm\n\n{note}")
+    return demo
+
+
+def start_renderer(device: str) -> float:
+    """Render one small image with its Jacobian; seconds that it took, which is the kernel's compilation where it is not cached yet."""
+    begin = time.perf_counter()
+    body, camera = blob(), flat_panel(16, 16)
+    pose = named_view(VIEW, camera, torch.as_tensor(body.centre_ras_mm))[None].to(device)
+    projector = Projector(body, camera, device=device)
+    projector.project(pose)
+    projector.project_with_jacobian(pose)
+    return time.perf_counter() - begin
+
+
+def _compare(case: Case, result: RegistrationResult) -> tuple[PoseErrors, PoseErrors, np.ndarray]:
+    """The first place that opens the truth: errors of the result and of its start, and the true pose."""
+    truth = load_truth(case.path)
+    camera, centre = case.views[0].radiograph.camera, case.volume.centre_ras_mm
+    poses = (result.camera_from_world, result.initial_camera_from_world)
+    errors, initial = (pose_errors(truth.camera_from_world, pose, truth.fiducials, camera, centre) for pose in poses)
+    return errors, initial, truth.camera_from_world
+
+
+def _row(case: DemoCase) -> tuple[str | float, ...]:
+    e = case.errors
+    return (case.name, case.initial.mtre_3d, e.mtre_3d, e.in_plane, e.depth, e.mrpe, e.mrpe_scaled, e.mpe_2d, e.rotation_deg, case.result.seconds)
