@@ -9,8 +9,9 @@ from __future__ import annotations
 import matplotlib
 import numpy as np
 
-from SphericalRegLib.visualization.display import OUTSIDE, Window, counted, display_window, match_intensities, to_bytes, to_unit
+from SphericalRegLib.visualization.display import OUTSIDE, Window, counted, display_window, local_contrast, to_bytes, to_unit
 
+LOCAL_WINDOW = (-2.5, 2.5)
 COLOUR_MAP = "RdBu_r"  # + (only in fixed) red, - (only in moving) blue: the colours of `difference_map`
 
 
@@ -22,8 +23,7 @@ def difference_map(fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray | Non
     red, where only the moving one is bright it is blue, and the strength of the colour is ``|f - m|``. Pixels outside the mask, or not finite in
     either image, are slate.
 
-    For two DRRs (truth against estimate) give one ``window`` for both; for an X-ray and a DRR pass the DRR through
-    `display.match_intensities` first, or see `compare_xray`.
+    For two DRRs (truth against estimate) give one ``window`` for both, as `compare_drrs` does; for an X-ray and a DRR see `compare_xray`.
 
     Raises:
         InputError: if shapes differ or no pixel counts.
@@ -67,11 +67,14 @@ def colour_limit(*maps: np.ndarray, share: float = 0.99, smallest: float = 0.15)
 def compare_xray(xray: np.ndarray, drr: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """`difference_map` and `signed_difference` of an X-ray (red, +) and a DRR (blue, -): needs no truth.
 
-    The DRR gets the X-ray's grey-value distribution first (`display.match_intensities`), so that contrast doesn't pass for displacement.
+    Both images are brought to local contrast first (`display.local_contrast`), so that the X-ray's scatter, exposure and display curve don't pass for
+    displacement; black to white, and a signed difference of 1, are five local standard deviations.
     """
-    matched = match_intensities(drr, xray, mask)
-    window = display_window(xray, mask)
-    return difference_map(xray, matched, mask, window=window), signed_difference(xray, matched, mask, window=window)
+    counted({"xray": xray, "drr": drr}, mask)
+    fixed, moving = local_contrast(xray, mask), local_contrast(drr, mask)
+    # NaN goes on, so that the pixel is left out of the map
+    fixed, moving = np.where(np.isfinite(xray), fixed, np.nan), np.where(np.isfinite(drr), moving, np.nan)
+    return difference_map(fixed, moving, mask, window=LOCAL_WINDOW), signed_difference(fixed, moving, mask, window=LOCAL_WINDOW)
 
 
 def compare_drrs(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.normalization import robust_range
@@ -92,17 +93,56 @@ def match_intensities(moving: np.ndarray, fixed: np.ndarray, mask: np.ndarray | 
     return np.interp(moving, source, target).astype(np.float32)
 
 
+def even_tone(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None, evenness: float = 0.5) -> np.ndarray:
+    """``image`` in [0, 1] by a tone curve that shows faint parts too: half the reference's window, half its cumulative histogram.
+
+    A radiograph has a few very dense parts that would leave the rest dark. The curve is increasing and the same for the whole image, and two
+    images shown by one reference are comparable.
+    """
+    (array, reference), valid = counted({"image": image, "reference": reference}, mask)
+    fractions = np.linspace(0.0, 1.0, 129)
+    values, group = np.unique(np.quantile(reference[valid], fractions), return_inverse=True)
+    cumulative = np.bincount(group, fractions) / np.bincount(group)
+    linear = to_unit(array, display_window(reference, valid))
+    if len(values) < 2:
+        return linear
+    cumulative = (cumulative - cumulative[0]) / (cumulative[-1] - cumulative[0])  # air stays black however much of it there is
+    equalised = np.interp(np.nan_to_num(array), values, cumulative)
+    return ((1 - evenness) * linear + evenness * equalised).astype(np.float32)
+
+
+def local_contrast(image: np.ndarray, mask: np.ndarray | None = None, sigma_px: float | None = None) -> np.ndarray:
+    """``image`` less its local mean, in units of its local standard deviation, float32 ``(H, W)``; 0 outside the mask.
+
+    Local means a Gaussian of ``sigma_px`` (default: a 24th of the width) inside the mask. Half the median deviation is added in quadrature, so that
+    noise in flat parts stays small. What changes slowly over the image (scatter, the heel effect, dense parts) and any linear change of the grey
+    values goes; edges stay. It is the normalisation behind local NCC.
+    """
+    (array,), valid = counted({"image": image}, mask)
+    sigma = array.shape[1] / 24 if sigma_px is None else sigma_px
+    weight = np.maximum(ndimage.gaussian_filter(valid.astype(np.float32), sigma), 1e-3)
+
+    def local_mean(values: np.ndarray) -> np.ndarray:
+        return ndimage.gaussian_filter(np.where(valid, values, 0.0), sigma) / weight
+
+    unit = to_unit(array, display_window(array, valid))  # clipped: a hot pixel must not spoil its neighbourhood
+    centred = unit - local_mean(unit)
+    variance = local_mean(centred**2)
+    scale = np.sqrt(variance + 0.25 * np.median(variance[valid]))
+    return np.where(valid & (scale > 0), centred / np.maximum(scale, 1e-12), 0.0).astype(np.float32)
+
+
 def to_bytes(unit: np.ndarray) -> np.ndarray:
     """[0, 1] -> uint8, rounded."""
     return np.round(np.clip(unit, 0.0, 1.0) * 255).astype(np.uint8)
 
 
 def grey(image: np.ndarray, mask: np.ndarray | None = None, window: Window | None = None) -> np.ndarray:
-    """Grey RGB picture, uint8 ``(H, W, 3)``; bone bright; dimmed to 40 % outside the mask, where nothing was compared."""
+    """Grey RGB picture, uint8 ``(H, W, 3)``; bone bright; dimmed to 20 % outside the mask, where nothing was compared."""
     array = checked_image(image)
     _, valid = counted({"image": array}, mask)
     unit = to_unit(array, window or display_window(array, mask))
-    return np.repeat(to_bytes(np.where(valid, unit, 0.4 * unit))[..., None], 3, axis=2)
+    return np.repeat(to_bytes(np.where(valid, unit, 0.2 * unit))[..., None], 3, axis=2)
 
 
 def resize_to_width(image: np.ndarray, columns: int) -> np.ndarray:

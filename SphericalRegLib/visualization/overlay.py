@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from SphericalRegLib.errors import InputError
-from SphericalRegLib.visualization.display import RGB, Window, checked_image, counted, display_window, grey, match_intensities, to_unit
+from SphericalRegLib.visualization.display import RGB, checked_image, counted, display_window, even_tone, grey, match_intensities, to_unit
 
 ESTIMATE_COLOUR: RGB = (70, 200, 255)  # sky blue: what was computed, the DRR
 TRUTH_COLOUR: RGB = (255, 92, 72)  # red: the truth, where it is known
@@ -58,6 +58,18 @@ def draw(picture: np.ndarray, opacity: np.ndarray, colour: RGB) -> np.ndarray:
     return np.round((1 - weight) * picture + weight * np.asarray(colour, np.float32)).astype(np.uint8)
 
 
+def toned(image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """A grey picture by the tone curve that shows faint parts too (`display.even_tone`); black is 0 and white is 1."""
+    return grey(even_tone(image, image, mask), mask, (0.0, 1.0))
+
+
+def grey_pair(fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Both images by the fixed one's tone curve, the moving one with its grey-value distribution."""
+    (fixed, moving), valid = counted({"fixed": fixed, "moving": moving}, mask)
+    matched = match_intensities(moving, fixed, valid)
+    return toned(fixed, valid), grey(even_tone(matched, fixed, valid), valid, (0.0, 1.0))
+
+
 def edge_overlay(fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray | None = None, *, colour: RGB = ESTIMATE_COLOUR) -> np.ndarray:
     """The fixed image in grey with the edges of the moving one in colour: right where coloured lines lie on the anatomy's own borders.
 
@@ -65,14 +77,14 @@ def edge_overlay(fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray | None 
         InputError: if shapes differ or no pixel counts.
     """
     counted({"fixed": fixed, "moving": moving}, mask)
-    return draw(grey(fixed, mask), edges(moving, mask), colour)
+    return draw(toned(fixed, mask), edges(moving, mask), colour)
 
 
 def blend(fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray | None = None, *, opacity: float = 0.5) -> np.ndarray:
     """Both images in grey, the moving one at ``opacity`` over the fixed one (0: only fixed, 1: only moving)."""
     if not 0.0 <= opacity <= 1.0:
         raise InputError(f"opacity is {opacity}; expected 0 to 1")
-    fixed_picture, moving_picture = _grey_pair(fixed, moving, mask)
+    fixed_picture, moving_picture = grey_pair(fixed, moving, mask)
     return np.round((1 - opacity) * fixed_picture.astype(np.float32) + opacity * moving_picture).astype(np.uint8)
 
 
@@ -80,17 +92,11 @@ def checkerboard(fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray | None 
     """Squares of the two images in turn, the fixed one top left, ``tiles`` squares across: borders run on where the pose is right."""
     if tiles < 1:
         raise InputError(f"a checkerboard of {tiles} tiles can't be drawn; expected at least 1")
-    fixed_picture, moving_picture = _grey_pair(fixed, moving, mask)
+    fixed_picture, moving_picture = grey_pair(fixed, moving, mask)
     rows, columns = fixed_picture.shape[:2]
     side = max(1.0, columns / tiles)
     odd = (np.arange(rows)[:, None] // side + np.arange(columns) // side) % 2 == 1
     return np.where(odd[..., None], moving_picture, fixed_picture)
-
-
-def _grey_pair(fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    (fixed, moving), valid = counted({"fixed": fixed, "moving": moving}, mask)
-    window: Window = display_window(fixed, valid)
-    return grey(fixed, valid, window), grey(match_intensities(moving, fixed, valid), valid, window)
 
 
 def contour(mask: np.ndarray, *, width_px: float = 1.5) -> np.ndarray:

@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.visualization.difference import COLOUR_MAP, colour_limit, compare_drrs, compare_xray, diverging
-from SphericalRegLib.visualization.display import RGB, counted, grey, resize_to_width
+from SphericalRegLib.visualization.display import RGB, counted, resize_to_width
 from SphericalRegLib.visualization.figures import PAPER, Theme, new_figure
-from SphericalRegLib.visualization.overlay import ESTIMATE_COLOUR, TRUTH_COLOUR, draw, edges
+from SphericalRegLib.visualization.overlay import ESTIMATE_COLOUR, TRUTH_COLOUR, draw, edges, grey_pair, toned
 
 DRAWN_COLUMNS = 640  # low-resolution images are enlarged to this before edges are drawn, so that lines stay thin
 
@@ -48,7 +48,7 @@ def enlarged(row: PanelRow, columns: int = DRAWN_COLUMNS) -> PanelRow:
 
 def overlay_picture(row: PanelRow) -> np.ndarray:
     """X-ray in grey, edges of the DRR in sky blue, and of the DRR at the truth in red below them where there is one."""
-    picture = grey(row.xray, row.mask)
+    picture = toned(row.xray, row.mask)
     if row.truth_drr is not None:
         picture = draw(picture, edges(row.truth_drr, row.mask), TRUTH_COLOUR)
     return draw(picture, edges(row.drr, row.mask), ESTIMATE_COLOUR)
@@ -70,7 +70,7 @@ def qualitative_panel(rows: Sequence[PanelRow], theme: Theme = PAPER) -> Figure:
         with_truth = row.truth_drr is not None
         difference = _compare(row)[0]
         what = "truth red, estimate blue" if with_truth else "X-ray red, DRR blue"
-        pictures = (grey(row.xray, row.mask), grey(row.drr, row.mask), overlay_picture(row), difference)
+        pictures = (*grey_pair(row.xray, row.drr, row.mask), overlay_picture(row), difference)
         titles = (row.label, "DRR at the estimated pose", "DRR edges on the X-ray", what)
         for ax, picture, title in zip(line, pictures, titles, strict=True):
             _show(ax, picture, title, theme)
@@ -101,7 +101,7 @@ def difference_figure(row: PanelRow, theme: Theme = PAPER) -> Figure:
     _show(left, picture, f"{first} red, {second} blue, agreement grey", theme)
     _show(right, diverging(signed, limit), f"{first} minus {second}", theme)
     bar = figure.colorbar(ScalarMappable(Normalize(-limit, limit), COLOUR_MAP), ax=right, shrink=0.85, pad=0.02)
-    bar.set_label("share of the display window", color=theme.muted, fontsize=8)
+    bar.set_label("share of the display window" if with_truth else "local contrast", color=theme.muted, fontsize=8)
     bar.ax.tick_params(colors=theme.muted, labelsize=8, length=0)
     bar.outline.set_visible(False)
     return figure

@@ -93,8 +93,8 @@ def report_html(case: CaseReport) -> str:
         sections.append(_section(view.title if several else "Overlay", viewer(view, number)))
     differences = [(tag("h3", view.title) if several else None, difference_maps(view)) for view in case.views]
     explanation = (
-        "X-ray and DRR are compared in local contrast (1 is five local standard deviations), so that scatter, exposure and display curve don't pass for "
-        "displacement. Coloured fringes along anatomy mean a wrong pose; things that only the X-ray has (tools, contrast agent, what lies beyond the CT) stay red."
+        "X-ray and DRR are compared in local contrast (1 is five local standard deviations), so that scatter, exposure and display curve don't pass "
+        "for displacement. Coloured fringes along anatomy mean a wrong pose; what only the X-ray has (tools, what lies beyond the CT) stays red."
     )
     sections.append(_section("Differences", tag("p", explanation, class_="note"), differences))
     if case.metrics:

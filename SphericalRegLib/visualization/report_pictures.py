@@ -9,10 +9,10 @@ import matplotlib
 import numpy as np
 
 from SphericalRegLib.visualization.difference import COLOUR_MAP, colour_limit, compare_drrs, compare_xray, diverging
-from SphericalRegLib.visualization.display import RGB, counted, display_window, grey, match_intensities, resize_to_width, to_bytes
+from SphericalRegLib.visualization.display import RGB, counted, resize_to_width, to_bytes
 from SphericalRegLib.visualization.html import Html, image, tag
 from SphericalRegLib.visualization.orientation import NAMES, edge_letters
-from SphericalRegLib.visualization.overlay import ESTIMATE_COLOUR, INITIAL_COLOUR, TRUTH_COLOUR, edges
+from SphericalRegLib.visualization.overlay import ESTIMATE_COLOUR, INITIAL_COLOUR, TRUTH_COLOUR, edge_overlay, edges, grey_pair
 
 VIEWER_COLUMNS, MAP_COLUMNS = 800, 520
 
@@ -58,7 +58,7 @@ def shown(view: ReportView, columns: int) -> ReportView:
 def viewer(view: ReportView, number: int) -> Html:
     """X-ray below, DRR above it, edges on top; a slider between them, and blend, swipe, checkerboard and blink modes."""
     v = shown(view, VIEWER_COLUMNS)
-    window = display_window(v.xray, v.mask)
+    xray, drr = grey_pair(v.xray, v.drr, v.mask)
     lines: list[tuple[str, str, RGB, np.ndarray, bool]] = [("edges", "DRR edges", ESTIMATE_COLOUR, v.drr, True)]
     if v.initial_drr is not None:
         lines.append(("initial-edges", "DRR edges at the start", INITIAL_COLOUR, v.initial_drr, False))
@@ -66,9 +66,9 @@ def viewer(view: ReportView, number: int) -> Html:
         lines.append(("truth-edges", "DRR edges at the truth", TRUTH_COLOUR, v.truth_drr, False))
     # The DRR wears the X-ray's grey values: what changes when the two are switched is then the position, not the contrast.
     layers = [
-        image(grey(v.xray, v.mask, window)[..., 0], "X-ray", class_="xray"),
-        image(grey(match_intensities(v.drr, v.xray, v.mask), v.mask, window)[..., 0], "DRR at the estimated pose", class_="layer drr"),
-        *(image(_line_layer(drr, v.mask, colour), label, class_=f"layer {name}") for name, label, colour, drr, _ in lines),
+        image(xray[..., 0], "X-ray", class_="xray"),
+        image(drr[..., 0], "DRR at the estimated pose", class_="layer drr"),
+        *(image(_line_layer(drawn, v.mask, colour), label, class_=f"layer {name}") for name, label, colour, drawn, _ in lines),
         _edge_letters(v),
         tag("div", class_="showing", hidden=True, aria_hidden="true"),
     ]
@@ -121,9 +121,7 @@ def difference_maps(view: ReportView) -> Html:
 def thumbnail(view: ReportView, columns: int = 256) -> np.ndarray:
     """X-ray with the DRR's edges, small, uint8 RGB."""
     v = shown(view, VIEWER_COLUMNS // 2)
-    picture = grey(v.xray, v.mask).astype(np.float32)
-    weight = edges(v.drr, v.mask)[..., None]
-    return resize_to_width(((1 - weight) * picture + weight * np.asarray(ESTIMATE_COLOUR)).astype(np.uint8), columns)
+    return resize_to_width(edge_overlay(v.xray, v.drr, v.mask), columns)
 
 
 def _line_layer(drr: np.ndarray, mask: np.ndarray | None, colour: RGB) -> np.ndarray:
@@ -149,7 +147,7 @@ def _scale(limit: float) -> Html:
     stops = [matplotlib.colormaps[COLOUR_MAP](x / 8) for x in range(9)]
     gradient = ", ".join(f"rgb({r * 255:.0f} {g * 255:.0f} {b * 255:.0f})" for r, g, b, _ in stops)
     bar = tag("i", style=f"background: linear-gradient(90deg, {gradient})")
-    return tag("div", tag("span", f"-{limit:.2f}"), bar, tag("span", f"+{limit:.2f} of the grey range"), class_="scale")
+    return tag("div", tag("span", f"-{limit:.2f}"), bar, tag("span", f"+{limit:.2f}"), class_="scale")
 
 
 def _red_blue(red: str, neutral: str, blue: str) -> Html:

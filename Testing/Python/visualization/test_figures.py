@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from SphericalRegLib.errors import InputError
-from SphericalRegLib.visualization.convergence import StageTrace, convergence_figure
+from SphericalRegLib.visualization.convergence import StageTrace, convergence_figure, stage_traces
 from SphericalRegLib.visualization.figures import WEB, png_bytes, themed_svg, write_figure, write_picture
 from SphericalRegLib.visualization.panel import PanelRow, difference_figure, enlarged, overlay_figure, qualitative_panel
 
@@ -26,6 +26,19 @@ def test_iterations_end_where_the_kept_hypothesis_stood_still():
     assert StageTrace("a", 1.0, costs, kept=1).iterations == 2
     assert StageTrace("a", 1.0, np.array([3.0, 2.0, 1.0])).costs.shape == (3, 1)
     assert StageTrace("screening", 1.0).iterations == 0
+
+
+def test_stages_of_a_result_file():
+    search, refine, several = stage_traces(
+        [
+            {"name": "search", "seconds": 0.5, "hypotheses": 400, "iterations": 0, "costs": []},
+            {"name": "refine 64 px", "seconds": 0.25, "hypotheses": 16, "iterations": 2, "costs": [3.0, 2.0, None]},
+            {"name": "x", "seconds": 1, "costs": [[3.0, 2.0], [1.0, 1.5]], "kept": 1},
+        ]
+    )
+    assert search.costs.size == 0 and search.tried == 400
+    assert refine.costs.shape == (3, 1) and np.isnan(refine.costs[2, 0]) and refine.tried == 16
+    assert several.kept == 1 and several.tried == 2
 
 
 def test_one_panel_per_iterating_stage_and_one_bar_per_stage():

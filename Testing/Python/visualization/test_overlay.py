@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from SphericalRegLib.errors import InputError
-from SphericalRegLib.visualization.display import display_window, grey, match_intensities, resize_to_width, to_unit
-from SphericalRegLib.visualization.overlay import ESTIMATE_COLOUR, blend, checkerboard, contour, draw, edge_overlay, edges
+from SphericalRegLib.visualization.display import display_window, even_tone, grey, local_contrast, match_intensities, resize_to_width, to_unit
+from SphericalRegLib.visualization.overlay import ESTIMATE_COLOUR, blend, checkerboard, contour, draw, edge_overlay, edges, toned
 
 
 def disc(radius: float = 25, size: int = 96) -> np.ndarray:
@@ -49,10 +49,33 @@ def test_matching_bears_a_constant_image():
     assert np.isfinite(match_intensities(np.ones((8, 8)), np.arange(64.0).reshape(8, 8))).all()
 
 
+def test_tone_curve_is_increasing_and_shows_faint_parts():
+    image = np.linspace(0, 1, 4000).reshape(50, 80) ** 6
+    shown = even_tone(image, image)
+    assert (np.diff(shown.ravel()) >= 0).all() and shown.min() == 0 and shown.max() == 1
+    assert np.median(shown) > 0.2 > 5 * np.median(image)
+    np.testing.assert_allclose(even_tone(image, image, evenness=0.0), to_unit(image, display_window(image)))
+    assert not even_tone(np.ones((5, 5)), np.ones((5, 5))).any()
+
+
+def test_local_contrast_drops_slow_and_linear_changes_and_keeps_edges():
+    rows, columns = np.indices((96, 96))
+    texture = np.sin(columns / 2.0) * np.cos(rows / 3.0)
+    flat = local_contrast(texture)
+    shaded = local_contrast(4 * texture + 0.05 * columns + 7)
+    inner = np.s_[16:-16, 16:-16]
+    assert np.corrcoef(flat[inner].ravel(), shaded[inner].ravel())[0, 1] > 0.99
+    assert 0.6 < shaded[inner].std() < 1.1
+    mask = columns > 30
+    spoilt = np.where(mask, texture, 1e4)
+    np.testing.assert_array_equal(local_contrast(spoilt, mask), local_contrast(texture, mask))
+    assert not local_contrast(np.ones((20, 20))).any()
+
+
 def test_grey_is_bright_where_dense_and_dim_outside_the_mask():
     image = np.array([[0.0, 1.0], [1.0, 1.0]])
     mask = np.array([[True, True], [True, False]])
-    assert grey(image, mask, (0.0, 1.0))[..., 0].tolist() == [[0, 255], [255, 102]]
+    assert grey(image, mask, (0.0, 1.0))[..., 0].tolist() == [[0, 255], [255, 51]]
 
 
 def test_edges_lie_on_the_rim_of_a_disc():
@@ -77,7 +100,7 @@ def test_a_flat_image_has_no_edges_and_the_mask_makes_none():
 
 def test_overlay_is_grey_away_from_edges_and_coloured_on_them():
     picture = edge_overlay(disc(30), disc(30))
-    background = grey(disc(30))
+    background = toned(disc(30))
     lines = edges(disc(30))
     np.testing.assert_array_equal(picture[lines == 0], background[lines == 0])
     assert (picture[lines == 1] == ESTIMATE_COLOUR).all()
@@ -92,8 +115,8 @@ def test_draw_mixes_exactly():
 def test_blend_and_checkerboard_show_the_right_image():
     fixed, moving = disc(20), disc(30)
     ours, theirs = blend(fixed, moving, opacity=0.0), blend(fixed, moving, opacity=1.0)
-    np.testing.assert_array_equal(ours, grey(fixed))
-    assert theirs[48, 48 + 25, 0] > 90 and ours[48, 48 + 25, 0] == 0
+    np.testing.assert_array_equal(ours, toned(fixed))
+    assert theirs[48, 48 + 25, 0] > 60 and ours[48, 48 + 25, 0] == 0
     board = checkerboard(fixed, moving, tiles=8)  # squares of 12 pixels
     np.testing.assert_array_equal(board[:12, :12], ours[:12, :12])
     np.testing.assert_array_equal(board[:12, 12:24], theirs[:12, 12:24])

@@ -1,20 +1,23 @@
 """The HTML report: well-formed, self-contained, escaped, complete."""
 
+import ast
 import base64
 import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import SphericalRegLib
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.visualization.convergence import StageTrace
 from SphericalRegLib.visualization.html import Html, data_uri, escaped, table, tag
 from SphericalRegLib.visualization.orientation import edge_letters
-from SphericalRegLib.visualization.report import CaseReport, metric_value, report_html, write_report
+from SphericalRegLib.visualization.report import METRICS, CaseReport, metric_value, report_html, write_report
 from SphericalRegLib.visualization.report_index import IndexEntry, index_html, write_index
 from SphericalRegLib.visualization.report_pictures import ReportView, shown, thumbnail
 
@@ -176,6 +179,19 @@ def test_a_case_without_truth_says_nothing_of_errors():
     text = parsed(report_html(CaseReport("plain", [view()], {"verdict": "accepted <soon>"}))).text
     assert "Errors against the truth" not in text and "mTRE" not in text and "true pose" not in text
     assert "Verdict: accepted <soon>" in text
+
+
+def test_every_metric_of_evaluation_has_a_definition():
+    """Asked of the source, so that this room needn't import the one above it."""
+    source = Path(SphericalRegLib.__file__).parent / "evaluation" / "metrics.py"
+    classes = {node.name: node for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))) if isinstance(node, ast.ClassDef)}
+    names = {node.target.id for node in classes["PoseErrors"].body if isinstance(node, ast.AnnAssign)}
+    assert names and names <= set(METRICS)
+
+
+def test_notes_of_the_result_are_shown_as_text():
+    text = report_html(CaseReport("x", [view()], {"verdict": "uncalibrated", "notes": ["the start <was> guessed"]}))
+    assert "the start &lt;was&gt; guessed" in text
 
 
 def test_mirrored_views_are_shown_mirrored_with_their_letters():
