@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ class Radiograph:
         intensity: what the stored values were: "counts", "display" or "line_integral".
         mirrored: the stored image was mirrored and has been un-mirrored; show it mirrored again.
         name: the file's name, for messages and reports.
+        known: the geometry of the *stored* image, value by value with its origin.
     """
 
     image: np.ndarray
@@ -42,6 +43,7 @@ class Radiograph:
     intensity: str = "line_integral"
     mirrored: bool = False
     name: str = ""
+    known: GeometryValues = field(default_factory=GeometryValues, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.image.ndim != 2 or self.image.shape != self.mask.shape:
@@ -82,18 +84,39 @@ class Radiograph:
             InputError: anything that cannot be used, in one sentence.
         """
         path = Path(path)
-        stored = read_pixels(path, frame)
-        given = from_user(intensity=intensity, inverted=inverted, mirrored=mirrored)
-        values = first_known(given, geometry_values(geometry), stored.header)
-        view = complete(values, stored.size_px, stored.likely_intensity, f"X-ray {path}")
-        usable = usable_pixels(stored, mask, str(path))
+        values = first_known(from_user(intensity=intensity, inverted=inverted, mirrored=mirrored), geometry_values(geometry))
+        return cls.from_stored(read_pixels(path, frame), values, mask=mask, collimator=collimator, i0=i0, name=path.name, where=f"X-ray {path}")
+
+    @classmethod
+    def from_stored(
+        cls,
+        stored: StoredImage,
+        values: GeometryValues,
+        *,
+        mask: str | Path | np.ndarray | None = None,
+        collimator: bool = True,
+        i0: float | None = None,
+        name: str = "",
+        where: str = "",
+    ) -> Radiograph:
+        """Take grey values that are in memory already; what ``values`` leaves open is taken from ``stored.header``. Otherwise as ``read``.
+
+        Args:
+            stored: the grey values.
+            values: what is known of the geometry of the image as stored.
+            name: of the result.
+            where: how messages call the image.
+        """
+        where = where or f"X-ray {name}".strip()
+        view = complete(first_known(values, stored.header), stored.size_px, stored.likely_intensity, where)
+        usable = usable_pixels(stored, mask, where)
         if collimator:
             usable = usable & open_field(stored, usable, view)
-        image = to_line_integral(stored.grey, usable, view.intensity, view.inverted, i0, f"X-ray {path}")
+        image = to_line_integral(stored.grey, usable, view.intensity, view.inverted, i0, stored.full_scale, where)
         finite = np.isfinite(image)
         if not finite.all():
             image = np.where(finite, image, np.median(image[usable])).astype(np.float32)
-        radiograph = cls(image, usable, view.camera, view.intensity, view.mirrored, path.name)
+        radiograph = cls(image, usable, view.camera, view.intensity, view.mirrored, name, view.values)
         return radiograph._flip_columns() if view.mirrored else radiograph
 
     def crop(self, left: int, top: int, columns: int, rows: int) -> Radiograph:
@@ -172,18 +195,18 @@ def usable_pixels(stored: StoredImage, mask: str | Path | np.ndarray | None, whe
     Raises:
         InputError: the mask has another size, leaves nothing, or leaves pixels that are not finite.
     """
-    usable = np.ones(stored.grey.shape, dtype=bool)
+    usable = np.ones(stored.grey.shape, dtype=bool) if stored.valid is None else stored.valid.copy()
     if mask is not None:
         name = "mask" if isinstance(mask, np.ndarray) else f"mask {mask}"
         grey = mask if isinstance(mask, np.ndarray) else read_pixels(mask).grey
         if grey.shape != usable.shape:
             raise InputError(f"{name} has {grey.shape[::-1]} pixels (columns, rows), expected the X-ray's {stored.size_px}")
-        usable = grey != 0
+        usable &= grey != 0
         if not usable.any():
             raise InputError(f"{name} excludes every pixel of {where}: zero excludes, anything else includes")
     broken = int(np.count_nonzero(~np.isfinite(stored.grey) & usable))
     if broken:
-        raise InputError(f"X-ray {where} has {broken} pixels that are not finite numbers (NaN or infinity): exclude them with a mask file")
+        raise InputError(f"{where} has {broken} pixels that are not finite numbers (NaN or infinity): exclude them with a mask file")
     return usable
 
 

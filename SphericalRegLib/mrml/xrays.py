@@ -1,0 +1,86 @@
+"""X-ray nodes and `Radiograph`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..imaging.geometry_values import GeometryValues, Sourced, first_known
+from ..imaging.pixels import StoredImage, bits_of
+from ..imaging.radiograph import Radiograph
+from .detector import PlacedCamera, set_image
+from .voxels import voxels
+
+INPUT_SPACING_ORIGIN = "the volume's spacing in the scene"
+
+
+def stored_image(node: Any, frame: int | None = None) -> StoredImage:
+    """The grey values of a node as its file has them: i runs along columns, j down the rows, as Slicer's readers load images.
+
+    Args:
+        node: vtkMRMLScalarVolumeNode with one slice, or with several: then they are frames. Colours whose channels are alike count as grey.
+        frame: which slice of several, from 0.
+
+    Raises:
+        InputError: no image, colours, several slices without `frame`, a frame that is not there.
+    """
+    values = voxels(node)
+    name = repr(node.GetName())
+    if values.ndim == 4:
+        if np.any(values[..., :1] != values[..., : min(3, values.shape[3])]):
+            raise InputError(f"The X-ray {name} is coloured; expected grey values.")
+        values = values[..., 0]
+    frames = len(values)
+    if frame is None and frames > 1:
+        raise InputError(f"The X-ray {name} has {frames} slices; expected one image, or the number of a frame.")
+    chosen = 0 if frame is None else int(frame)
+    if not 0 <= chosen < frames:
+        raise InputError(f"The X-ray {name} has no frame {chosen}; expected 0 to {frames - 1}.")
+    return StoredImage(values[chosen].astype(np.float32), str(values.dtype), bits_of(values.dtype), frames, chosen)
+
+
+def node_geometry(node: Any) -> GeometryValues:
+    """What a node itself knows of the detector: its size, and its spacing unless that is the 1 mm of a file without any."""
+    columns, rows = node.GetImageData().GetDimensions()[:2] if node.GetImageData() is not None else (0, 0)
+    across, down = node.GetSpacing()[:2]
+    told = (across, down) != (1.0, 1.0)
+    return GeometryValues(
+        pixel_spacing_mm=Sourced((across, down), INPUT_SPACING_ORIGIN) if told else None,
+        size_px=Sourced((columns, rows), "the image"),
+    )
+
+
+def radiograph_from_node(
+    node: Any, geometry: GeometryValues | None = None, *, frame: int | None = None, mask: Any = None, collimator: bool = True
+) -> Radiograph:
+    """An X-ray node's image, ready for registration; the values are copied.
+
+    Args:
+        node: see `stored_image`.
+        geometry: of the image as stored; what it leaves open is taken from the node.
+        frame: which slice of several, from 0.
+        mask: a volume or label map node of the same size; zero excludes a pixel.
+        collimator: find the collimated border and exclude it.
+
+    Raises:
+        InputError: anything that cannot be used, in one sentence.
+    """
+    stored = stored_image(node, frame)
+    values = first_known(*(part for part in (geometry, node_geometry(node)) if part is not None))
+    excluded = None if mask is None else stored_image(mask, 0).grey
+    name = node.GetName()
+    return Radiograph.from_stored(stored, values, mask=excluded, collimator=collimator, name=name, where=f"X-ray {name!r}")
+
+
+def radiograph_to_node(scene: Any, radiograph: Radiograph, world_from_camera: np.ndarray, name: str = "", node: Any = None) -> Any:
+    """The X-ray as registration sees it (bone bright, seen from the source), on its detector at `world_from_camera` (4, 4) in the scene.
+
+    Args:
+        scene: where a new vtkMRMLScalarVolumeNode is added, unless `node` is one to be filled.
+    """
+    if node is None:
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name or f"{radiograph.name} on the detector")
+    set_image(node, radiograph.image, PlacedCamera(radiograph.camera, world_from_camera), mirrored=radiograph.mirrored)
+    return node
