@@ -23,7 +23,7 @@ import numpy as np
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.files import read_json_object
 from SphericalRegLib.imaging.geometry_file import read_geometry
-from SphericalRegLib.imaging.geometry_values import GeometryValues
+from SphericalRegLib.imaging.geometry_values import GeometryValues, start_pose
 from SphericalRegLib.imaging.pixels import SUFFIXES, is_dicom
 from SphericalRegLib.imaging.radiograph import Radiograph
 from SphericalRegLib.imaging.volume import Volume
@@ -44,13 +44,16 @@ class Case:
     """All that registration may know about a case.
 
     Attributes:
-        initial_camera_from_world: (4, 4) float64 pose of the first camera to start from, or None.
+        initial_camera_from_world: (4, 4) float64 pose of the first camera to start from, or None. From geometry.json, else from the C-arm's
+            angles or the view's name in a DICOM header.
+        initial_origin: where that pose comes from.
     """
 
     path: Path
     volume: Volume
     views: tuple[View, ...]
     initial_camera_from_world: np.ndarray | None = None
+    initial_origin: str | None = None
 
     @property
     def name(self) -> str:
@@ -81,15 +84,16 @@ def load_case(path: str | Path) -> Case:
         InputError: naming the file and what is wrong with it.
     """
     files = find_case_files(path)
-    # The small things first: a wrong key must not cost the time of reading a CT.
-    geometries = [view_geometry(view, number) for number, view in enumerate(files.views, start=1)]
+    # X-rays first: a wrong key in a geometry file must not cost the time of reading a CT.
     views = []
-    for number, (view, geometry) in enumerate(zip(files.views, geometries), start=1):
+    for number, view in enumerate(files.views, start=1):
+        geometry = view_geometry(view, number)
         relation = np.eye(4) if number == 1 else _relation(geometry, view, number)
         views.append(View(Radiograph.read(view.xray, geometry, mask=view.mask), relation))
-    initial = geometries[0].initial_camera_from_world
     volume = Volume.read(files.ct, labels=files.labels)
-    return Case(files.path, volume, tuple(views), None if initial is None else initial.value)
+    first = views[0].radiograph
+    initial = start_pose(first.known, first.camera, volume.centre_ras_mm)
+    return Case(files.path, volume, tuple(views), None if initial is None else initial.value, None if initial is None else initial.origin)
 
 
 def find_case_files(path: str | Path) -> CaseFiles:

@@ -17,6 +17,7 @@ import numpy as np
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.imaging.starts import Start
 
 T = TypeVar("T")
 
@@ -40,7 +41,8 @@ class GeometryValues:
     """The part of an X-ray's geometry that one source knows; ``None`` where it does not.
 
     Pairs are (column, row). ``inverted``: white is bone. ``mirrored``: the stored image is the one seen from the detector's side.
-    ``initial_camera_from_world`` and ``camera_from_camera1`` are (4, 4) float64 and belong to the un-mirrored camera.
+    ``initial_camera_from_world`` and ``camera_from_camera1`` are (4, 4) float64 and belong to the un-mirrored camera. ``start``: C-arm angles or
+    a named view. ``image_axes``: patient directions (of RLAPHF) in which the stored rows and columns run.
     """
 
     sdd_mm: Sourced[float] | None = None
@@ -53,6 +55,8 @@ class GeometryValues:
     mirrored: Sourced[bool] | None = None
     initial_camera_from_world: Sourced[np.ndarray] | None = None
     camera_from_camera1: Sourced[np.ndarray] | None = None
+    start: Sourced[Start] | None = None
+    image_axes: Sourced[tuple[str, str]] | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -69,7 +73,8 @@ class ViewGeometry:
 
 def from_user(**given: Any) -> GeometryValues:
     """Values given in a call or typed by a user; ``None`` means not given."""
-    return GeometryValues(**{name: Sourced(value, "user") for name, value in given.items() if value is not None})
+    known: dict[str, Any] = {name: Sourced(value, "user") for name, value in given.items() if value is not None}
+    return GeometryValues(**known)
 
 
 def from_camera(camera: Camera, origin: str = "user") -> GeometryValues:
@@ -140,6 +145,22 @@ def complete(values: GeometryValues, image_size_px: tuple[int, int], default_int
     if intensity not in INTENSITIES:
         raise InputError(f"{where}: intensity is {intensity!r}, expected one of {', '.join(INTENSITIES)}")
     return ViewGeometry(camera, intensity, bool(_value(filled.inverted)), bool(_value(filled.mirrored)), filled)
+
+
+def start_pose(values: GeometryValues, camera: Camera, centre_ras_mm: np.ndarray) -> Sourced[np.ndarray] | None:
+    """camera_from_world (4, 4) float64 to start from: as given, else from C-arm angles or a view's name, else None.
+
+    Args:
+        camera: of the un-mirrored image.
+        centre_ras_mm: (3,) centre of the uncropped CT grid, put on the central ray.
+    """
+    if values.initial_camera_from_world is not None:
+        return values.initial_camera_from_world
+    if values.start is None:
+        return None
+    down = None if values.image_axes is None else values.image_axes.value[1]
+    sod = None if values.sod_mm is None else values.sod_mm.value
+    return Sourced(values.start.value.pose(camera, centre_ras_mm, sod, down), values.start.origin)
 
 
 def describe_origins(values: GeometryValues) -> Mapping[str, Sourced[Any]]:

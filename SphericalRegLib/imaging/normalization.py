@@ -28,7 +28,13 @@ def robust_range(grey: np.ndarray, usable: np.ndarray, low: float = LOW_PERCENTI
 
 
 def to_line_integral(
-    grey: np.ndarray, usable: np.ndarray, intensity: str, inverted: bool = False, i0: float | None = None, where: str = "X-ray"
+    grey: np.ndarray,
+    usable: np.ndarray,
+    intensity: str,
+    inverted: bool = False,
+    i0: float | None = None,
+    full_scale: float | None = None,
+    where: str = "X-ray",
 ) -> np.ndarray:
     """Convert stored values to line-integral-like ones (no unit, bone bright).
 
@@ -37,8 +43,10 @@ def to_line_integral(
         usable: (H, W) bool, pixels that the statistics are taken from.
         intensity: "counts": L = log I0 - log I, counts clamped a factor of two beyond their robust range, so that dead and hot pixels stay near the
             others; "display": -log((g + 0.05) / 1.05) of the robustly normalised grey; "line_integral": taken as they are.
-        inverted: white is bone. Grey values are then mirrored about their robust range first. Without meaning for line integrals.
+        inverted: white is bone. Counts are then taken from ``full_scale``, display values from the sum of their robust limits. Without meaning
+            for line integrals.
         i0: counts without an object; the default is the 99.9th percentile, the brightest air in the image. A wrong value only adds a constant.
+        full_scale: the largest value that the file can hold.
 
     Returns:
         (H, W) float32.
@@ -57,7 +65,7 @@ def to_line_integral(
     if intensity == "line_integral":
         return grey.astype(np.float32)
     if inverted:
-        grey = (low + high) - grey
+        grey = (full_scale if intensity == "counts" and full_scale is not None else low + high) - grey
     if intensity == "display":
         normalised = np.clip((grey - low) / (high - low), 0, 1)
         return -np.log((normalised + DISPLAY_OFFSET) / (1 + DISPLAY_OFFSET)).astype(np.float32)

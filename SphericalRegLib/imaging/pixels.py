@@ -28,6 +28,7 @@ class StoredImage:
         bits: significant bits of an integer type, 0 for floating point.
         frames: frames in the file; ``frame`` is the one read.
         header: geometry that the file itself knows (DICOM), else empty.
+        valid: (H, W) bool, False where the file itself says that there is no image (DICOM's shutter, collimator, padding); None: everywhere.
     """
 
     grey: np.ndarray
@@ -36,10 +37,16 @@ class StoredImage:
     frames: int = 1
     frame: int = 0
     header: GeometryValues = field(default_factory=GeometryValues)
+    valid: np.ndarray | None = None
 
     @property
     def size_px(self) -> tuple[int, int]:
         return (self.grey.shape[1], self.grey.shape[0])
+
+    @property
+    def full_scale(self) -> float | None:
+        """The largest value that the stored type can hold."""
+        return float(2**self.bits - 1) if self.bits else None
 
     @property
     def likely_intensity(self) -> Sourced[str]:
@@ -79,7 +86,7 @@ def read_pixels(path: str | Path, frame: int | None = None) -> StoredImage:
     path = Path(path)
     require_file(path, "X-ray")
     if is_dicom(path):
-        from SphericalRegLib.imaging.dicom import read_dicom
+        from SphericalRegLib.imaging.dicom_pixels import read_dicom
 
         stored = read_dicom(path, frame)
         check_size(stored.grey, path)
