@@ -1,0 +1,52 @@
+"""The learned stages: poses from the regressor, refined by Levenberg-Marquardt on the spherical similarity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..geometry.se3 import orthonormalise, retract
+from ..imaging.case import View
+from ..imaging.radiograph import Radiograph
+from ..models.canonical import resample_to_camera
+from ..models.checkpoint import Model
+from ..similarity.spherical import SphericalSimilarity
+from .problem import ViewTerm
+from .resolution import VolumePyramid
+
+
+def regressed_poses(model: Model, radiograph: Radiograph, count: int, seed: int, device: torch.device | str = "cpu") -> Tensor:
+    """Poses (count, 4, 4) float64 drawn from the regressor's mixture for one X-ray, the components' own poses first, the likeliest leading.
+
+    Raises:
+        ValueError: if the model has no regressor.
+    """
+    if model.regressor is None:
+        raise ValueError("the model has no regressor")
+    image, mask = resample_to_camera(radiograph, model.camera, device)
+    mixture = model.regressor(image[None, None], mask[None, None])
+    order = mixture.weight[0].argsort(descending=True)
+    poses, weight = orthonormalise(mixture.pose[0, order].double()), mixture.weight[0, order].double()
+    rotation, translation = mixture.rotation_spread[0, order].double(), mixture.translation_spread[0, order].double()
+    generator = torch.Generator().manual_seed(seed)
+    extra = max(0, count - len(poses))
+    if extra == 0:
+        return poses[:count]
+    component = torch.multinomial(weight.cpu(), extra, replacement=True, generator=generator).to(poses.device)
+    normal = torch.randn(extra, 6, dtype=torch.float64, generator=generator).to(poses.device)
+    delta = torch.cat((normal[:, :3] * rotation[component, None], normal[:, 3:] * translation[component, None]), dim=1)
+    drawn = retract(poses[component], delta, model.regressor.centre.double())
+    return torch.cat((poses, drawn))
+
+
+def spherical_terms(pyramid: VolumePyramid, views: Sequence[View], model: Model) -> list[ViewTerm]:
+    """Each view's part of the spherical similarity: X-ray and DRR in the model's camera."""
+    camera, terms = model.camera, []
+    spacing = 0.75 * max(camera.pixel_spacing_mm)  # a pixel's size at the CT, as in training
+    for view in views:
+        image, mask = resample_to_camera(view.radiograph, camera, pyramid.device)
+        relation = torch.as_tensor(view.camera_from_camera1, dtype=torch.float64, device=pyramid.device)
+        terms.append(ViewTerm(pyramid.projector(camera, spacing), SphericalSimilarity(model.encoder, image, mask), relation))
+    return terms

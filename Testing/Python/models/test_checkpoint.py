@@ -1,0 +1,62 @@
+import json
+
+import pytest
+import torch
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.models.checkpoint import Model, load_model, save_model
+from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
+from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
+from SphericalRegLib.models.trunk import TrunkConfig
+
+TRUNK = TrunkConfig(image_size=32, width=32, blocks=1)
+CAMERA = Camera(1000.0, (8.0, 8.0), (32, 32), (15.5, 15.5))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    reference = torch.eye(4)
+    reference[2, 3] = 700.0
+    regressor = PoseRegressor(RegressorConfig(TRUNK, components=2), reference, torch.tensor([1.0, 2.0, 3.0]))
+    return Model(SphericalEncoder(EncoderConfig(TRUNK, elements=3)), regressor, CAMERA, {"anatomy": "phantom"})
+
+
+def test_round_trip(model, tmp_path):
+    save_model(model, tmp_path / "m.safetensors")
+    loaded = load_model(tmp_path / "m")
+    image = torch.rand(2, 1, 32, 32)
+    assert torch.equal(loaded.encoder(image), model.encoder(image))
+    assert torch.equal(loaded.regressor(image).pose, model.regressor(image).pose)
+    assert loaded.camera == CAMERA and loaded.card == {"anatomy": "phantom"}
+    assert not any(parameter.requires_grad for parameter in loaded.encoder.parameters())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.json", "m.safetensors"]
+
+
+def test_without_regressor(model, tmp_path):
+    save_model(Model(model.encoder, None, CAMERA), tmp_path / "m")
+    assert load_model(tmp_path / "m").regressor is None
+
+
+def edit_card(folder, **changes):
+    card = json.loads((folder / "m.json").read_text())
+    (folder / "m.json").write_text(json.dumps({**card, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda d: (d / "m.json").unlink(), "does not exist"),
+        (lambda d: (d / "m.json").write_text("{"), "not JSON"),
+        (lambda d: edit_card(d, format="other/9"), "has the format 'other/9'"),
+        (lambda d: (d / "m.safetensors").write_bytes(b"x" * 100), "SHA-256 differs"),
+        (lambda d: edit_card(d, encoder={"trunk": {"image_size": 32}}), "does not fit its card"),
+        (lambda d: edit_card(d, encoder={"nonsense": 1, "trunk": {}}), "does not fit its card"),
+    ],
+)
+def test_damaged_models_are_refused_in_words(model, tmp_path, damage, sentence):
+    save_model(model, tmp_path / "m")
+    damage(tmp_path)
+    with pytest.raises(InputError, match=sentence):
+        load_model(tmp_path / "m")
