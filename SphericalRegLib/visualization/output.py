@@ -23,7 +23,7 @@ from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.registration.resolution import VolumePyramid
 from SphericalRegLib.registration.result import RegistrationResult
 
-from .convergence import StageTrace, convergence_figure
+from .convergence import convergence_figure, stage_traces
 from .figures import write_figure
 from .panel import PanelRow, difference_figure, overlay_figure
 from .report import CaseReport, write_report
@@ -82,7 +82,7 @@ def write_result_folder(
         InputError: `out` is a file or cannot be written.
     """
     rendered = render_views(result, pyramid, views, None if truth is None else truth.camera_from_world)
-    stages = [StageTrace(stage.name, stage.seconds, np.array(stage.costs)) for stage in result.stages]
+    stages = stage_traces(result.to_dict()["stages"])
     shown = [_report_view(item, number, len(rendered)) for number, item in enumerate(rendered, start=1)]
     with whole_or_nothing(Path(out)) as folder:
         write_json(folder / "result.json", result.to_dict())
@@ -104,7 +104,7 @@ def write_result_folder(
             stages=stages,
             inputs=inputs or {},
             metrics=None if truth is None else truth.metrics,
-            subtitle="; ".join(result.notes),
+            subtitle=", ".join(view.radiograph.name for view in views),
             command=command,
         )
         write_report(report, folder / "report.html")
