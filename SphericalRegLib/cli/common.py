@@ -7,6 +7,8 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -122,6 +124,17 @@ def check_output_folder(path: Path) -> Path:
     if not existing.is_dir():
         raise InputError(f"output folder {path} cannot be made: {existing} is a file")
     return path
+
+
+@contextmanager
+def removed_if_empty(out: Path) -> Iterator[None]:
+    """Work that makes the folder `out` and is refused before anything lies in it leaves no trace of it."""
+    existed = out.exists()
+    try:
+        yield
+    finally:
+        if not existed and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
 
 
 def _plain(value: Any) -> Any:

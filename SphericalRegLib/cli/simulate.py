@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .common import AsJson, Device, Quiet, Seed, check_output_folder, print_json, read_ct, start
+from .common import AsJson, Device, Quiet, Seed, check_output_folder, print_json, read_ct, removed_if_empty, start
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the cases: case_000, case_001, ...")]
 
@@ -52,7 +52,7 @@ def simulate(
     )
     where = start(device)
     volume, path = read_ct(ct)
-    with progress_bars(quiet) as progress:
+    with removed_if_empty(out), progress_bars(quiet) as progress:
         folders = simulate_cases(volume, out, count, options, ct=path, device=where, progress=progress)
     if as_json:
         print_json({"cases": folders, "options": options.to_dict()})

@@ -116,3 +116,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = SphericalRegLib.no_such_name
+
+
+@pytest.mark.parametrize("name", SphericalRegLib.__all__)
+def test_every_public_name_resolves(name: str) -> None:
+    assert getattr(SphericalRegLib, name) is not None
