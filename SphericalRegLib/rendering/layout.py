@@ -18,6 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..errors import InputError
+from .device import current_stream
 from .kernel import CELL_WORDS, pack_cells
 
 BLOCK = 4
@@ -29,7 +30,7 @@ _LOW = 2  # rings of air around the occupied box: one for the interpolant to fal
 @dataclass(frozen=True, eq=False)
 class PackedVolume:
     """Attributes:
-    cells: uint16 words as int16 tensor (lines, 32); lines run over (brick k, brick i, j), j fastest.
+    cells: (lines, 32), uint16 in an int16 tensor; lines run over (brick k, brick i, j), j fastest.
     shape: (I, J, K) voxels with the rings of air.
     origin: (3,) index of the packed volume's first voxel in the original one; negative where there is only air before.
     scale: 1/mm for a word of 1.
@@ -69,17 +70,12 @@ def pack(mu: np.ndarray, device: torch.device) -> PackedVolume:
         raise InputError(f"The occupied part of the CT has {occupied.shape} voxels; expected fewer than about 1000 per axis: crop or resample it.")
     scale = high / 65535.0 if high > 0.0 else 1.0
     cells = torch.zeros(lines + 1, CELL_WORDS, dtype=torch.int16, device=device)  # the line after the last may be read, with weight zero
+    full = torch.zeros(bricks_i, -(-shape[1] // BLOCK), bricks_k, dtype=torch.uint8, device=device)
     source = torch.from_numpy(occupied).to(device)
-    wp_device = wp.device_from_torch(device)
-    wp.launch(
-        pack_cells,
-        dim=lines,
-        inputs=[wp.from_torch(source), 1.0 / scale, bricks_i, _LOW],
-        outputs=[wp.from_torch(cells[:lines], dtype=wp.uint16)],
-        device=wp_device,
-    )
-    wp.synchronize_device(wp_device)
-    free = torch.from_numpy(_free_radius(np.pad(occupied >= 0.5 * scale, _LOW))).to(device)
+    inputs = [wp.from_torch(source), 1.0 / scale, bricks_i, _LOW]
+    outputs = [wp.from_torch(cells[:lines], dtype=wp.uint16), wp.from_torch(full)]
+    wp.launch(pack_cells, dim=lines, inputs=inputs, outputs=outputs, device=wp.device_from_torch(device), stream=current_stream(device))
+    free = torch.from_numpy(_free_radius(full.cpu().numpy())).to(device)
     return PackedVolume(cells, shape, np.array([s.start for s in box]) - _LOW, scale, free)
 
 
@@ -91,14 +87,9 @@ def _occupied_box(mu: np.ndarray) -> tuple[slice, slice, slice]:
     return i, j, k
 
 
-def _free_radius(occupied: np.ndarray) -> np.ndarray:
+def _free_radius(full: np.ndarray) -> np.ndarray:
     """Per block, from the chessboard distance d (in blocks) to the next block with anything in it: 4 (d - 1), less the interpolant's reach of 1."""
-    blocks = [-(-n // BLOCK) for n in occupied.shape]
-    padded = np.pad(occupied, [(0, BLOCK * m - n) for m, n in zip(blocks, occupied.shape)])
-    any_k = padded.reshape(*padded.shape[:2], blocks[2], BLOCK).any(axis=3)
-    any_jk = any_k.reshape(padded.shape[0], blocks[1], BLOCK, blocks[2]).any(axis=2)
-    full = any_jk.reshape(blocks[0], BLOCK, blocks[1], blocks[2]).any(axis=1)
     if not full.any():
         return np.full(full.shape, 255, dtype=np.uint8)
-    distance = ndimage.distance_transform_cdt(~full, metric="chessboard")
+    distance = ndimage.distance_transform_cdt(full == 0, metric="chessboard")
     return np.clip(BLOCK * (distance - 1) - 1, 0, 255).astype(np.uint8)

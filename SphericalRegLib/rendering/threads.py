@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 
 
 def available_threads() -> int:
@@ -23,7 +24,7 @@ def run_in_chunks(work: Callable[[int, int], None], total: int, threads: int, le
         work(0, total)
         return
     edges = [total * n // chunks for n in range(chunks + 1)]
-    futures = [_pool(os.getpid(), threads).submit(work, a, b - a) for a, b in zip(edges[:-1], edges[1:])]
+    futures = [_pool(os.getpid(), threads).submit(work, a, b - a) for a, b in pairwise(edges)]
     try:
         for future in futures:
             future.result()

@@ -106,76 +106,98 @@
 
     const wp::uint16* cells = scene.cells.data;
     const int stride_i = scene.stride_i - 4 * 6, stride_k = scene.stride_k - 4;  // of a brick of 4 cells, less what its cells are apart already
-    const int BLOCK = 8;  // samples between two looks for air
+
+    // Sample n: the word of its cell's first corner, and where in the cell it lies. Outside the ray's interval: the first cell, which is air.
+    auto locate = [&](float n, F& a, F& b, F& c) -> I {
+        const F q0 = p0 + n * d0, q1 = p1 + n * d1, q2 = p2 + n * d2;
+        const I i = TO_INT(q0), j = TO_INT(q1), k = TO_INT(q2);
+        a = q0 - TO_FLOAT(i), b = q1 - TO_FLOAT(j), c = q2 - TO_FLOAT(k);
+        const I at = (k >> 2) * stride_k + (i >> 2) * stride_i + (j << 5) + i * 6 + k;
+#if WIDTH == 1
+        return first <= n && n <= last ? at : 0;
+#else
+        return at & ((first <= n) & (n <= last));
+#endif
+    };
+
+    // The corners (i, k), (i, k + 1), (i + 1, k), (i + 1, k + 1) of each ray's cell on its near (line 0) or far (line 1) side along j.
+    auto corners = [&](const unsigned* at, int line, F& v00, F& v01, F& v10, F& v11) {
+#if WIDTH == 1
+        const wp::uint16* v = cells + at[0] + 32 * line;
+        v00 = v[0], v01 = v[1], v10 = v[6], v11 = v[7];
+#else
+        // They are the first and last two of eight numbers: load those 16 bytes for each ray and transpose, two corners at a time.
+        Quad r[WIDTH];
+        for (int lane = 0; lane < WIDTH; ++lane) __builtin_memcpy(&r[lane], cells + (at[lane] + 32ull * line), 16);
+        const F ab = __builtin_shufflevector(__builtin_shufflevector(r[0], r[4], 0, 1, 2, 3, 4, 5, 6, 7),
+                                             __builtin_shufflevector(r[1], r[5], 0, 1, 2, 3, 4, 5, 6, 7), 0, 3, 8, 11, 4, 7, 12, 15);
+        const F cd = __builtin_shufflevector(__builtin_shufflevector(r[2], r[6], 0, 1, 2, 3, 4, 5, 6, 7),
+                                             __builtin_shufflevector(r[3], r[7], 0, 1, 2, 3, 4, 5, 6, 7), 0, 3, 8, 11, 4, 7, 12, 15);
+        const U low = (U)__builtin_shufflevector(ab, cd, 0, 2, 8, 10, 4, 6, 12, 14);
+        const U high = (U)__builtin_shufflevector(ab, cd, 1, 3, 9, 11, 5, 7, 13, 15);
+        v00 = TO_FLOAT((I)(low & 0xffffu)), v01 = TO_FLOAT((I)(low >> 16));
+        v10 = TO_FLOAT((I)(high & 0xffffu)), v11 = TO_FLOAT((I)(high >> 16));
+#endif
+    };
+
     F value = zero;
 #if JACOBIAN
     F g0 = zero, g1 = zero, g2 = zero, h0 = zero, h1 = zero, h2 = zero;
 #endif
-    bool quiet = true;
-    for (float from = start; from <= stop;) {
+    // Trilinear interpolation, k first, then j, then i; the differences on the way are the gradient.
+    auto add = [&](float n, const unsigned* at, const F& a, const F& b, const F& c) {
+        F v000, v001, v010, v011, v100, v101, v110, v111;  // i, j, k
+        corners(at, 0, v000, v001, v100, v101);
+        corners(at, 1, v010, v011, v110, v111);
+        const F k00 = v001 - v000, k01 = v011 - v010, k10 = v101 - v100, k11 = v111 - v110;
+        const F s00 = v000 + c * k00, s01 = v010 + c * k01, s10 = v100 + c * k10, s11 = v110 + c * k11;
+        const F j0 = s01 - s00, j1 = s11 - s10;
+        const F t0 = s00 + b * j0, t1 = s10 + b * j1;
+        const F by_i = t1 - t0;
+        value += t0 + a * by_i;
+#if JACOBIAN
+        const F by_j = j0 + a * (j1 - j0);
+        const F l0 = k00 + b * (k01 - k00), l1 = k10 + b * (k11 - k10);
+        const F by_k = l0 + a * (l1 - l0);
+        g0 += by_i, g1 += by_j, g2 += by_k;
+        h0 += n * by_i, h1 += n * by_j, h2 += n * by_k;
+#endif
+    };
+
+    const int BLOCK = 16;  // samples between two looks for air
+    bool quiet = true;     // no attenuation in the last block
+    for (float n = start; n <= stop;) {
         if (quiet) {
-            const int steps = (int)free_steps(from);
+            const int steps = (int)free_steps(n);
             if (steps > 0) {
-                from += (float)steps;
+                n += (float)steps;
                 continue;
             }
         }
         const F before = value;
-        const float to = from + (float)BLOCK;
-#if WIDTH > 1
-        #pragma clang loop unroll(disable)
-#endif
-        for (float n = from; n < to; n += 1.0f) {
-            const F q0 = p0 + n * d0, q1 = p1 + n * d1, q2 = p2 + n * d2;
-            const I i = TO_INT(q0), j = TO_INT(q1), k = TO_INT(q2);
-            const F a = q0 - TO_FLOAT(i), b = q1 - TO_FLOAT(j), c = q2 - TO_FLOAT(k);
-            I at = (k >> 2) * stride_k + (i >> 2) * stride_i + (j << 5) + i * 6 + k;
-            F v000, v001, v010, v011, v100, v101, v110, v111;  // corners i, j, k
 #if WIDTH == 1
-            at = first <= n && n <= last ? at : 0;  // the first cell is air
-            const wp::uint16* v = cells + (unsigned)at;
-            v000 = v[0], v001 = v[1], v100 = v[6], v101 = v[7];
-            v010 = v[32], v011 = v[33], v110 = v[38], v111 = v[39];
-#else
-            at &= (first <= n) & (n <= last);
-            // Eight numbers, 16 bytes, hold the corners (i, k), (i, k+1), (i+1, k), (i+1, k+1) in their first and last two: load them for each ray
-            // and transpose, four bytes (two corners) at a time.
-            auto face = [&](int j_offset, F& v00, F& v01, F& v10, F& v11) {
-                Quad r[WIDTH];
-                for (int lane = 0; lane < WIDTH; ++lane) __builtin_memcpy(&r[lane], cells + (((U)at)[lane] + (wp::uint64)j_offset), 16);
-                const F ab = __builtin_shufflevector(__builtin_shufflevector(r[0], r[4], 0, 1, 2, 3, 4, 5, 6, 7),
-                                                     __builtin_shufflevector(r[1], r[5], 0, 1, 2, 3, 4, 5, 6, 7), 0, 3, 8, 11, 4, 7, 12, 15);
-                const F cd = __builtin_shufflevector(__builtin_shufflevector(r[2], r[6], 0, 1, 2, 3, 4, 5, 6, 7),
-                                                     __builtin_shufflevector(r[3], r[7], 0, 1, 2, 3, 4, 5, 6, 7), 0, 3, 8, 11, 4, 7, 12, 15);
-                const U near = (U)__builtin_shufflevector(ab, cd, 0, 2, 8, 10, 4, 6, 12, 14);
-                const U far = (U)__builtin_shufflevector(ab, cd, 1, 3, 9, 11, 5, 7, 13, 15);
-                v00 = TO_FLOAT((I)(near & 0xffffu)), v01 = TO_FLOAT((I)(near >> 16));
-                v10 = TO_FLOAT((I)(far & 0xffffu)), v11 = TO_FLOAT((I)(far >> 16));
-            };
-            face(0, v000, v001, v100, v101);
-            face(32, v010, v011, v110, v111);
-#endif
-            // Trilinear interpolation, k first, then j, then i; the differences on the way are the gradient.
-            const F k00 = v001 - v000, k01 = v011 - v010, k10 = v101 - v100, k11 = v111 - v110;
-            const F s00 = v000 + c * k00, s01 = v010 + c * k01, s10 = v100 + c * k10, s11 = v110 + c * k11;
-            const F j0 = s01 - s00, j1 = s11 - s10;
-            const F t0 = s00 + b * j0, t1 = s10 + b * j1;
-            const F by_i = t1 - t0;
-            value += t0 + a * by_i;
-#if JACOBIAN
-            const F by_j = j0 + a * (j1 - j0);
-            const F l0 = k00 + b * (k01 - k00), l1 = k10 + b * (k11 - k10);
-            const F by_k = l0 + a * (l1 - l0);
-            g0 += by_i;
-            g1 += by_j;
-            g2 += by_k;
-            h0 += n * by_i;
-            h1 += n * by_j;
-            h2 += n * by_k;
-#endif
+        for (int m = 0; m < BLOCK; ++m, n += 1.0f) {
+            F a, b, c;
+            const unsigned at = (unsigned)locate(n, a, b, c);
+            add(n, &at, a, b, c);
         }
+#else
+        // Addresses first: read back as scalars they cost less than taken out of a vector, and neither loads nor prefetches wait for arithmetic.
+        alignas(F) unsigned at[BLOCK][WIDTH];
+        F a[BLOCK], b[BLOCK], c[BLOCK];
+        #pragma clang loop unroll(disable)
+        for (int m = 0; m < BLOCK; ++m) {
+            const I words = locate(n + (float)m, a[m], b[m], c[m]);
+            __builtin_memcpy(at[m], &words, sizeof(words));
+        }
+        for (int m = 0; m < BLOCK; ++m) {
+            __builtin_prefetch(cells + at[m][0]);
+            __builtin_prefetch(cells + at[m][WIDTH - 1]);
+        }
+        #pragma clang loop unroll(disable)
+        for (int m = 0; m < BLOCK; ++m, n += 1.0f) add(n, at[m], a[m], b[m], c[m]);
+#endif
         quiet = ALL_EQUAL(value, before);
-        from = to;
     }
 
     const float scale = scene.scale * step;

@@ -12,6 +12,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
+from ..device import current_stream, start_warp
 from ..jacobian import centre_in_camera
 from ..kernel import CPU_PACKET, CUDA_PACKET, Scene, render_kernel
 from ..layout import PackedVolume, pack
@@ -68,7 +69,7 @@ class WarpBackend:
         _load(kernel, self._wp_device.alias)
         inputs = [self._scene(camera), wp.from_torch(rotation, dtype=wp.mat33), wp.from_torch(centre, dtype=wp.vec3)]
         outputs = [wp.from_torch(image.view(-1)), wp.from_torch(jacobian.view(-1))]
-        stream = wp.stream_from_torch(self._device) if self._wp_device.is_cuda else None
+        stream = current_stream(self._device)
 
         def launch(first: int, count: int) -> None:
             wp.launch(kernel, dim=count, inputs=[*inputs, first], outputs=outputs, device=self._wp_device, stream=stream)
@@ -90,7 +91,7 @@ class WarpBackend:
         scene.stride_i, scene.stride_k = volume.strides
         scene.upper = wp.vec3(*(float(n - 1) for n in volume.shape))
         scene.scale = volume.scale
-        scene.free_radius = wp.from_torch(volume.free_radius.view(-1), dtype=wp.uint8)
+        scene.free_radius = wp.from_torch(volume.free_radius.view(-1))
         scene.blocks_i, scene.blocks_j, scene.blocks_k = volume.free_radius.shape
         scene.centre_voxel = wp.vec3(*(linear @ self._centre + self._voxel_from_world[:3, 3] - volume.origin))
         scene.voxel_from_world = wp.mat33(*linear.flatten())
@@ -100,13 +101,6 @@ class WarpBackend:
         scene.sdd = camera.sdd_mm
         scene.columns, scene.rows = camera.size_px
         return scene
-
-
-def start_warp() -> None:
-    """Initialises Warp without its banner, unless somebody has done so."""
-    if wp.config.log_level == wp.LOG_INFO:
-        wp.config.log_level = wp.LOG_WARNING
-    wp.init()
 
 
 @cache
