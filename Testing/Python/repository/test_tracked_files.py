@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 LARGEST_FILE = 3 * 2**20
-LONGEST_MODULE = 450
+LONGEST_MODULE, LONGEST_TEST = 450, 600
 
 
 def tracked() -> list[Path]:
@@ -50,7 +50,7 @@ def test_no_machine_paths() -> None:
 
 def test_modules_stay_readable() -> None:
     lengths = {name: text.count("\n") for name, text in texts().items() if name.endswith(".py")}
-    assert not {name: length for name, length in lengths.items() if length > LONGEST_MODULE}
+    assert not {name: n for name, n in lengths.items() if n > (LONGEST_TEST if name.startswith("Testing/") else LONGEST_MODULE)}
 
 
 @pytest.mark.parametrize(

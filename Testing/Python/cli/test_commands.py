@@ -1,0 +1,108 @@
+"""The commands from end to end, on a small CT: what they write, what they print, how they go on after an interruption."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from SphericalRegLib.cli import load
+from SphericalRegLib.imaging.transforms import read_transform
+from SphericalRegLib.registration.result import RegistrationResult
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(load(), [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cases")
+    done = run("simulate", "sample:pelvis", "-o", folder, "-n", 2, "--size", 96, "--level", "clean", "--device", "cpu", "--seed", 3, "--json", "-q")
+    assert done.exit_code == 0, done.stderr
+    assert [Path(path).name for path in json.loads(done.stdout)["cases"]] == ["case_000", "case_001"]
+    return folder
+
+
+def test_register_writes_a_result_and_prints_it(cases: Path, tmp_path: Path) -> None:
+    done = run("register", cases / "case_000", "-o", tmp_path / "out", "--device", "cpu", "--json")
+    assert done.exit_code == 0, done.stderr
+    printed = json.loads(done.stdout)
+    result = RegistrationResult.from_dict(json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8")))
+    np.testing.assert_allclose(printed["camera_from_world"], result.camera_from_world)
+    assert result.verdict == "uncalibrated"
+    assert result.predicted_target_error_mm is None
+    np.testing.assert_allclose(
+        read_transform(tmp_path / "out" / "ct_to_xray.tfm"), result.world_from_camera_reference @ result.camera_from_world, atol=1e-9
+    )
+    assert "refine" in done.stderr
+    for name in ("drr.nrrd", "overlay.png", "difference.png", "convergence.png", "report.html"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_truth_never_reaches_a_registration(cases: Path, tmp_path: Path) -> None:
+    opened: set[str] = set()
+    watching = True
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event == "open":
+            opened.add(Path(str(arguments[0])).name)
+
+    sys.addaudithook(watch)  # sees every file that Python opens, by whatever function
+    assert run("batch", cases / "case_000", "-o", tmp_path / "out", "--no-pictures", "--device", "cpu", "-q").exit_code == 0
+    watching = False
+    assert "geometry.json" in opened
+    assert "truth.json" not in opened
+
+
+def test_evaluate_registers_compares_and_goes_on(cases: Path, tmp_path: Path) -> None:
+    done = run("evaluate", cases, "-o", tmp_path, "--device", "cpu", "-q", "--json")
+    assert done.exit_code == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert len(printed["cases"]) == 2
+    assert max(case["errors"]["mtre_3d"] for case in printed["cases"]) < 2.0
+    with (tmp_path / "cases.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0][1] == "(a) mTRE 3D [mm]"
+    assert len(rows) == 3
+    before = (tmp_path / "case_000" / "result.json").stat().st_mtime_ns
+    again = run("evaluate", cases, "-o", tmp_path, "--device", "cpu", "-q")
+    assert "(a) mTRE 3D [mm]" in again.stdout
+    assert (tmp_path / "case_000" / "result.json").stat().st_mtime_ns == before
+    other = run("evaluate", cases, "-o", tmp_path, "--device", "cpu", "-q", "--seed", 1)
+    assert other.exit_code == 2
+    assert "seed" in other.stderr
+
+
+def test_a_failed_case_is_a_row_and_an_exit_code(cases: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "cases" / "broken"
+    broken.mkdir(parents=True)
+    (broken / "geometry.json").write_text("{}", encoding="utf-8")
+    done = run("batch", broken, "-o", tmp_path / "out", "--device", "cpu", "-q")
+    assert done.exit_code == 1
+    assert "no CT" in done.stdout
+
+
+def test_an_interrupted_registration_leaves_nothing(cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("SphericalRegLib.visualization.output.write_report", interrupted)
+    done = run("register", cases / "case_000", "-o", tmp_path / "out", "--device", "cpu", "-q")
+    assert done.exit_code == 130
+    assert done.stderr.splitlines() == ["interrupted: no half-written file was left behind"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_seed_gives_the_same_pose(cases: Path, tmp_path: Path) -> None:
+    poses = []
+    for name in ("a", "b"):
+        run("batch", cases / "case_001", "-o", tmp_path / name, "--no-pictures", "--device", "cpu", "-q", "--seed", 5)
+        poses.append(json.loads((tmp_path / name / "case_001" / "result.json").read_text(encoding="utf-8"))["camera_from_world"])
+    np.testing.assert_array_equal(*poses)
