@@ -72,3 +72,10 @@ class DifferentiableProjection(torch.autograd.Function):
         poses = camera_from_world.movedim(in_dims[0], 0)
         outputs = DifferentiableProjection.apply(poses.flatten(0, 1), centre, renderer)
         return tuple(o.unflatten(0, poses.shape[:2]) for o in outputs), (0, 0)
+
+
+def is_differentiated(pose: Tensor) -> bool:
+    """Whether anything follows derivatives by the pose: reverse mode, forward mode, or a transform of torch.func."""
+    if pose.requires_grad and torch.is_grad_enabled():
+        return True
+    return torch._C._functorch.maybe_current_level() is not None or torch.autograd.forward_ad.unpack_dual(pose).tangent is not None

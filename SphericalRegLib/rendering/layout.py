@@ -81,7 +81,7 @@ def pack(mu: np.ndarray, device: torch.device) -> PackedVolume:
 
 def _occupied_box(mu: np.ndarray) -> tuple[slice, slice, slice]:
     """The smallest box that holds all that attenuates; one voxel if nothing does."""
-    by_ij = mu.any(axis=2)
+    by_ij = np.asarray(mu.any(axis=2))
     spans = [np.flatnonzero(a) for a in (by_ij.any(axis=1), by_ij.any(axis=0), mu.any(axis=(0, 1)))]
     i, j, k = (slice(int(s[0]), int(s[-1]) + 1) if s.size else slice(0, 1) for s in spans)
     return i, j, k

