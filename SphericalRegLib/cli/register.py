@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from SphericalRegLib.progress import Progress
+
 from .app import app
 from .common import AsJson, Device, Initial, Quiet, Seed, check_output_folder, print_json, read_start, start
 
@@ -48,7 +50,9 @@ def register(
         result = run(pyramid, loaded.views, pose, device=where, seed=seed, progress=progress)
         inputs = describe_inputs(loaded.volume, loaded.views)
         command = shlex.join(["sphericalreg", *sys.argv[1:]])
+        progress(Progress("pictures and report", 0, 1))
         write_result_folder(result, pyramid, loaded.views, out, title=f"Registration of {loaded.name}", command=command, inputs=inputs)
+        progress(Progress("pictures and report", 1, 1))
     if as_json:
         print_json({"out": out, **summary(result)})
     else:

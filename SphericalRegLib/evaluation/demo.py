@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from SphericalRegLib.rendering.projector import Projector
 from SphericalRegLib.simulation.cases import SimulationOptions, flat_panel, simulate_cases
 from SphericalRegLib.simulation.difficulty import difficulty
 from SphericalRegLib.visualization import output
+from SphericalRegLib.visualization.figures import write_figure
+from SphericalRegLib.visualization.panel import PanelRow, qualitative_panel
 from SphericalRegLib.visualization.report_index import IndexEntry, write_index
 from SphericalRegLib.visualization.report_pictures import thumbnail
 
@@ -30,6 +33,8 @@ from .truth import load_truth
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from SphericalRegLib.imaging.volume import Volume
 
 VIEW = "ap"
 
@@ -62,7 +67,7 @@ class Demo:
 def run_demo(
     out: Path, names: Sequence[str], *, level: str = "realistic", device: str = "cpu", seed: int = 0, progress: ProgressCallback = silent
 ) -> Demo:
-    """Register sample CTs to simulated X-rays, and write a folder with cases, results, reports, errors.csv, errors.md and index.html.
+    """Register sample CTs to simulated X-rays, and write a folder with cases, results, reports, errors.csv, errors.md, panel.png and index.html.
 
     Args:
         out: the folder.
@@ -74,7 +79,7 @@ def run_demo(
     """
     kernel_seconds = start_renderer(device)
     options = SimulationOptions(level=difficulty(level), views=(VIEW,), camera=flat_panel(), seed=seed)
-    cases, entries = [], []
+    cases, entries, rows = [], [], []
     for name in names:
         progress(Progress(f"{name}: read the CT", 0, 1))
         volume = sample_volume(name)
@@ -83,12 +88,12 @@ def run_demo(
         def named(step: Progress, name: str = name) -> None:
             progress(Progress(f"{name}: {step.stage}", step.done, step.total, step.message, step.cost, step.pose))
 
-        path = simulate_cases(volume, out / "cases" / name, 1, options, device=device, progress=named)[0]
-        case = load_case(path)
+        case = load_case(_simulate(volume, out / "cases" / name, options, device, named))
         pyramid = prepare(case.volume, device=device)
         result = register(pyramid, case.views, VIEW, device=device, seed=seed, progress=named)
         errors, initial, truth = _compare(case, result)
         metrics = {**errors.to_dict(), "initial_mtre_3d": initial.mtre_3d}
+        progress(Progress(f"{name}: pictures and report", 0, 1))
         views = output.write_result_folder(
             result,
             pyramid,
@@ -99,7 +104,10 @@ def run_demo(
             inputs=output.describe_inputs(volume, case.views),
             truth=output.Truth(truth, metrics),
         )
+        progress(Progress(f"{name}: pictures and report", 1, 1))
         cases.append(DemoCase(name, result, errors, initial, out / name))
+        label = f"{name}: mTRE {initial.mtre_3d:.0f} to {errors.mtre_3d:.2f} mm"
+        rows.append(PanelRow(label, views[0].xray, views[0].drr, views[0].mask, views[0].truth_drr))
         values = {"mTRE at the start, mm": initial.mtre_3d, "mTRE, mm": errors.mtre_3d, "depth, mm": errors.depth, "seconds": result.seconds}
         entries.append(IndexEntry(name, f"{name}/report.html", thumbnail(views[0]), values))
     note = (
@@ -107,6 +115,7 @@ def run_demo(
         "Research software, not a medical device."
     )
     demo = Demo(tuple(cases), kernel_seconds, write_index("SphericalReg demo", entries, out / "index.html", note=note))
+    write_figure(qualitative_panel(rows), out / "panel.png")
     demo.table().write(out / "errors", heading=f"# Errors against the truth, mm\n\n{note}")
     return demo
 
@@ -120,6 +129,13 @@ def start_renderer(device: str) -> float:
     projector.project(pose)
     projector.project_with_jacobian(pose)
     return time.perf_counter() - begin
+
+
+def _simulate(volume: Volume, folder: Path, options: SimulationOptions, device: str, progress: ProgressCallback) -> Path:
+    """One case; what an earlier demo with other options or of another version left is replaced."""
+    if (folder / "case_000" / "simulation.json").is_file():
+        shutil.rmtree(folder)
+    return simulate_cases(volume, folder, 1, options, device=device, progress=progress)[0]
 
 
 def _compare(case: Case, result: RegistrationResult) -> tuple[PoseErrors, PoseErrors, np.ndarray]:

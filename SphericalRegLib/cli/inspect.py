@@ -1,0 +1,57 @@
+"""``sphericalreg inspect``: what was understood of a file or a case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import app
+from .common import AsJson, print_json
+
+ROOM_FOR_TABLES = 110  # columns
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="FILE|CASE", help="A CT, an X-ray, a DICOM folder, geometry.json, a transform or a case folder.")],
+    picture: Annotated[Path | None, typer.Option("--picture", "-p", help="The drawing of the set-up; default: setup_NAME.png here.")] = None,
+    no_picture: Annotated[bool, typer.Option("--no-picture", help="Print only.")] = False,
+    frame: Annotated[int | None, typer.Option("--frame", min=0, help="Of an X-ray with several frames, from 0.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print all that was understood: sizes, spacings, frames, where each value came from, which side is which; draw a case's set-up in 3D."""
+    from SphericalRegLib.visualization.description import describe
+
+    described = describe(path, frame)
+    drawn = None
+    if not no_picture and _is_case(path):
+        from SphericalRegLib.imaging.case import load_case
+        from SphericalRegLib.visualization.setup import draw_case
+
+        drawn = draw_case(load_case(path), picture or Path(f"setup_{path.resolve().name}.png"))
+    if as_json:
+        print_json({**described.to_dict(), "picture": drawn})
+        return
+    from rich.console import Console
+
+    console = Console()
+    if console.width >= ROOM_FOR_TABLES:
+        console.print(described)
+    else:  # where a table would break its cells, plain lines are easier to read
+        print(described.to_text(console.width), end="")
+    if drawn is not None:
+        print(f"\nset-up drawn to {drawn}")
+
+
+def _is_case(path: Path) -> bool:
+    """A folder with a CT and an X-ray: a folder of DICOM slices is none."""
+    from SphericalRegLib.errors import InputError
+    from SphericalRegLib.imaging.case import find_case_files
+
+    try:
+        find_case_files(path)
+    except InputError:
+        return False
+    return True
