@@ -155,6 +155,8 @@ def _hook_attribute_access() -> None:
             self.setProperty(name, value)
         elif name.startswith("_") or known is not None:
             self.__dict__[name] = value
+        elif isinstance(value, QtCore.QObject) and value.property("objectName") == name:
+            return  # PySide's .ui loader leaves the children as attributes of the root; PythonQt has no such thing
         else:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; PythonQt makes no new ones")
 

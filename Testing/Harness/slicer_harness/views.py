@@ -169,8 +169,8 @@ class PlotView(QWidget):
 
     def paintEvent(self, _event: Any) -> None:
         painter = QPainter(self)
-        area = self.rect().adjusted(12, 22, -12, -14)
-        painter.fillRect(self.rect(), QColor("white"))
+        area = self.rect.adjusted(12, 22, -12, -14)
+        painter.fillRect(self.rect, QColor("white"))
         curves = self.curves()
         if not curves:
             return

@@ -1,0 +1,406 @@
+"""SphericalReg: moves a CT to where a fluoroscopy image saw the patient (2D/3D registration)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import slicer
+from slicer import vtkMRMLLabelMapVolumeNode, vtkMRMLLinearTransformNode, vtkMRMLScalarVolumeNode
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+_ROOT = Path(__file__).resolve().parents[1]
+if (_ROOT / "SphericalRegLib").is_dir() and str(_ROOT) not in sys.path:  # a source checkout; built and installed, the library lies beside this file
+    sys.path.insert(0, str(_ROOT))
+
+INITIAL_POSES = ("all named views", "ap", "pa", "left", "right", "C-arm angles", "the CT's place in the scene")
+ALL_VIEWS, ANGLES, SCENE = INITIAL_POSES[0], INITIAL_POSES[5], INITIAL_POSES[6]
+PICTURES = ("overlay", "X-ray", "DRR", "difference, red and blue", "signed difference", "checkerboard")
+
+
+class SphericalReg(ScriptedLoadableModule):
+    """What Slicer's module list knows."""
+
+    def __init__(self, parent: Any) -> None:
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("SphericalReg")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Registration")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["SphericalReg contributors"]
+        self.parent.helpText = _(
+            "Registers a CT to a fluoroscopy image: finds the rigid pose at which the CT's projection matches the X-ray, and moves the CT there. "
+            "Research software: not for clinical use."
+        )
+        self.parent.acknowledgementText = _(
+            "A reconstruction of the method of Chen and Kong, 'Intraoperative 2D/3D Registration via Spherical Similarity Learning and "
+            "Differentiable Levenberg-Marquardt Optimization' (WACV 2026), from its public description."
+        )
+        slicer.app.connect("startupCompleted()", _register_sample_data)
+
+
+def _register_sample_data() -> None:
+    from SphericalRegModule.sample_data import register_sample_data
+
+    register_sample_data()
+
+
+@parameterNodeWrapper
+class SphericalRegParameterNode:
+    """All choices of the panel, saved with the scene. Lengths that are not known are 0; pairs are column and row."""
+
+    ctVolume: vtkMRMLScalarVolumeNode
+    xrayVolume: vtkMRMLScalarVolumeNode
+    frame: Annotated[int, WithinRange(0, 100000)] = 0
+    labelsVolume: vtkMRMLLabelMapVolumeNode
+    labelValues: str = ""
+    maskVolume: vtkMRMLLabelMapVolumeNode
+    sddMm: Annotated[float, WithinRange(0, 5000)] = 0.0
+    spacingColumnMm: Annotated[float, WithinRange(0, 20)] = 0.0
+    spacingRowMm: Annotated[float, WithinRange(0, 20)] = 0.0
+    principalColumnPx: Annotated[float, WithinRange(-20000, 20000)] = 0.0
+    principalRowPx: Annotated[float, WithinRange(-20000, 20000)] = 0.0
+    intensity: Annotated[str, Choice(["counts", "display", "line_integral"])] = "counts"
+    inverted: bool = False
+    mirrored: bool = False
+    initial: Annotated[str, Choice(list(INITIAL_POSES))] = ALL_VIEWS
+    primaryDeg: Annotated[float, WithinRange(-180, 180)] = 0.0
+    secondaryDeg: Annotated[float, WithinRange(-90, 90)] = 0.0
+    live: bool = False
+    outputTransform: vtkMRMLLinearTransformNode
+    picture: Annotated[str, Choice(list(PICTURES))] = PICTURES[0]
+    drrOpacity: Annotated[float, WithinRange(0, 1)] = 0.5
+    device: Annotated[str, Choice(["auto", "cpu", "cuda"])] = "auto"
+    seed: Annotated[int, WithinRange(0, 1000000)] = 0
+    placedXray: vtkMRMLScalarVolumeNode
+    drrVolume: vtkMRMLScalarVolumeNode
+
+
+class SphericalRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The panel: binds the parameter node, and hands the rest to its parts in SphericalRegModule."""
+
+    def __init__(self, parent: Any = None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic: Any = None
+        self.panel: Any = None
+        self._parameterNode: Any = None
+        self._parameterNodeGuiTag: Any = None
+
+    def setup(self) -> None:
+        ScriptedLoadableModuleWidget.setup(self)
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/SphericalReg.ui"))
+        self.layout.addWidget(uiWidget)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.logic = SphericalRegLogic()
+        from SphericalRegModule.panel import Panel
+
+        self.panel = Panel(self.ui, self.logic)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.initializeParameterNode()
+
+    def cleanup(self) -> None:
+        """The application closes, or the module is reloaded."""
+        self.setParameterNode(None)
+        self.removeObservers()
+        if self.panel is not None:
+            self.panel.close()
+
+    def enter(self) -> None:
+        self.initializeParameterNode()
+
+    def exit(self) -> None:
+        """Another module is shown: the panel does not follow its parameters there. What runs goes on."""
+        if self._parameterNode:
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+            self._parameterNodeGuiTag = None
+
+    def onReload(self) -> None:
+        """Reload the library too: Slicer itself reloads this file alone."""
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("SphericalRegLib", "SphericalRegModule")]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    def onSceneStartClose(self, caller: Any, event: str) -> None:
+        self.setParameterNode(None)
+
+    def onSceneEndClose(self, caller: Any, event: str) -> None:
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def initializeParameterNode(self) -> None:
+        """Make sure that there is a parameter node, with a first guess of the inputs."""
+        self.setParameterNode(self.logic.getParameterNode())
+        if not self._parameterNode.ctVolume:
+            volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+            deep = [node for node in volumes if node.GetImageData() and min(node.GetImageData().GetDimensions()) > 1]
+            if deep:
+                self._parameterNode.ctVolume = deep[0]
+        if not self._parameterNode.xrayVolume:
+            volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+            flat = [node for node in volumes if node.GetImageData() and node.GetImageData().GetDimensions()[2] == 1]
+            if flat:
+                self._parameterNode.xrayVolume = flat[0]
+
+    def setParameterNode(self, inputParameterNode: Any) -> None:
+        """Bind another parameter node, or none."""
+        if self._parameterNode:
+            self.panel.setParameters(None)
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+            self._parameterNodeGuiTag = None
+        self._parameterNode = inputParameterNode
+        if self._parameterNode:
+            self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
+            self.panel.setParameters(self._parameterNode)
+
+
+class SphericalRegLogic(ScriptedLoadableModuleLogic):
+    """Registration for scripts and for the panel. Needs no window.
+
+    >>> logic = SphericalRegLogic()
+    >>> nodes = logic.register(ctNode, xrayNode, geometry={"sdd_mm": 1020, "pixel_spacing_mm": [0.8, 0.8]}, initial="ap")
+    """
+
+    def __init__(self) -> None:
+        ScriptedLoadableModuleLogic.__init__(self)
+        self._prepared: dict[tuple[Any, ...], Any] = {}
+
+    def getParameterNode(self) -> Any:
+        return SphericalRegParameterNode(super().getParameterNode())
+
+    # -- for scripts
+
+    def register(
+        self,
+        ctNode: Any,
+        xrayNode: Any,
+        *,
+        geometry: Any = None,
+        initial: Any = None,
+        labelsNode: Any = None,
+        labels: Collection[int] | None = None,
+        maskNode: Any = None,
+        frame: int | None = None,
+        outputTransform: Any = None,
+        device: str = "auto",
+        seed: int = 0,
+        options: Any = None,
+        progress: Callable[[Any], None] | None = None,
+        waitForCompletion: bool = True,
+        finished: Callable[[Any], None] | None = None,
+    ) -> Any:
+        """Register a CT to an X-ray and show the result in the scene.
+
+        Args:
+            ctNode: vtkMRMLScalarVolumeNode with Hounsfield units. It gets `outputTransform` as its parent.
+            xrayNode: vtkMRMLScalarVolumeNode with the image as stored, or one on a placed detector (then the CT moves before that detector).
+            geometry: a SphericalRegLib Camera, a mapping with the keys of geometry.json or such a file; what it leaves open is taken from the node.
+            initial: camera_from_world (4, 4), a named view ("ap", "pa", "left", "right"), "scene" (where the CT stands before a placed X-ray), or
+                None: all named views are tried.
+            labelsNode: label map of the CT; labels: those of its values that are rendered.
+            maskNode: label map of the X-ray's size; zero leaves a pixel out.
+            frame: of a run.
+            outputTransform: vtkMRMLLinearTransformNode; made if None.
+            device: "auto", "cpu", "cuda".
+            seed: the same seed on the same device gives the same pose.
+            options: SphericalRegLib RegistrationOptions.
+            progress: called in the main thread with SphericalRegLib Progress reports.
+            waitForCompletion: return when it is done (the application stays alive meanwhile), or at once.
+            finished: without waiting: called in the main thread with the result's nodes, or with Failed or Stopped (SphericalRegModule.job).
+
+        Returns:
+            ResultNodes (transform, xray, drr), whose transform carries the result in its attributes; without waiting, a Runner (`cancel`, `busy`).
+
+        Raises:
+            InputError: input that cannot be used, in one sentence.
+        """
+        from SphericalRegModule.job import Done
+        from SphericalRegModule.runner import Runner, run_to_end
+
+        from SphericalRegLib.mrml.session import ResultNodes, run, write_outcome
+
+        request = self.readRequest(ctNode, xrayNode, geometry, initial, labelsNode, labels, maskNode, frame, device, seed, options)
+        existing = ResultNodes(outputTransform, None, None)
+
+        def show(outcome: Any) -> Any:
+            self.keepPrepared(ctNode, labelsNode, request, outcome)
+            return write_outcome(slicer.mrmlScene, outcome, ctNode, xrayNode, existing)
+
+        if waitForCompletion:
+            return show(run_to_end(lambda report: run(request, report), progress))
+
+        def end(message: Any) -> None:
+            answer = show(message.value) if isinstance(message, Done) else message
+            if finished is not None:
+                finished(answer)
+
+        runner = Runner(progress or (lambda _report: None), end)
+        runner.start(lambda report: run(request, report))
+        return runner
+
+    def registerBatch(
+        self,
+        cases: str | Path | Sequence[Any],
+        outputFolder: str | Path | None = None,
+        *,
+        device: str = "auto",
+        seed: int = 0,
+        progress: Callable[[Any], None] | None = None,
+        **keywords: Any,
+    ) -> list[dict[str, Any]]:
+        """Register many.
+
+        Args:
+            cases: a folder of case folders, a list of case folders, or a list of (ctNode, xrayNode) pairs.
+            outputFolder: results and batch.csv of case folders; needed for those. A later call goes on where an earlier one stopped.
+            device, seed, progress: as of `register`.
+            keywords: for pairs of nodes, further arguments of `register`.
+
+        Returns:
+            One row per case: name, score, verdict, seconds, error (None if it worked) and camera_from_world (4, 4 nested lists, or None).
+        """
+        from SphericalRegModule.batch import batch_of_folders, batch_of_nodes
+        from SphericalRegModule.dependencies import ensure
+        from SphericalRegModule.runner import run_to_end
+
+        ensure()
+        if isinstance(cases, (str, Path)) or all(isinstance(case, (str, Path)) for case in cases):
+            folders = [Path(case) for case in ([cases] if isinstance(cases, (str, Path)) else cases)]
+            return run_to_end(lambda report: batch_of_folders(folders, outputFolder, device, seed, report), progress)
+        return batch_of_nodes(self, cases, device=device, seed=seed, progress=progress, **keywords)
+
+    def renderDRR(self, ctNode: Any, xrayNode: Any, drrNode: Any = None, *, longerSide: int | None = None, device: str = "auto") -> Any:
+        """Render the CT, where it stands in the scene, onto the detector of a placed X-ray.
+
+        Args:
+            ctNode: the CT; its parent transforms count.
+            xrayNode: an image on a placed detector: the X-ray that `register` or `placeXray` made, or a DRR.
+            drrNode: vtkMRMLScalarVolumeNode to be filled; made if None.
+            longerSide: pixels along the image's longer side; None: as many as the X-ray.
+            device: "auto", "cpu", "cuda".
+
+        Returns:
+            The DRR's node.
+        """
+        from SphericalRegModule.dependencies import ensure
+
+        ensure()
+        from SphericalRegModule.rendering import render_drr
+
+        return render_drr(self, ctNode, xrayNode, drrNode, longerSide, device)
+
+    def placeXray(self, ctNode: Any, xrayNode: Any, *, geometry: Any = None, view: Any = "ap", placedNode: Any = None) -> Any:
+        """Stand the X-ray before the CT, which stays where it is; returns the node of the X-ray on its detector.
+
+        Args:
+            view: a named view, a pair of C-arm angles in degrees (primary, secondary), or camera_from_world (4, 4).
+            placedNode: to be filled instead of a new one.
+        """
+        from SphericalRegModule.dependencies import ensure
+
+        ensure()
+        from SphericalRegModule.rendering import place_xray
+
+        return place_xray(ctNode, xrayNode, geometry, view, placedNode)
+
+    # -- shared with the panel
+
+    def readRequest(
+        self,
+        ctNode: Any,
+        xrayNode: Any,
+        geometry: Any = None,
+        initial: Any = None,
+        labelsNode: Any = None,
+        labels: Iterable[int] | None = None,
+        maskNode: Any = None,
+        frame: int | None = None,
+        device: str = "auto",
+        seed: int = 0,
+        options: Any = None,
+    ) -> Any:
+        """The inputs of a registration, read from the scene; raises InputError as `register` does."""
+        from SphericalRegModule.rendering import kept_geometry_of
+
+        from SphericalRegLib.imaging.radiograph import geometry_values
+        from SphericalRegLib.mrml.session import read_request, resolved_device
+
+        values = kept_geometry_of(xrayNode) if geometry is None else geometry_values(geometry)
+        where = resolved_device(device)
+        chosen = None if labels is None else tuple(sorted(labels))
+        prepared = self._prepared.get(_key(ctNode, labelsNode, chosen, where, options))
+        return read_request(
+            ctNode,
+            xrayNode,
+            geometry=values,
+            initial=initial,
+            labels=labelsNode,
+            label_values=chosen,
+            mask=maskNode,
+            frame=frame,
+            options=options,
+            device=where,
+            seed=seed,
+            prepared=prepared,
+        )
+
+    def keepPrepared(self, ctNode: Any, labelsNode: Any, request: Any, outcome: Any) -> None:
+        """Keep the prepared CT for the next registration and for live DRRs; one at a time, for it is large."""
+        key = _key(ctNode, labelsNode, request.options.labels, request.device, None)
+        self._prepared = {key: outcome.pyramid}
+
+    def preparedVolume(self, ctNode: Any, device: str) -> Any:
+        """The CT prepared for rendering, from the last call if it has not changed."""
+        from SphericalRegLib.mrml.volumes import volume_from_node
+        from SphericalRegLib.registration.pipeline import prepare
+
+        for key, pyramid in self._prepared.items():
+            if key[:2] == _key(ctNode, None, None, device, None)[:2] and key[4] == device:
+                return pyramid
+        pyramid = prepare(volume_from_node(ctNode), device=device)
+        self._prepared = {_key(ctNode, None, None, device, None): pyramid}
+        return pyramid
+
+    def forgetPrepared(self) -> None:
+        """Free the memory of the prepared CT."""
+        self._prepared = {}
+
+
+def _key(ctNode: Any, labelsNode: Any, labels: Any, device: str, options: Any) -> tuple[Any, ...]:
+    """What a prepared CT depends on; changes with the voxels."""
+
+    def state(node: Any) -> Any:
+        return None if node is None or node.GetImageData() is None else (node.GetID(), node.GetImageData().GetMTime())
+
+    return (ctNode.GetID(), state(ctNode), state(labelsNode), labels, device, None if options is None else options.attenuation)
+
+
+class SphericalRegTest(ScriptedLoadableModuleTest):
+    """Runs in Slicer ("Reload and Test") and on the harness alike."""
+
+    def setUp(self) -> None:
+        slicer.mrmlScene.Clear()
+
+    def runTest(self) -> None:
+        self.setUp()
+        self.test_registers_the_sample_case()
+
+    def test_registers_the_sample_case(self) -> None:
+        """The pose found for a simulated X-ray brings a landmark of the CT to within some pixels of where the truth has it."""
+        from SphericalRegModule.selftest import check_sample_case
+
+        self.delayDisplay("Simulating and registering a small case")
+        check_sample_case(SphericalRegLogic())
+        self.delayDisplay("Test passed")

@@ -1,0 +1,77 @@
+"""Many registrations: case folders as the command line does them, or pairs of nodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.progress import Progress, ProgressCallback
+
+COLUMNS = ("name", "verdict", "score", "seconds", "error")
+
+
+def batch_of_folders(
+    folders: Sequence[Path], output: str | Path | None, device: str, seed: int, progress: ProgressCallback
+) -> list[dict[str, Any]]:
+    """Register case folders, resumably; touches nothing of the scene.
+
+    Raises:
+        InputError: no case, or no output folder.
+        Cancelled: out of `progress`; what is done stays.
+    """
+    from SphericalRegLib.evaluation.protocol import batch
+    from SphericalRegLib.evaluation.runs import find_cases
+    from SphericalRegLib.imaging.files import read_json_object
+    from SphericalRegLib.mrml.session import resolved_device
+    from SphericalRegLib.registration.options import RegistrationOptions
+    from SphericalRegLib.registration.pipeline import register
+
+    if output is None or not str(output):
+        raise InputError("A batch of case folders needs a folder for its results.")
+    where = resolved_device(device)
+
+    def registrar(case: Any) -> Any:
+        return register(case.volume, case.views, case.initial_camera_from_world, device=where, seed=seed, progress=progress)
+
+    options = {"registration": asdict(RegistrationOptions()), "initial": None, "device": where, "seed": seed}
+    records, _table = batch(find_cases(folders), output, registrar, options=options, progress=progress)
+    rows = []
+    for record in records:
+        result = {} if record.error else read_json_object(Path(output) / record.name / "result.json", "result")
+        rows.append(_row(record.name, result, record.seconds, record.error))
+    return rows
+
+
+def batch_of_nodes(logic: Any, pairs: Iterable[Any], *, progress: ProgressCallback | None = None, **keywords: Any) -> list[dict[str, Any]]:
+    """Register (ctNode, xrayNode) pairs one after the other; a pair that fails has its reason in its row."""
+    from SphericalRegLib.mrml.provenance import result_of
+
+    rows = []
+    pairs = list(pairs)
+    for number, (ct, xray) in enumerate(pairs):
+        name = f"{ct.GetName()}, {xray.GetName()}"
+        if progress is not None:
+            progress(Progress("batch", number, len(pairs), name))
+        began = time.perf_counter()
+        try:
+            nodes = logic.register(ct, xray, progress=progress, **keywords)
+        except InputError as error:
+            rows.append(_row(name, {}, None, str(error)))
+            continue
+        rows.append(_row(name, result_of(nodes.transform).to_dict(), time.perf_counter() - began, None))
+    return rows
+
+
+def _row(name: str, result: dict[str, Any], seconds: float | None, error: str | None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "verdict": result.get("verdict"),
+        "score": result.get("score"),
+        "seconds": seconds,
+        "error": error,
+        "camera_from_world": result.get("camera_from_world"),
+    }

@@ -1,0 +1,167 @@
+"""The geometry of the X-ray: values in the parameter node, origins beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.imaging.geometry_file import read_geometry, write_geometry
+from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced, describe_origins, first_known
+from SphericalRegLib.imaging.pixels import StoredImage
+from SphericalRegLib.mrml.detector import placed_camera
+from SphericalRegLib.mrml.geometry_attribute import keep_geometry, kept_geometry
+from SphericalRegLib.mrml.xrays import node_geometry, stored_image
+
+EDITED = "edited"
+PLACED = "the placed detector"
+
+# field of GeometryValues -> parameters that hold it; pairs are (column, row)
+PARAMETERS = {
+    "sdd_mm": ("sddMm",),
+    "pixel_spacing_mm": ("spacingColumnMm", "spacingRowMm"),
+    "principal_point_px": ("principalColumnPx", "principalRowPx"),
+    "intensity": ("intensity",),
+    "inverted": ("inverted",),
+    "mirrored": ("mirrored",),
+}
+LABELS = {
+    "sdd_mm": "sddOriginLabel",
+    "pixel_spacing_mm": "spacingOriginLabel",
+    "principal_point_px": "principalOriginLabel",
+    "intensity": "intensityOriginLabel",
+}
+
+
+def known_geometry(xray: Any) -> GeometryValues:
+    """All that is known of an X-ray node's geometry: what was kept with it, its DICOM instance, its spacing, and assumptions where there is none.
+
+    Raises:
+        InputError: a damaged attribute, or a node without an image.
+    """
+    placed = placed_camera(xray)
+    if placed is not None:
+        return GeometryValues(
+            **{name: Sourced(value, PLACED) for name, value in vars(placed.camera).items()},
+            intensity=Sourced("line_integral", PLACED),
+            inverted=Sourced(False, PLACED),
+            mirrored=Sourced(False, PLACED),
+        )
+    stored = stored_image(xray, 0)
+    return first_known(kept_geometry(xray), dicom_geometry(xray), node_geometry(xray), _assumed(stored))
+
+
+def dicom_geometry(xray: Any) -> GeometryValues:
+    """What the node's DICOM instance says; nothing for a node of another origin."""
+    uids = (xray.GetAttribute("DICOM.instanceUIDs") or "").split()
+    database = getattr(slicer, "dicomDatabase", None)
+    path = database.fileForInstance(uids[0]) if uids and database is not None else ""
+    if not path:
+        return GeometryValues()
+    from SphericalRegLib.imaging.dicom import read_dicom_geometry
+
+    try:
+        return read_dicom_geometry(path).values
+    except InputError as error:
+        return GeometryValues(warnings=(str(error),))
+
+
+def _assumed(stored: StoredImage) -> GeometryValues:
+    columns, rows = stored.size_px
+    return GeometryValues(
+        principal_point_px=Sourced(((columns - 1) / 2, (rows - 1) / 2), _("default: the middle of the image")),
+        intensity=stored.likely_intensity,
+        inverted=Sourced(False, _("default: white is air")),
+        mirrored=Sourced(False, _("default: as seen from the source")),
+    )
+
+
+def to_parameters(values: GeometryValues, parameters: Any) -> None:
+    """Write values into the parameter node; a length that is not known becomes 0."""
+    known = describe_origins(values)
+    modified = parameters.StartModify()
+    try:
+        for field, names in PARAMETERS.items():
+            value = known[field].value if field in known else 0.0
+            for name, part in zip(names, value if isinstance(value, tuple) else (value,) * len(names)):
+                setattr(parameters, name, part)
+    finally:
+        parameters.EndModify(modified)
+
+
+def from_parameters(parameters: Any, known: GeometryValues) -> GeometryValues:
+    """Values of the parameter node, as strong as they are shown; those that differ from what is known were edited."""
+    before = describe_origins(known)
+    found: dict[str, Any] = {}
+    for field, names in PARAMETERS.items():
+        parts = tuple(getattr(parameters, name) for name in names)
+        if field in ("sdd_mm", "pixel_spacing_mm") and min(parts) <= 0:
+            continue
+        value = parts if len(parts) == 2 else parts[0]
+        same = field in before and _alike(value, before[field].value)
+        found[field] = before[field] if same else Sourced(value, EDITED)
+    return GeometryValues(**found, size_px=known.size_px, sod_mm=known.sod_mm, warnings=known.warnings)
+
+
+def show_origins(ui: Any, values: GeometryValues) -> None:
+    """Write where each value comes from, and a warning where one is missing or guessed."""
+    known = describe_origins(values)
+    for field, label in LABELS.items():
+        getattr(ui, label).text = known[field].origin if field in known else _("not known: enter it")
+    ui.sizeLabel.text = "{} x {} px".format(*known["size_px"].value) if "size_px" in known else ""
+    said = list(values.warnings)
+    needed = {"sdd_mm": _("the source-to-detector distance"), "pixel_spacing_mm": _("the pixel spacing")}
+    missing = [name for field, name in needed.items() if field not in known]
+    if missing:
+        said.append(_("Not known: {names}.").format(names=", ".join(missing)))
+    if any(known[field].is_default for field in ("principal_point_px", "intensity") if field in known):
+        said.append(_("Values marked 'default' are guesses: check them."))
+    ui.geometryWarningLabel.text = " ".join(said)
+    ui.geometryWarningLabel.visible = bool(said)
+
+
+def load(path: str | Path, xray: Any) -> GeometryValues:
+    """Take a geometry file for an X-ray and keep it with the node.
+
+    Raises:
+        InputError: the file, or its size against the image.
+    """
+    given = read_geometry(path)
+    size = stored_image(xray, 0).size_px
+    if given.size_px is not None and tuple(given.size_px.value) != size:
+        raise InputError(f"{path} is for an image of {given.size_px.value} pixels, the X-ray {xray.GetName()!r} has {size} (columns, rows).")
+    keep_geometry(xray, first_known(given, kept_geometry(xray)))
+    return known_geometry(xray)
+
+
+def save(path: str | Path, values: GeometryValues) -> None:
+    """Write the values to a geometry file.
+
+    Raises:
+        InputError: a value is missing, or the file cannot be written.
+    """
+    known = describe_origins(values)
+    missing = [name for name in ("sdd_mm", "pixel_spacing_mm", "size_px", "principal_point_px") if name not in known]
+    if missing:
+        raise InputError(f"The geometry lacks {', '.join(missing)}: enter it before saving.")
+    camera = Camera(*(known[name].value for name in ("sdd_mm", "pixel_spacing_mm", "size_px", "principal_point_px")))
+    flags = {name: known[name].value for name in ("intensity", "inverted", "mirrored") if name in known}
+    write_geometry(path, camera, **flags)
+
+
+def edited(values: GeometryValues, known: GeometryValues) -> bool:
+    """Whether a value or its origin changed."""
+    now, before = describe_origins(values), describe_origins(known)
+    if any((name in now) != (name in before) for name in PARAMETERS):
+        return True
+    return any(now[name].origin != before[name].origin or not _alike(now[name].value, before[name].value) for name in PARAMETERS if name in now)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple):
+        return all(_alike(x, y) for x, y in zip(a, b))
+    return a == b if isinstance(a, (str, bool)) else abs(a - b) <= 1e-6 * max(abs(a), abs(b), 1e-6)

@@ -1,0 +1,70 @@
+"""Where the X-ray stands, and DRRs of the scene as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import slicer
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.views import c_arm_view, named_view
+from SphericalRegLib.imaging.geometry_values import GeometryValues, first_known
+from SphericalRegLib.imaging.radiograph import geometry_values
+from SphericalRegLib.mrml.detector import is_mirrored, placed_camera, set_image
+from SphericalRegLib.mrml.geometry_attribute import kept_geometry
+from SphericalRegLib.mrml.matrices import node_from_voxel, scene_from_node
+from SphericalRegLib.mrml.poses import pose_of
+from SphericalRegLib.mrml.session import render, resolved_device
+from SphericalRegLib.mrml.xrays import radiograph_from_node, radiograph_to_node
+
+from .geometry_section import dicom_geometry
+from .xray_view import set_window
+
+
+def kept_geometry_of(xray: Any) -> GeometryValues:
+    """What was kept with an X-ray's node and what its DICOM instance says."""
+    return first_known(kept_geometry(xray), dicom_geometry(xray))
+
+
+def place_xray(ct: Any, xray: Any, geometry: Any = None, view: Any = "ap", placed: Any = None) -> Any:
+    """The X-ray on its detector, before the CT where that stands: see `SphericalRegLogic.placeXray`."""
+    values = kept_geometry_of(xray) if geometry is None else geometry_values(geometry)
+    radiograph = radiograph_from_node(xray, values)
+    size = np.array(ct.GetImageData().GetDimensions())
+    centre = (node_from_voxel(ct) @ [*((size - 1) / 2), 1])[:3]
+    if isinstance(view, str):
+        pose = named_view(view, radiograph.camera, centre.tolist()).numpy()
+    elif np.shape(view) == (2,):
+        pose = c_arm_view(float(view[0]), float(view[1]), radiograph.camera, centre.tolist()).numpy()
+    else:
+        pose = np.asarray(view, dtype=np.float64)
+    name = f"{xray.GetName()} on the detector"
+    node = radiograph_to_node(slicer.mrmlScene, radiograph, scene_from_node(ct) @ np.linalg.inv(pose), name, placed)
+    set_window(node)
+    return node
+
+
+def render_drr(logic: Any, ct: Any, xray: Any, drr: Any = None, longer_side: int | None = None, device: str = "auto") -> Any:
+    """See `SphericalRegLogic.renderDRR`.
+
+    Raises:
+        InputError: the X-ray stands on no detector yet.
+    """
+    placed = placed_camera(xray)
+    if placed is None:
+        raise InputError(f"The X-ray {xray.GetName()!r} has no place in the scene yet: place it first, or register.")
+    if longer_side is not None:
+        placed = placed.resized(longer_side)
+    pyramid = logic.preparedVolume(ct, resolved_device(device))
+    pose = pose_of(ct, placed.world_from_camera)
+    depth = float((pose @ [*pyramid.attenuation.centre_ras_mm, 1])[2])
+    pixel_at_ct = max(placed.camera.pixel_spacing_mm) * max(depth, 0.1 * placed.camera.sdd_mm) / placed.camera.sdd_mm
+    image = render(pyramid, placed.camera, pose, pixel_at_ct if longer_side is not None else 0.0)
+    if drr is None:
+        drr = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"DRR of {ct.GetName()}")
+    new = drr.GetImageData() is None
+    set_image(drr, image, placed, mirrored=is_mirrored(xray))
+    if new:
+        set_window(drr)
+    return drr

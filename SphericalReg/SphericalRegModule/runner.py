@@ -1,0 +1,101 @@
+"""Runs a job beside the application's event loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import qt
+import slicer
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.progress import Cancelled, Progress
+
+from .job import Done, Failed, Job, Message, Stopped, Work
+
+POLL_MS = 50
+
+
+class Runner:
+    """One job at a time; its messages are handed on in the main thread.
+
+    Args:
+        on_progress: takes each `Progress`.
+        on_end: takes `Done`, `Failed` or `Stopped`, once; the runner is idle again by then.
+    """
+
+    def __init__(self, on_progress: Callable[[Progress], None], on_end: Callable[[Message], None]) -> None:
+        self._on_progress, self._on_end = on_progress, on_end
+        self._job: Job | None = None
+        self._timer = qt.QTimer()
+        self._timer.setInterval(POLL_MS)
+        self._timer.connect("timeout()", self.poll)
+
+    @property
+    def busy(self) -> bool:
+        return self._job is not None
+
+    def start(self, work: Work) -> None:
+        """Start work in a thread; nothing may be running."""
+        if self._job is not None:
+            raise RuntimeError("A job is running already.")
+        self._job = Job(work)
+        self._timer.start()
+
+    def cancel(self) -> None:
+        """Ask for the end; `on_end` tells when it came."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def abandon(self) -> None:
+        """Ask for the end and hear no more of it: the scene or the panel goes away."""
+        if self._job is not None:
+            self._job.cancel()
+            self._forget()
+
+    def poll(self) -> None:
+        """Hand on what happened."""
+        if self._job is None:
+            return
+        for message in self._job.messages():
+            if isinstance(message, Progress):
+                self._on_progress(message)
+            else:
+                self._forget()
+                self._on_end(message)
+
+    def _forget(self) -> None:
+        self._timer.stop()
+        self._job = None
+
+
+def run_to_end(work: Work, on_progress: Callable[[Progress], None] | None = None) -> Any:
+    """Run work in a thread and wait, with the application alive; returns its value.
+
+    Raises:
+        InputError: the work refused its input.
+        RuntimeError: it failed otherwise; the details are in the message.
+    """
+    job = Job(work)
+    while True:
+        for message in job.messages():
+            if isinstance(message, Progress):
+                if on_progress is not None:
+                    on_progress(message)
+            else:
+                return value_of(message)
+        slicer.app.processEvents()
+        time.sleep(POLL_MS / 2000)
+
+
+def value_of(message: Message) -> Any:
+    """The value of a finished job; raises what `run_to_end` raises."""
+    if isinstance(message, Done):
+        return message.value
+    if isinstance(message, Stopped):
+        raise Cancelled
+    assert isinstance(message, Failed)
+    if message.expected:
+        raise InputError(message.sentence)
+    raise RuntimeError(f"{message.sentence}\n\n{message.details}")

@@ -1,0 +1,65 @@
+"""A case to try the module on, made on this machine: no network is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+CATEGORY = "SphericalReg"
+NAME = "SphericalRegPelvis"
+SIZE_PX = 256
+
+
+def register_sample_data() -> None:
+    """List the case in Slicer's Sample Data module, where that is there."""
+    try:
+        import SampleData
+    except ModuleNotFoundError:
+        return
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category=CATEGORY,
+        sampleName=NAME,
+        uris=None,
+        fileNames=None,
+        nodeNames=None,
+        customDownloader=lambda source: load_sample_case(),
+        thumbnailFileName=str(Path(__file__).resolve().parents[1] / "Resources" / "Icons" / "SphericalReg.png"),
+    )
+
+
+def load_sample_case(folder: str | Path | None = None) -> tuple[Any, Any]:
+    """Simulate an X-ray of the packaged pelvis CT and load both; returns (CT node, X-ray node).
+
+    Args:
+        folder: where the case lies; made there once. None: in Slicer's temporary folder.
+    """
+    from SphericalRegLib.imaging.case import find_case_files
+    from SphericalRegLib.imaging.files import read_json_object
+    from SphericalRegLib.imaging.geometry_file import parse_geometry
+    from SphericalRegLib.imaging.volume import Volume
+    from SphericalRegLib.mrml.geometry_attribute import keep_geometry
+    from SphericalRegLib.mrml.volumes import volume_to_node
+
+    case = make_sample_case(Path(slicer.app.temporaryPath) / "SphericalRegSample" if folder is None else Path(folder))
+    files = find_case_files(case)
+    (view,) = files.views
+    geometry = read_json_object(view.geometry, "geometry file")
+    geometry.pop("initial_camera_from_world", None)  # as in a theatre: only the view's name is known
+    ct = volume_to_node(slicer.mrmlScene, Volume.read(files.ct, name="pelvis"), _("pelvis CT"))
+    xray = slicer.util.loadVolume(str(view.xray), {"singleFile": True, "name": _("pelvis X-ray")})
+    keep_geometry(xray, parse_geometry(geometry, str(view.geometry), view.geometry.name))
+    return ct, xray
+
+
+def make_sample_case(folder: Path) -> Path:
+    """The case folder, simulated unless it is there already."""
+    from SphericalRegLib.imaging.samples import sample_volume
+    from SphericalRegLib.resources import resource_path
+    from SphericalRegLib.simulation.cases import SimulationOptions, flat_panel, simulate_cases
+
+    options = SimulationOptions(camera=flat_panel(SIZE_PX, SIZE_PX), rotation_range_deg=8.0)
+    (case,) = simulate_cases(sample_volume("pelvis"), folder, 1, options, ct=resource_path("SampleData/pelvis.nii.gz"))
+    return case
