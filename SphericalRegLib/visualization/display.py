@@ -119,17 +119,21 @@ def local_contrast(image: np.ndarray, mask: np.ndarray | None = None, sigma_px: 
     values goes; edges stay. It is the normalisation behind local NCC.
     """
     (array,), valid = counted({"image": image}, mask)
-    sigma = array.shape[1] / 24 if sigma_px is None else sigma_px
-    weight = np.maximum(ndimage.gaussian_filter(valid.astype(np.float32), sigma), 1e-3)
-
-    def local_mean(values: np.ndarray) -> np.ndarray:
-        return ndimage.gaussian_filter(np.where(valid, values, 0.0), sigma) / weight
-
     unit = to_unit(array, display_window(array, valid))  # clipped: a hot pixel must not spoil its neighbourhood
-    centred = unit - local_mean(unit)
-    variance = local_mean(centred**2)
-    scale = np.sqrt(variance + 0.25 * np.median(variance[valid]))
-    return np.where(valid & (scale > 0), centred / np.maximum(scale, 1e-12), 0.0).astype(np.float32)
+    mean, deviation = local_statistics(unit, valid, array.shape[1] / 24 if sigma_px is None else sigma_px)
+    return np.where(valid & (deviation > 0), (unit - mean) / np.maximum(deviation, 1e-12), 0.0).astype(np.float32)
+
+
+def local_statistics(unit: np.ndarray, valid: np.ndarray, sigma_px: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation ``(H, W)`` of the valid pixels around each pixel, as `local_contrast` defines them."""
+    weight = np.maximum(ndimage.gaussian_filter(valid.astype(np.float32), sigma_px), 1e-3)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return ndimage.gaussian_filter(np.where(valid, values, 0.0), sigma_px) / weight
+
+    middle = mean(unit)
+    variance = mean((unit - middle) ** 2)
+    return middle, np.sqrt(variance + 0.25 * np.median(variance[valid]))
 
 
 def to_bytes(unit: np.ndarray) -> np.ndarray:

@@ -9,7 +9,17 @@ import numpy as np
 from scipy import ndimage
 
 from SphericalRegLib.errors import InputError
-from SphericalRegLib.visualization.display import RGB, checked_image, counted, display_window, even_tone, grey, match_intensities, to_unit
+from SphericalRegLib.visualization.display import (
+    RGB,
+    checked_image,
+    counted,
+    display_window,
+    even_tone,
+    grey,
+    local_statistics,
+    match_intensities,
+    to_unit,
+)
 
 ESTIMATE_COLOUR: RGB = (70, 200, 255)  # sky blue: what was computed, the DRR
 TRUTH_COLOUR: RGB = (255, 92, 72)  # red: the truth, where it is known
@@ -17,18 +27,21 @@ INITIAL_COLOUR: RGB = (255, 200, 60)  # amber: where the registration began
 SHORTEST_EDGE = 0.03  # of the image's shorter side; shorter ones are texture
 
 
-def edges(image: np.ndarray, mask: np.ndarray | None = None, *, sigma_px: float = 1.5, share: float = 0.12) -> np.ndarray:
+def edges(image: np.ndarray, mask: np.ndarray | None = None, *, sigma_px: float | None = None, share: float = 0.1) -> np.ndarray:
     """Thin edges of an image as opacities in [0, 1], float32 ``(H, W)``.
 
-    Canny's detector (Canny 1986): gradient of a Gaussian of ``sigma_px``, non-maximum suppression across the edge, hysteresis with the high
-    threshold at the strongest ``share`` of the pixels that count and the low one at 40 % of it; specks are left out. The lines are softened a
-    little so that they look even at any zoom. The rim of the mask is not an edge.
+    Canny's detector (Canny 1986): gradient of a Gaussian of ``sigma_px`` (default: a 320th of the width, at least 1.2) in units of the local standard
+    deviation, so that a faint iliac crest counts as much as the spine; non-maximum suppression across the edge; hysteresis with the high threshold at
+    the strongest ``share`` of the pixels that count and the low one at 40 % of it; specks are left out. The lines are softened a little so that they
+    look even at any zoom. The rim of the mask is not an edge.
     """
     (array,), valid = counted({"image": image}, mask)
     unit = np.where(valid, to_unit(array, display_window(array, valid)), 0.0)
+    sigma_px = max(1.2, array.shape[1] / 320) if sigma_px is None else sigma_px
     gradient_row = ndimage.gaussian_filter(unit, sigma_px, order=(1, 0))
     gradient_column = ndimage.gaussian_filter(unit, sigma_px, order=(0, 1))
-    strength = np.hypot(gradient_row, gradient_column)
+    deviation = local_statistics(unit, valid, array.shape[1] / 16)[1]
+    strength = np.hypot(gradient_row, gradient_column) / np.maximum(deviation, 1e-3)
     if not valid.all():  # the padding outside the mask makes a step that isn't in the image
         rim = max(1, int(np.ceil(3 * sigma_px)))
         valid = ndimage.binary_erosion(valid, iterations=rim, border_value=1)
@@ -37,7 +50,7 @@ def edges(image: np.ndarray, mask: np.ndarray | None = None, *, sigma_px: float 
     if high <= 1e-6:
         return np.zeros(unit.shape, np.float32)
     rows, columns = np.indices(unit.shape, dtype=np.float32)
-    length = np.maximum(strength, 1e-12)
+    length = np.maximum(np.hypot(gradient_row, gradient_column), 1e-12)
     step_row, step_column = gradient_row / length, gradient_column / length
     ahead, behind = (
         ndimage.map_coordinates(strength, [rows + s * step_row, columns + s * step_column], order=1, mode="nearest") for s in (1, -1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,20 +17,21 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.visualization.difference import COLOUR_MAP, colour_limit, compare_drrs, compare_xray, diverging
 from SphericalRegLib.visualization.display import RGB, counted, resize_to_width
 from SphericalRegLib.visualization.figures import PAPER, Theme, new_figure
-from SphericalRegLib.visualization.overlay import ESTIMATE_COLOUR, TRUTH_COLOUR, draw, edges, grey_pair, toned
+from SphericalRegLib.visualization.overlay import ESTIMATE_COLOUR, INITIAL_COLOUR, TRUTH_COLOUR, draw, edges, grey_pair, toned
 
 DRAWN_COLUMNS = 640  # low-resolution images are enlarged to this before edges are drawn, so that lines stay thin
 
 
 @dataclass(frozen=True)
 class PanelRow:
-    """One case: images ``(H, W)``, bone bright, on one grid. ``truth_drr`` only in evaluation."""
+    """One case: images ``(H, W)``, bone bright, on one grid. ``initial_drr`` is the DRR at the start; ``truth_drr`` only in evaluation."""
 
     label: str
     xray: np.ndarray
     drr: np.ndarray
     mask: np.ndarray | None = None
     truth_drr: np.ndarray | None = None
+    initial_drr: np.ndarray | None = None
 
 
 def enlarged(row: PanelRow, columns: int = DRAWN_COLUMNS) -> PanelRow:
@@ -38,12 +40,13 @@ def enlarged(row: PanelRow, columns: int = DRAWN_COLUMNS) -> PanelRow:
     Raises:
         InputError: if shapes differ or no pixel counts.
     """
-    images = {"X-ray": row.xray, "DRR": row.drr} | ({} if row.truth_drr is None else {"DRR at the truth": row.truth_drr})
-    (xray, drr, *truth), valid = counted(images, row.mask)
-    if xray.shape[1] >= columns:
-        return PanelRow(row.label, xray, drr, valid, truth[0] if truth else None)
-    larger = [resize_to_width(image, columns) for image in (xray, drr, *truth)]
-    return PanelRow(row.label, larger[0], larger[1], resize_to_width(valid, columns), larger[2] if truth else None)
+    named = {"xray": row.xray, "drr": row.drr, "truth_drr": row.truth_drr, "initial_drr": row.initial_drr}
+    given = {name: image for name, image in named.items() if image is not None}
+    images, valid = counted(given, row.mask)
+    if row.xray.shape[1] >= columns:
+        return replace(row, mask=valid)
+    larger: dict[str, Any] = {name: resize_to_width(image, columns) for name, image in zip(given, images, strict=True)}
+    return replace(row, mask=resize_to_width(valid, columns), **larger)
 
 
 def overlay_picture(row: PanelRow) -> np.ndarray:
@@ -76,6 +79,32 @@ def qualitative_panel(rows: Sequence[PanelRow], theme: Theme = PAPER) -> Figure:
             _show(ax, picture, title, theme)
         if with_truth:
             _legend(line[2], {"estimate": ESTIMATE_COLOUR, "truth": TRUTH_COLOUR})
+    return figure
+
+
+def before_and_after(rows: Sequence[PanelRow], theme: Theme = PAPER) -> Figure:
+    """X-ray | DRR edges at the start | DRR edges at the result | X-ray against DRR at the result: what a registration does, at a glance.
+
+    Raises:
+        InputError: if there is no row, a row has no start, or its images don't fit together.
+    """
+    if not rows:
+        raise InputError("there is no case to draw; expected at least one")
+    for row in rows:
+        if row.initial_drr is None:
+            raise InputError(f"{row.label} has no DRR at the start; expected one")
+    rows = [enlarged(row) for row in rows]
+    heights = [row.xray.shape[0] / row.xray.shape[1] for row in rows]
+    figure = new_figure(11.2, 2.75 * sum(heights) + 0.35, theme)
+    axes = figure.subplots(len(rows), 4, squeeze=False, height_ratios=heights)
+    for number, (line, row) in enumerate(zip(axes, rows, strict=True)):
+        xray = toned(row.xray, row.mask)
+        assert row.initial_drr is not None
+        start, result = (draw(xray, edges(drr, row.mask), c) for drr, c in ((row.initial_drr, INITIAL_COLOUR), (row.drr, ESTIMATE_COLOUR)))
+        pictures = (xray, start, result, compare_xray(row.xray, row.drr, row.mask)[0])
+        words = ("DRR edges at the start", "DRR edges at the result", "X-ray red, DRR blue") if number == 0 else ("", "", "")
+        for ax, picture, title in zip(line, pictures, (row.label, *words), strict=True):
+            _show(ax, picture, title, theme)
     return figure
 
 

@@ -51,7 +51,7 @@ def index_html(title: str, entries: Sequence[IndexEntry], summary: Mapping[str, 
     listing = table(("Case", "Overlay", *columns), rows, _count(entries), numeric=numeric, class_="cases")
     sections = [
         tag("section", tag("h2", "At a glance"), facts(summary)) if summary else None,
-        tag("section", tag("h2", "Cases"), tag("p", note) if note else None, listing),
+        tag("section", tag("h2", "Cases"), tag("p", note) if note else None, listing, style=f"--rows: {len(entries)}"),
     ]
     return page(title, sections)
 

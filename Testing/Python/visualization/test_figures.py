@@ -11,7 +11,7 @@ from PIL import Image
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.visualization.convergence import StageTrace, convergence_figure, stage_traces
 from SphericalRegLib.visualization.figures import WEB, png_bytes, themed_svg, write_figure, write_picture
-from SphericalRegLib.visualization.panel import PanelRow, difference_figure, enlarged, overlay_figure, qualitative_panel
+from SphericalRegLib.visualization.panel import PanelRow, before_and_after, difference_figure, enlarged, overlay_figure, qualitative_panel
 
 
 def row(**changes) -> PanelRow:
@@ -81,6 +81,13 @@ def test_panel_has_four_pictures_a_case():
     assert titles[3] == "X-ray red, DRR blue" and titles[7] == "truth red, estimate blue"
 
 
+def test_before_and_after_needs_a_start():
+    titles = [axes.get_title(loc="left") for axes in before_and_after([row(initial_drr=np.roll(row().xray, 9, axis=1))]).axes]
+    assert titles == ["case", "DRR edges at the start", "DRR edges at the result", "X-ray red, DRR blue"]
+    with pytest.raises(InputError, match="no DRR at the start"):
+        before_and_after([row()])
+
+
 def test_difference_against_the_truth_is_the_one_drawn():
     """With the estimate at the truth the map is neutral, whatever the X-ray looks like."""
     other = row(xray=np.random.default_rng(0).normal(size=(40, 50)), truth_drr=row().drr)
@@ -98,7 +105,7 @@ def test_small_images_are_enlarged_and_masks_stay_masks():
 
 @pytest.mark.parametrize("draw", [overlay_figure, difference_figure, lambda r: qualitative_panel([r])])
 def test_figures_refuse_images_that_do_not_fit(draw):
-    with pytest.raises(InputError, match="DRR has shape"):
+    with pytest.raises(InputError, match="drr has shape"):
         draw(row(drr=np.zeros((3, 3))))
 
 
