@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from SphericalRegLib.errors import InputError
+
 from .app import app
 from .common import AsJson, print_json
 
@@ -25,14 +27,19 @@ def inspect(
     from SphericalRegLib.visualization.description import describe
 
     described = describe(path, frame)
-    drawn = None
+    drawn, problem = None, None
     if not no_picture and _is_case(path):
         from SphericalRegLib.imaging.case import load_case
         from SphericalRegLib.visualization.setup import draw_case
 
-        drawn = draw_case(load_case(path), picture or Path(f"setup_{path.resolve().name}.png"))
+        try:
+            drawn = draw_case(load_case(path), picture or Path(f"setup_{path.resolve().name}.png"))
+        except InputError as error:  # what is wrong with a case is what one inspects it for: the description comes first
+            problem = error
     if as_json:
         print_json({**described.to_dict(), "picture": drawn})
+        if problem is not None:
+            raise problem
         return
     from rich.console import Console
 
@@ -43,11 +50,12 @@ def inspect(
         print(described.to_text(console.width), end="")
     if drawn is not None:
         print(f"\nset-up drawn to {drawn}")
+    if problem is not None:
+        raise problem
 
 
 def _is_case(path: Path) -> bool:
     """A folder with a CT and an X-ray: a folder of DICOM slices is none."""
-    from SphericalRegLib.errors import InputError
     from SphericalRegLib.imaging.case import find_case_files
 
     try:

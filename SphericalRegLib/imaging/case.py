@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.files import read_json_object
 from SphericalRegLib.imaging.geometry_file import read_geometry
 from SphericalRegLib.imaging.geometry_values import GeometryValues, start_pose
@@ -93,7 +94,29 @@ def load_case(path: str | Path) -> Case:
     volume = Volume.read(files.ct, labels=files.labels)
     first = views[0].radiograph
     initial = start_pose(first.known, first.camera, volume.centre_ras_mm)
-    return Case(files.path, volume, tuple(views), None if initial is None else initial.value, None if initial is None else initial.origin)
+    if initial is None:
+        return Case(files.path, volume, tuple(views))
+    problem = overlap_problem(first.camera, initial.value, volume)
+    if problem is not None:
+        raise InputError(f"case {files.path}: at the initial pose ({initial.origin}) {problem}")
+    return Case(files.path, volume, tuple(views), initial.value, initial.origin)
+
+
+def overlap_problem(camera: Camera, camera_from_world: np.ndarray, volume: Volume) -> str | None:
+    """Why an X-ray taken at a pose cannot show the CT, in words, or None where it can."""
+    points = volume.box_corners_ras() @ camera_from_world[:3, :3].T + camera_from_world[:3, 3]
+    depth = points[:, 2]
+    if (depth <= 0).all():
+        return "the CT lies behind the X-ray source: is the matrix the inverse of what it should be?"
+    if (depth <= 0).any():
+        # Most often the inverse matrix again: its translation is of the order of the distances, so that the source ends up beside or in the CT.
+        return "the CT reaches behind the X-ray source: is the matrix the inverse of what it should be?"
+    if depth.min() >= camera.sdd_mm:
+        return f"the CT lies behind the detector ({depth.min():.0f} mm from the source or more, sdd_mm is {camera.sdd_mm:g})"
+    pixels = camera.project(points)
+    if (pixels.max(0) < 0).any() or (pixels.min(0) > np.array(camera.size_px) - 1).any():
+        return "the CT is projected beside the X-ray: the two do not overlap"
+    return None
 
 
 def find_case_files(path: str | Path) -> CaseFiles:

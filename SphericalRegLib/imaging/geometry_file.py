@@ -8,6 +8,8 @@ Keys, with units and frames (pairs are [column, row]; the image is the one store
 - ``principal_point_px``: where the central ray meets the detector; (0, 0) is the centre of the first pixel. Optional: the image's middle.
 - ``sod_mm``: optional, source to the centre of the object; only starts from named views use it.
 - ``intensity``: "counts", "display" or "line_integral"; ``inverted``: white is bone; ``mirrored``: stored as seen from the detector's side.
+- ``frame``: which frame of a multi-frame X-ray, from 0; ``i0``: detector counts without an object; ``collimator``: false switches the search for its
+  border off. All optional.
 - ``initial_camera_from_world``, ``camera2_from_camera1`` (in geometry_2.json): 4 x 4, rigid, mm, of the un-mirrored camera.
 
 Any other key is a note and is ignored.
@@ -69,6 +71,9 @@ def parse_geometry(content: Mapping[str, Any], where: str = "geometry", origin: 
         intensity=sourced("intensity", _intensity),
         inverted=sourced("inverted", _boolean),
         mirrored=sourced("mirrored", _boolean),
+        frame=sourced("frame", _index),
+        i0=sourced("i0", _above_zero),
+        collimator=sourced("collimator", _boolean),
         initial_camera_from_world=sourced("initial_camera_from_world", rigid_matrix),
         camera_from_camera1=sourced(f"camera{view}_from_camera1", rigid_matrix) if view > 1 else None,
     )
@@ -155,6 +160,20 @@ def _positive(value: Any, where: str) -> float:
     if number <= 0:
         raise InputError(f"{where} is {number:g}, expected a length in mm above zero")
     return number
+
+
+def _above_zero(value: Any, where: str) -> float:
+    number = _number(value, where)
+    if number <= 0:
+        raise InputError(f"{where} is {number:g}, expected a number above zero")
+    return number
+
+
+def _index(value: Any, where: str) -> int:
+    number = _number(value, where)
+    if number != int(number) or number < 0:
+        raise InputError(f"{where} is {value!r}, expected a frame number, 0 for the first")
+    return int(number)
 
 
 def _count(value: Any, where: str) -> int:

@@ -42,7 +42,8 @@ class GeometryValues:
 
     Pairs are (column, row). ``inverted``: white is bone. ``mirrored``: the stored image is the one seen from the detector's side.
     ``initial_camera_from_world`` and ``camera_from_camera1`` are (4, 4) float64 and belong to the un-mirrored camera. ``start``: C-arm angles or
-    a named view. ``image_axes``: patient directions (of RLAPHF) in which the stored rows and columns run.
+    a named view. ``image_axes``: patient directions (of RLAPHF) in which the stored rows and columns run. ``frame``: which of several, from 0.
+    ``i0``: detector counts without an object. ``collimator``: whether its border is to be searched for.
     """
 
     sdd_mm: Sourced[float] | None = None
@@ -57,6 +58,9 @@ class GeometryValues:
     camera_from_camera1: Sourced[np.ndarray] | None = None
     start: Sourced[Start] | None = None
     image_axes: Sourced[tuple[str, str]] | None = None
+    frame: Sourced[int] | None = None
+    i0: Sourced[float] | None = None
+    collimator: Sourced[bool] | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -113,12 +117,12 @@ def complete(values: GeometryValues, image_size_px: tuple[int, int], default_int
     columns, rows = image_size_px
     if values.sdd_mm is None:
         raise InputError(
-            f"{where}: the source-to-detector distance is not known: give sdd_mm in geometry.json or --sdd (about 1000 on a C-arm)"
+            f"{where}: the source-to-detector distance is not known: give sdd_mm in geometry.json (about 1000 on a C-arm)"
             + _because(values)
         )
     if values.pixel_spacing_mm is None:
         raise InputError(
-            f"{where}: the detector's pixel spacing is not known: give pixel_spacing_mm [column, row] in geometry.json or --spacing"
+            f"{where}: the detector's pixel spacing is not known: give pixel_spacing_mm [column, row] in geometry.json"
             + _because(values)
         )
     if values.size_px is not None and tuple(values.size_px.value) != (columns, rows):

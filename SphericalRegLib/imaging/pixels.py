@@ -113,7 +113,7 @@ def choose_frame(frames: int, frame: int | None, path: Path) -> int:
     """The frame asked for, or the only one."""
     if frame is None:
         if frames > 1:
-            raise InputError(f"X-ray {path} has {frames} frames: say which one with --frame (0 to {frames - 1})")
+            raise InputError(f"X-ray {path} has {frames} frames: say which one with \"frame\" in geometry.json (0 to {frames - 1})")
         return 0
     if not 0 <= frame < frames:
         raise InputError(f"X-ray {path} has {frames} frame{'s' if frames > 1 else ''}, frame {frame} was asked for (the first is 0)")

@@ -62,21 +62,21 @@ class Radiograph:
         inverted: bool | None = None,
         mirrored: bool | None = None,
         mask: str | Path | np.ndarray | None = None,
-        collimator: bool = True,
+        collimator: bool | None = None,
         frame: int | None = None,
         i0: float | None = None,
     ) -> Radiograph:
-        """Read an X-ray.
+        """Read an X-ray. What is given here wins over ``geometry``, and that over the file's own header.
 
         Args:
             path: PNG, TIFF, NRRD, MHA, NPY or DICOM.
             geometry: a ``Camera``, a mapping with the keys of geometry.json, such a file, or None for a DICOM file that knows its own. It
                 describes the image as stored; what it leaves open is taken from the DICOM header.
-            intensity: "counts", "display" or "line_integral"; wins over ``geometry``.
-            inverted: white is bone; wins over ``geometry``.
-            mirrored: stored as seen from the detector's side; wins over ``geometry``. The image and its camera are un-mirrored.
+            intensity: "counts", "display" or "line_integral".
+            inverted: white is bone.
+            mirrored: stored as seen from the detector's side. The image and its camera are un-mirrored.
             mask: file or (H, W) array of the stored image; zero excludes a pixel.
-            collimator: find the collimated border and mask it.
+            collimator: find the collimated border and mask it (by default yes).
             frame: which frame of a multi-frame file, from 0.
             i0: detector counts without an object, for "counts".
 
@@ -84,8 +84,10 @@ class Radiograph:
             InputError: anything that cannot be used, in one sentence.
         """
         path = Path(path)
-        values = first_known(from_user(intensity=intensity, inverted=inverted, mirrored=mirrored), geometry_values(geometry))
-        return cls.from_stored(read_pixels(path, frame), values, mask=mask, collimator=collimator, i0=i0, name=path.name, where=f"X-ray {path}")
+        given = from_user(intensity=intensity, inverted=inverted, mirrored=mirrored, frame=frame, collimator=collimator, i0=i0)
+        values = first_known(given, geometry_values(geometry))
+        stored = read_pixels(path, None if values.frame is None else values.frame.value)
+        return cls.from_stored(stored, values, mask=mask, name=path.name, where=f"X-ray {path}")
 
     @classmethod
     def from_stored(
@@ -94,8 +96,7 @@ class Radiograph:
         values: GeometryValues,
         *,
         mask: str | Path | np.ndarray | None = None,
-        collimator: bool = True,
-        i0: float | None = None,
+        collimator: bool | None = None,
         name: str = "",
         where: str = "",
     ) -> Radiograph:
@@ -104,14 +105,19 @@ class Radiograph:
         Args:
             stored: the grey values.
             values: what is known of the geometry of the image as stored.
+            mask: file or (H, W) array of the stored image; zero excludes a pixel.
+            collimator: find the collimated border and mask it; by default as ``values`` say, else yes.
             name: of the result.
             where: how messages call the image.
         """
         where = where or f"X-ray {name}".strip()
         view = complete(first_known(values, stored.header), stored.size_px, stored.likely_intensity, where)
         usable = usable_pixels(stored, mask, where)
+        if collimator is None:
+            collimator = view.values.collimator is None or view.values.collimator.value
         if collimator:
             usable = usable & open_field(stored, usable, view)
+        i0 = None if view.values.i0 is None else view.values.i0.value
         image = to_line_integral(stored.grey, usable, view.intensity, view.inverted, i0, stored.full_scale, where)
         finite = np.isfinite(image)
         if not finite.all():

@@ -186,7 +186,24 @@ def _second_view(geometry: bool, relation=None):
     return change
 
 
+def _start(matrix):
+    return lambda case: edit(case / "geometry.json", initial_camera_from_world=matrix.tolist())
+
+
+def _shift(x, y, z):
+    matrix = np.eye(4)
+    matrix[:3, 3] = x, y, z
+    return matrix
+
+
 BAD_CASES = {
+    "start behind the source": (_start(_shift(0, 0, -500)), "lies behind the X-ray source.*inverse"),
+    "start with the source in the CT": (_start(_shift(0, 0, -15)), "reaches behind the X-ray source"),
+    "start behind the detector": (_start(_shift(0, 0, 1500)), "lies behind the detector"),
+    "X-ray misses the CT": (_start(_shift(400, 0, 700)), "projected beside the X-ray"),
+    "frame as text": (lambda case: edit(case / "geometry.json", frame="first"), "frame is 'first', expected a number"),
+    "frame out of range": (lambda case: edit(case / "geometry.json", frame=3), "has 1 frame, frame 3 was asked for"),
+    "i0 negative": (lambda case: edit(case / "geometry.json", i0=-1), "i0 is -1, expected a number above zero"),
     "no CT": (_remove("ct.nii.gz"), "has no CT"),
     "no X-ray": (_remove("xray.png"), "has no X-ray"),
     "no geometry": (_remove("geometry.json"), "no geometry.json for xray.png"),

@@ -98,7 +98,7 @@ def test_uncalibrated_pixel_spacing_is_used_with_a_warning(tmp_path):
 
 def test_dx_with_imager_spacing_only_is_refused_by_name_and_completed_by_the_user(tmp_path):
     path = write(tmp_path / "x.dcm", modality="DX", ImagerPixelSpacing=[0.14, 0.14])
-    with pytest.raises(InputError, match=r"source-to-detector distance is not known: give sdd_mm in geometry.json or --sdd"):
+    with pytest.raises(InputError, match=r"source-to-detector distance is not known: give sdd_mm in geometry.json"):
         Radiograph.read(path)
     radiograph = Radiograph.read(path, {"sdd_mm": 1800})
     assert radiograph.camera.sdd_mm == 1800 and radiograph.camera.pixel_spacing_mm == (0.14, 0.14)
@@ -468,7 +468,7 @@ def test_file_without_preamble_is_read(tmp_path):
 # In a case folder.
 
 
-def make_case(folder, **tags):
+def make_case(folder, pixels=None, **tags):
     from SphericalRegLib.imaging.volume import Volume
 
     folder.mkdir()
@@ -481,7 +481,7 @@ def make_case(folder, **tags):
     import SimpleITK as sitk
 
     sitk.WriteImage(Volume.from_array(hu, affine).to_sitk(), str(folder / "ct.nrrd"))
-    write(folder / "xray.dcm", **{**GOOD, "PixelIntensityRelationship": "LIN", **tags})
+    write(folder / "xray.dcm", pixels, **{**GOOD, "PixelIntensityRelationship": "LIN", **tags})
     return folder
 
 
@@ -508,3 +508,12 @@ def test_geometry_file_wins_over_tags_and_tags_fill_in(tmp_path):
     assert radiograph.camera.sdd_mm == 1111 and radiograph.camera.pixel_spacing_mm == (0.25, 0.3)
     assert radiograph.known.sdd_mm.origin == "geometry.json: sdd_mm" and "(0018,1164)" in radiograph.known.pixel_spacing_mm.origin
     assert load_case(folder).initial_camera_from_world is None
+
+
+def test_frame_of_a_cine_run_is_chosen_in_the_geometry_file(tmp_path):
+    folder = make_case(tmp_path / "case", pixels=counts(3))
+    with pytest.raises(InputError, match=r'"frame" in geometry\.json'):
+        load_case(folder)
+    (folder / "geometry.json").write_text('{"frame": 2, "collimator": false, "i0": 4000}')
+    read = load_case(folder).views[0].radiograph
+    np.testing.assert_allclose(read.image, np.log(4000) - np.log(counts(3)[2]), atol=1e-4)

@@ -113,7 +113,7 @@ def test_mirrored_image_comes_back_with_its_camera(tmp_path):
 def test_multi_frame_file_needs_a_frame(tmp_path):
     stack = np.stack([line_integrals(), 2 * line_integrals()])
     path = save(tmp_path / "cine.nrrd", stack)
-    with pytest.raises(InputError, match=r"has 2 frames.*--frame"):
+    with pytest.raises(InputError, match=r"has 2 frames.*\"frame\" in geometry"):
         Radiograph.read(path, CAMERA)
     with pytest.raises(InputError, match="frame 2 was asked for"):
         Radiograph.read(path, CAMERA, frame=2)
