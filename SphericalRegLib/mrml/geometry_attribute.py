@@ -1,0 +1,43 @@
+"""An X-ray's geometry as it is known, value by value with origins, kept with its node."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..imaging.geometry_file import parse_geometry
+from ..imaging.geometry_values import GeometryValues, Sourced, describe_origins
+
+GEOMETRY = "SphericalReg.Geometry"
+"""Attribute: JSON of {"values": keys of geometry.json, "origins": where each value comes from}."""
+
+
+def keep_geometry(node: Any, values: GeometryValues) -> None:
+    """Write what is known into the node's attribute, so that it is saved with the scene."""
+    known = describe_origins(values)
+    content = {
+        "values": {name: sourced.value.tolist() if isinstance(sourced.value, np.ndarray) else sourced.value for name, sourced in known.items()},
+        "origins": {name: sourced.origin for name, sourced in known.items()},
+    }
+    node.SetAttribute(GEOMETRY, json.dumps(content))
+
+
+def kept_geometry(node: Any) -> GeometryValues:
+    """What `keep_geometry` wrote; nothing known for any other node.
+
+    Raises:
+        InputError: the attribute is damaged.
+    """
+    text = node.GetAttribute(GEOMETRY)
+    if not text:
+        return GeometryValues()
+    try:
+        content = json.loads(text)
+        parsed = describe_origins(parse_geometry(content["values"], f"attribute {GEOMETRY} of {node.GetName()!r}"))
+        known: dict[str, Any] = {name: Sourced(sourced.value, str(content["origins"][name])) for name, sourced in parsed.items()}
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"The attribute {GEOMETRY} of {node.GetName()!r} is damaged ({error}): remove it.") from None
+    return GeometryValues(**known)

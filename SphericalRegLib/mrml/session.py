@@ -1,0 +1,211 @@
+"""A registration in the scene: read from nodes, run without them, written back to nodes.
+
+`read_request` and `write_outcome` touch the scene and belong to the thread that owns it; `run` touches nothing of the scene and may run anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from ..imaging.geometry_values import GeometryValues
+from ..imaging.radiograph import Radiograph
+from ..imaging.volume import Volume
+from ..progress import Progress, ProgressCallback, silent
+from ..registration.options import RegistrationOptions
+from ..registration.pipeline import prepare, register
+from ..registration.resolution import VolumePyramid
+from ..registration.result import RegistrationResult
+from .detector import PlacedCamera, is_mirrored, placed_camera, set_image
+from .matrices import scene_from_node
+from .poses import move_ct
+from .provenance import describe, transform_of
+from .volumes import volume_from_node
+from .xrays import radiograph_from_node, radiograph_to_node, stored_image
+
+CPU_INSTEAD = "The GPU's memory was not enough: the CPU was used instead."
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """All that a registration needs; nothing in it belongs to the scene.
+
+    Attributes:
+        ct: the CT, or one that was prepared before.
+        radiograph: the X-ray.
+        initial: camera_from_world (4, 4), a view's name, or None to try the named views.
+        options: of the registration.
+        device: "cpu", "cuda", ...
+        seed: of the multi-start.
+        world_from_camera_reference: where the camera stands in the scene; None: at the inverse of the initial pose.
+    """
+
+    ct: Volume | VolumePyramid
+    radiograph: Radiograph
+    initial: np.ndarray | str | None = None
+    options: RegistrationOptions = field(default_factory=RegistrationOptions)
+    device: str = "cpu"
+    seed: int = 0
+    world_from_camera_reference: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A finished registration: the result, the prepared CT for what comes next, the X-ray and the DRR (H, W) at the result, on its grid."""
+
+    result: RegistrationResult
+    pyramid: VolumePyramid
+    radiograph: Radiograph
+    drr: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class ResultNodes:
+    """The nodes that show a registration: the CT's transform, the X-ray on its detector, the DRR on the same grid."""
+
+    transform: Any
+    xray: Any
+    drr: Any
+
+
+def read_request(
+    ct: Any,
+    xray: Any,
+    *,
+    geometry: GeometryValues | None = None,
+    initial: np.ndarray | str | None = None,
+    labels: Any = None,
+    label_values: Collection[int] | None = None,
+    mask: Any = None,
+    frame: int | None = None,
+    options: RegistrationOptions | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    prepared: VolumePyramid | None = None,
+) -> Request:
+    """Read a registration's inputs from the scene.
+
+    An X-ray that already lies on a placed detector (`radiograph_to_node` made it) brings its camera and its place along: then the result moves the CT
+    to it, and `initial="scene"` starts from where the CT stands now.
+
+    Args:
+        ct, xray, labels, mask: nodes.
+        geometry: of the X-ray as stored.
+        initial: see `Request`, or "scene".
+        label_values: labels of the CT that are rendered; None renders all of it.
+        frame: of a multi-frame X-ray.
+        options: of the registration.
+        device: "auto" is the GPU where there is one.
+        prepared: the CT, prepared before with the same labels and device.
+
+    Raises:
+        InputError: anything that cannot be used, in one sentence.
+    """
+    placed = placed_camera(xray)
+    radiograph = radiograph_from_node(xray, geometry, frame=frame, mask=mask) if placed is None else _on_detector(xray, placed, mask)
+    options = RegistrationOptions() if options is None else options
+    if label_values is not None:
+        options = replace(options, labels=tuple(sorted(label_values)))
+    reference = None if placed is None else placed.world_from_camera
+    if isinstance(initial, str) and initial == "scene":
+        if placed is None:
+            raise _not_placed(xray)
+        initial = np.linalg.inv(placed.world_from_camera) @ scene_from_node(ct)
+    volume: Volume | VolumePyramid = volume_from_node(ct, labels) if prepared is None else prepared
+    return Request(volume, radiograph, initial, options, resolved_device(device), seed, reference)
+
+
+def run(request: Request, progress: ProgressCallback = silent) -> Outcome:
+    """Register, and render the DRR at the result. Where the GPU's memory is not enough, the CPU does it, and the result says so.
+
+    Raises:
+        InputError: see `registration.pipeline.register`.
+        Cancelled: out of `progress`.
+    """
+    try:
+        return _run(request, progress)
+    except RuntimeError as error:
+        if request.device == "cpu" or not is_out_of_memory(error):
+            raise
+    torch.cuda.empty_cache()
+    progress(Progress("GPU memory", 0, 1, CPU_INSTEAD))
+    outcome = _run(replace(request, device="cpu"), progress)
+    return replace(outcome, result=replace(outcome.result, notes=(*outcome.result.notes, CPU_INSTEAD)))
+
+
+def _run(request: Request, progress: ProgressCallback) -> Outcome:
+    progress(Progress("prepare the CT", 0, 1))
+    ct = request.ct if isinstance(request.ct, VolumePyramid) else prepare(request.ct, request.options, request.device)
+    result = register(
+        ct,
+        request.radiograph,
+        request.initial,
+        options=request.options,
+        device=request.device,
+        seed=request.seed,
+        progress=progress,
+        world_from_camera_reference=request.world_from_camera_reference,
+    )
+    progress(Progress("render the DRR", 0, 1))
+    return Outcome(result, ct, request.radiograph, render(ct, request.radiograph.camera, result.camera_from_world))
+
+
+def render(ct: VolumePyramid, camera: Any, camera_from_world: np.ndarray, spacing_mm: float = 0.0) -> np.ndarray:
+    """DRR (H, W) float32 of a prepared CT; `spacing_mm` is the pixel's size at the CT, for voxels that suit it (0: the CT's own)."""
+    with torch.no_grad():
+        pose = torch.from_numpy(np.ascontiguousarray(camera_from_world))[None].to(ct.device)
+        return ct.projector(camera, spacing_mm).project(pose)[0].cpu().numpy()
+
+
+def write_outcome(scene: Any, outcome: Outcome, ct: Any, xray: Any, nodes: ResultNodes | None = None) -> ResultNodes:
+    """Show a registration in the scene: the X-ray stands on its detector, the CT is moved before it, the DRR lies on the same grid.
+
+    Args:
+        scene: where nodes are added.
+        outcome: what to show.
+        ct: the CT's node.
+        xray: the X-ray's node; one that lies on a placed detector is used as it is.
+        nodes: to be filled instead of new ones; those that are None are made.
+    """
+    given = ResultNodes(None, None, None) if nodes is None else nodes
+    result = outcome.result
+    reference = result.world_from_camera_reference
+    transform = given.transform or scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", f"{ct.GetName()} to {xray.GetName()}")
+    move_ct(ct, transform, transform_of(result))  # first: it refuses what cannot be done
+    detector = xray if placed_camera(xray) is not None else radiograph_to_node(scene, outcome.radiograph, reference, node=given.xray)
+    drr = given.drr or scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"DRR of {ct.GetName()}")
+    set_image(drr, outcome.drr, PlacedCamera(outcome.radiograph.camera, reference), mirrored=outcome.radiograph.mirrored)
+    for node, role in ((transform, "transform"), (drr, "drr")):
+        describe(node, role, result, ct, xray)
+    for node in (detector, drr):
+        if node.GetDisplayNode() is None:
+            node.CreateDefaultDisplayNodes()
+    return ResultNodes(transform, detector, drr)
+
+
+def resolved_device(device: str) -> str:
+    """"auto" is the GPU where there is one; anything else is taken as it is."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU ran out of memory: PyTorch and Warp say it differently."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()
+
+
+def _on_detector(xray: Any, placed: PlacedCamera, mask: Any) -> Radiograph:
+    """The X-ray of a node that `radiograph_to_node` filled: line integrals already."""
+    image = stored_image(xray).grey
+    usable = np.isfinite(image) if mask is None else np.isfinite(image) & (stored_image(mask, 0).grey != 0)
+    return Radiograph(image, usable, placed.camera, "line_integral", is_mirrored(xray), xray.GetName())
+
+
+def _not_placed(xray: Any) -> InputError:
+    return InputError(f"The X-ray {xray.GetName()!r} has no place in the scene yet, so the CT does not stand before it: place it first.")
