@@ -88,22 +88,22 @@ def report_html(case: CaseReport) -> str:
     if not case.views:
         raise InputError(f"report {case.title}: there is no view to show; expected at least one X-ray with its DRR")
     several = len(case.views) > 1
-    sections = [_verdict(case), _section("At a glance", facts(_glance(case)))]
+    sections = [_verdict(case), _section("glance", "At a glance", facts(_glance(case)))]
     for number, view in enumerate(case.views, 1):
-        sections.append(_section(view.title if several else "Overlay", viewer(view, number)))
+        sections.append(_section(f"view-{number}", view.title if several else "Overlay", viewer(view, number)))
     differences = [(tag("h3", view.title) if several else None, difference_maps(view)) for view in case.views]
     explanation = (
         "X-ray and DRR are compared in local contrast (1 is five local standard deviations), so that scatter, exposure and display curve don't pass "
         "for displacement. Coloured fringes along anatomy mean a wrong pose; what only the X-ray has (tools, what lies beyond the CT) stays red."
     )
-    sections.append(_section("Differences", tag("p", explanation, class_="note"), differences))
+    sections.append(_section("differences", "Differences", tag("p", explanation, class_="note"), differences))
     if case.metrics:
-        sections.append(_section("Errors against the truth", _errors(case.metrics)))
+        sections.append(_section("errors", "Errors against the truth", _errors(case.metrics)))
     if case.stages:
-        sections.append(_section("How it got there", _convergence(case.stages)))
+        sections.append(_section("convergence", "How it got there", _convergence(case.stages)))
     if case.result.get("camera_from_world") is not None:
-        sections.append(_section("Pose", _pose(case.result)))
-    sections.append(_section("Provenance", _provenance(case)))
+        sections.append(_section("pose", "Pose", _pose(case.result)))
+    sections.append(_section("provenance", "Provenance", _provenance(case)))
     return page(case.title, sections, case.subtitle or None)
 
 
@@ -120,8 +120,8 @@ def metric_value(key: str, value: float | None) -> str:
     return f"{value:.2f}{'' if unit in ('', '°') else ' '}{unit}"
 
 
-def _section(title: str, *content: Any) -> Html:
-    return tag("section", tag("h2", title), *content)
+def _section(name: str, title: str, *content: Any) -> Html:
+    return tag("section", tag("h2", title), *content, id=name)
 
 
 def _verdict(case: CaseReport) -> Html | None:

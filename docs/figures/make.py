@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from SphericalRegLib.imaging.case import load_case
 from SphericalRegLib.imaging.files import read_json_object
@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CASES = ("thorax", "pelvis")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-PAGE = (1120, 1500)
+PAGE = (1120, 2060)
 
 
 def main() -> int:
@@ -42,7 +42,7 @@ def main() -> int:
         return 2
     runpy.run_path(str(HERE / "frames.py"), run_name="__main__")
     write_figure(before_and_after([panel_row(demo, name) for name in CASES]), HERE / "demo.png", dpi=120)
-    photograph(demo / CASES[0] / "report.html", HERE / "report.png")
+    photograph(demo / CASES[0] / "report.html", "view-1", HERE / "report.png")
     return 0
 
 
@@ -55,8 +55,8 @@ def panel_row(demo: Path, name: str) -> PanelRow:
     return PanelRow(f"{name}: X-ray", radiograph.image, rendered.drr, radiograph.mask, initial_drr=rendered.initial_drr)
 
 
-def photograph(page: Path, picture: Path) -> None:
-    """The top of a page as a browser shows it; left as it is where there is no browser."""
+def photograph(page: Path, section: str, picture: Path) -> None:
+    """A page from one of its sections on, as a browser shows it; the picture is left as it is where there is no browser."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         print(f"{picture.name} left as it is: no Chromium found", file=sys.stderr)
@@ -65,10 +65,13 @@ def photograph(page: Path, picture: Path) -> None:
         shot = Path(folder) / "shot.png"
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
         size = f"--window-size={PAGE[0]},{PAGE[1]}"
-        command = [browser, *options, f"--user-data-dir={folder}/profile", size, f"--screenshot={shot}", page.resolve().as_uri()]
+        command = [browser, *options, f"--user-data-dir={folder}/profile", size, f"--screenshot={shot}", f"{page.resolve().as_uri()}#{section}"]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         with Image.open(shot) as image:
-            image.convert("RGB").save(picture, optimize=True)
+            colours = image.convert("RGB")
+            # The browser scrolls to the section, and leaves as much of the page's ground above it as it scrolled.
+            top = ImageChops.difference(colours, Image.new("RGB", colours.size, colours.getpixel((0, 0)))).getbbox()[1]
+            colours.crop((0, max(0, top - 16), *colours.size)).save(picture, optimize=True)
 
 
 if __name__ == "__main__":
