@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import slicer
 from slicer import vtkMRMLLabelMapVolumeNode, vtkMRMLLinearTransformNode, vtkMRMLScalarVolumeNode
@@ -175,7 +175,8 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
-        self._prepared: dict[tuple[Any, ...], Any] = {}
+        self.options: Any = None  # RegistrationOptions for calls that give none; None: the library's
+        self._prepared: dict[_Key, Any] = {}
 
     def getParameterNode(self) -> Any:
         return SphericalRegParameterNode(super().getParameterNode())
@@ -337,6 +338,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         from SphericalRegLib.imaging.radiograph import geometry_values
         from SphericalRegLib.mrml.session import read_request, resolved_device
 
+        options = self.options if options is None else options
         values = kept_geometry_of(xrayNode) if geometry is None else geometry_values(geometry)
         where = resolved_device(device)
         chosen = None if labels is None else tuple(sorted(labels))
@@ -358,7 +360,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
 
     def keepPrepared(self, ctNode: Any, labelsNode: Any, request: Any, outcome: Any) -> None:
         """Keep the prepared CT for the next registration and for live DRRs; one at a time, for it is large."""
-        key = _key(ctNode, labelsNode, request.options.labels, request.device, None)
+        key = _key(ctNode, labelsNode, request.options.labels, request.device, request.options)
         self._prepared = {key: outcome.pyramid}
 
     def preparedVolume(self, ctNode: Any, device: str) -> Any:
@@ -366,11 +368,12 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         from SphericalRegLib.mrml.volumes import volume_from_node
         from SphericalRegLib.registration.pipeline import prepare
 
+        wanted = _key(ctNode, None, None, device, self.options)
         for key, pyramid in self._prepared.items():
-            if key[:2] == _key(ctNode, None, None, device, None)[:2] and key[4] == device:
+            if (key.ct, key.device) == (wanted.ct, wanted.device):
                 return pyramid
-        pyramid = prepare(volume_from_node(ctNode), device=device)
-        self._prepared = {_key(ctNode, None, None, device, None): pyramid}
+        pyramid = prepare(volume_from_node(ctNode), self.options, device)
+        self._prepared = {wanted: pyramid}
         return pyramid
 
     def forgetPrepared(self) -> None:
@@ -378,13 +381,23 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         self._prepared = {}
 
 
-def _key(ctNode: Any, labelsNode: Any, labels: Any, device: str, options: Any) -> tuple[Any, ...]:
+class _Key(NamedTuple):
     """What a prepared CT depends on; changes with the voxels."""
+
+    ct: Any
+    labelsNode: Any
+    labels: Any
+    device: str
+    attenuation: Any
+
+
+def _key(ctNode: Any, labelsNode: Any, labels: Any, device: str, options: Any) -> _Key:
+    from SphericalRegLib.imaging.attenuation import AttenuationModel
 
     def state(node: Any) -> Any:
         return None if node is None or node.GetImageData() is None else (node.GetID(), node.GetImageData().GetMTime())
 
-    return (ctNode.GetID(), state(ctNode), state(labelsNode), labels, device, None if options is None else options.attenuation)
+    return _Key(state(ctNode), state(labelsNode), labels, device, AttenuationModel() if options is None else options.attenuation)
 
 
 class SphericalRegTest(ScriptedLoadableModuleTest):

@@ -17,6 +17,7 @@ from SphericalRegLib.mrml.detector import placed_camera
 from SphericalRegLib.mrml.geometry_attribute import keep_geometry, kept_geometry
 from SphericalRegLib.mrml.xrays import node_geometry, stored_image
 
+LONGEST_ORIGIN = 24
 EDITED = "edited"
 PLACED = "the placed detector"
 
@@ -111,7 +112,9 @@ def show_origins(ui: Any, values: GeometryValues) -> None:
     """Write where each value comes from, and a warning where one is missing or guessed."""
     known = describe_origins(values)
     for field, label in LABELS.items():
-        getattr(ui, label).text = known[field].origin if field in known else _("not known: enter it")
+        origin = known[field].origin if field in known else _("not known: enter it")
+        getattr(ui, label).text = origin if len(origin) <= LONGEST_ORIGIN else f"{origin[:LONGEST_ORIGIN - 3]}..."
+        getattr(ui, label).toolTip = origin
     ui.sizeLabel.text = "{} x {} px".format(*known["size_px"].value) if "size_px" in known else ""
     said = list(values.warnings)
     needed = {"sdd_mm": _("the source-to-detector distance"), "pixel_spacing_mm": _("the pixel spacing")}

@@ -62,7 +62,7 @@ class Job:
         found: list[Message] = []
         while not self._messages.empty():
             message = self._messages.get()
-            if found and isinstance(found[-1], Progress):
+            if isinstance(message, Progress) and found:
                 found.pop()
             found.append(message)
         return found

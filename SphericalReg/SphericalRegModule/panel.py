@@ -45,6 +45,7 @@ class Panel(VTKObservationMixin):
         self.batch = BatchSection(self)
         self._known: Any = None
         self._xray_id: str | None = None
+        self._watched: Any = None
         self._updating = False
         self._details = ""
         self._then: Any = None
@@ -68,6 +69,7 @@ class Panel(VTKObservationMixin):
         if self.parameters is not None:
             self.removeObserver(self.parameters, vtk.vtkCommand.ModifiedEvent, self.update)
             self.live.stop()
+            self._watch(None)
         if parameters is None:
             self.runner.abandon()
             self.result.forget()
@@ -97,6 +99,7 @@ class Panel(VTKObservationMixin):
 
     def _update_geometry(self) -> None:
         xray = self.parameters.xrayVolume
+        self._watch(xray)
         if xray is None or xray.GetImageData() is None:
             self._xray_id, self._known = None, None
             for label in (*geometry.LABELS.values(), "sizeLabel", "geometryWarningLabel"):
@@ -111,6 +114,16 @@ class Panel(VTKObservationMixin):
                 self._known = values
                 keep_geometry(xray, values)
         geometry.show_origins(self.ui, self._known)
+
+    def _watch(self, xray: Any) -> None:
+        """Follow the X-ray's image: a node may be chosen before it is filled."""
+        if xray is self._watched:
+            return
+        if self._watched is not None:
+            self.removeObserver(self._watched, slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self.update)
+        self._watched = xray
+        if xray is not None:
+            self.addObserver(xray, slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self.update)
 
     def _update_live(self) -> None:
         wanted = self.parameters.live and not self.runner.busy and self.parameters.ctVolume is not None and self.parameters.placedXray is not None

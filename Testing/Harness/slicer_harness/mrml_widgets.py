@@ -102,7 +102,8 @@ class qMRMLNodeComboBox(QWidget):
 
     def _on_scene(self, caller: Any, _event: str) -> None:
         if shiboken6.isValid(self) and shiboken6.isValid(self._box):
-            self._refresh()
+            if not caller.IsBatchProcessing():  # at its end there is one event for all
+                self._refresh()
             return
         for tag in self._tags:  # the widget is gone, its Python half is still observing
             caller.RemoveObserver(tag)

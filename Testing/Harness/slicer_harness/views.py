@@ -48,6 +48,10 @@ class View(QLabel):
         group.SetMRMLDisplayableNode(node)
         return group
 
+    def adopt_size(self) -> None:
+        """Render at the widget's present size."""
+        self._window.SetSize(max(self.width, 32), max(self.height, 32))
+
     def renderWindow(self) -> vtk.vtkRenderWindow:
         return self._window
 
@@ -87,6 +91,11 @@ class SliceView(View):
         node = logic.GetSliceNode()
         node.SetDimensions(*size, 1)
         self._group = self._managers(slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance(), SLICE_MANAGERS, node)
+
+    def adopt_size(self) -> None:
+        super().adopt_size()
+        self._logic.GetSliceNode().SetDimensions(*self._window.GetSize(), 1)
+        self._logic.FitSliceToBackground()
 
     def picture(self) -> np.ndarray:
         connection = self._logic.GetImageDataConnection()

@@ -1,0 +1,30 @@
+# Stands in for an installed Slicer, so that the extension's CMake files can be configured and installed where there is none:
+# the same arguments, the same refusals, the same destinations; no compiling, no tests.
+
+set(Slicer_QTSCRIPTEDMODULES_LIB_DIR lib/Slicer/qt-scripted-modules)
+set(Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR lib/Slicer/qt-scripted-modules)
+set(Slicer_USE_FILE ${CMAKE_CURRENT_LIST_DIR}/nothing.cmake)
+set(Slicer_EXTENSION_GENERATE_CONFIG ${CMAKE_CURRENT_LIST_DIR}/nothing.cmake)
+set(Slicer_EXTENSION_CPACK ${CMAKE_CURRENT_LIST_DIR}/nothing.cmake)
+
+macro(slicerMacroBuildScriptedModule)
+  cmake_parse_arguments(MY_SLICER "WITH_GENERIC_TESTS;WITH_SUBDIR;VERBOSE" "NAME" "SCRIPTS;RESOURCES" ${ARGN})
+  if(MY_SLICER_UNPARSED_ARGUMENTS OR NOT DEFINED MY_SLICER_NAME)
+    message(FATAL_ERROR "Unknown arguments or no NAME given to slicerMacroBuildScriptedModule(): ${MY_SLICER_UNPARSED_ARGUMENTS}")
+  endif()
+  set(_subdir "")
+  if(MY_SLICER_WITH_SUBDIR)
+    get_filename_component(_subdir ${CMAKE_CURRENT_SOURCE_DIR} NAME)
+  endif()
+  foreach(_file IN LISTS MY_SLICER_SCRIPTS MY_SLICER_RESOURCES)
+    if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${_file})
+      message(FATAL_ERROR "slicerMacroBuildScriptedModule given nonexistent file or directory '${_file}'")
+    endif()
+    get_filename_component(_folder ${_file} DIRECTORY)
+    configure_file(${_file} ${CMAKE_BINARY_DIR}/${Slicer_QTSCRIPTEDMODULES_LIB_DIR}/${_subdir}/${_file} COPYONLY)
+    install(FILES ${_file} DESTINATION ${Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR}/${_subdir}/${_folder})
+  endforeach()
+endmacro()
+
+macro(slicer_add_python_unittest)
+endmacro()

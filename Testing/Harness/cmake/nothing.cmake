@@ -1,0 +1,1 @@
+# Included where Slicer has more to say.

@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""The module with its sample case, on the harness or, where the environment variable SLICER names a Slicer executable, in Slicer itself.
+
+    python Testing/Harness/slicer_demo.py                      opens a window
+    python Testing/Harness/slicer_demo.py --screenshot FOLDER  clicks through it and saves pictures of each state; needs no display
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = ROOT / "SphericalReg" / "SphericalReg.py"
+WINDOW = (1440, 900)
+PANEL_WIDTH = 470
+
+
+def in_slicer(executable: str) -> int:
+    """Open the module with the sample case in a real Slicer."""
+    code = (
+        "import slicer; slicer.util.selectModule('SphericalReg')\n"
+        "from SphericalRegModule.sample_data import load_sample_case; load_sample_case()\n"
+        "slicer.modules.SphericalRegWidget.enter()"
+    )
+    return subprocess.call([executable, "--additional-module-path", str(MODULE.parent), "--python-code", code])
+
+
+class Demo:
+    """The panel in a scroll area, beside the views."""
+
+    def __init__(self) -> None:
+        from PySide6 import QtWidgets
+        from slicer_harness.modules import open_module
+
+        self.widget, panel = open_module(MODULE)
+        self.window = QtWidgets.QWidget()
+        self._row = QtWidgets.QHBoxLayout(self.window)
+        self.scroll = QtWidgets.QScrollArea()
+        self.scroll.setWidgetResizable(True)
+        self.scroll.setWidget(panel)
+        self.scroll.setFixedWidth(PANEL_WIDTH)
+        self._row.addWidget(self.scroll)
+        self._views: Any = None
+        self._viewport: Any = None
+        self.window.resize(*WINDOW)
+        self.show_views()
+        self.window.show()
+
+    def show_views(self) -> None:
+        """The views of the present layout, drawn at their present size."""
+        import slicer
+        from slicer_harness.views import View
+
+        manager = slicer.app.layoutManager()
+        if manager.layout != self._views:
+            viewport = manager.viewport()
+            if self._viewport is not None:
+                self._viewport.hide()
+                self._row.removeWidget(self._viewport)
+            self._viewport, self._views = viewport, manager.layout
+            self._row.addWidget(viewport, 1)
+        for _ in range(3):
+            slicer.app.processEvents()
+        for view in self.window.findChildren(View):
+            view.adopt_size()
+            view.picture()
+        slicer.app.processEvents()
+
+    def wait(self, holds: Callable[[], bool]) -> None:
+        import slicer
+
+        while not holds():
+            slicer.app.processEvents()
+            time.sleep(0.01)
+
+    def save(self, path: Path, look_at: str = "inputsCollapsibleButton") -> None:
+        """A picture of the window with a part of the panel in sight."""
+        import slicer
+
+        self.show_views()
+        self.scroll.ensureWidgetVisible(getattr(self.widget.ui, look_at), 0, 40)
+        slicer.app.processEvents()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.window.grab().save(str(path))
+        print(path)
+
+
+def screenshots(folder: Path) -> None:
+    """Click through the sample case and save a picture of each state."""
+    import slicer
+    from SphericalRegModule import xray_view
+    from SphericalRegModule.sample_data import load_sample_case
+
+    xray_view.show_layout()
+    demo = Demo()
+    ui = demo.widget.ui
+    demo.save(folder / "empty.png")
+    case_folder = Path(slicer.app.temporaryPath) / "SphericalRegSample"
+    ct, xray = load_sample_case(case_folder)
+    ui.ctSelector.setCurrentNode(ct)
+    ui.xraySelector.setCurrentNode(xray)
+    ui.initialComboBox.setCurrentIndex(ui.initialComboBox.findText("ap"))
+    ui.placeButton.click()
+    demo.save(folder / "inputs.png")
+    ui.initialComboBox.setCurrentIndex(ui.initialComboBox.findText("ap"))
+    began = time.perf_counter()
+    ui.registerButton.click()
+    demo.wait(lambda: "refine" in ui.statusLabel.text or not demo.widget.panel.runner.busy)
+    demo.save(folder / "running.png", "registerCollapsibleButton")
+    demo.wait(lambda: not demo.widget.panel.runner.busy)
+    print(f"registered in {time.perf_counter() - began:.1f} s: {ui.verdictLabel.text}{ui.errorLabel.text}")
+    demo.save(folder / "result.png", "resultCollapsibleButton")
+    for picture, name in ((xray_view.RED_BLUE, "difference"), (xray_view.SIGNED, "signed"), (xray_view.CHECKERBOARD, "checkerboard")):
+        ui.pictureComboBox.setCurrentIndex(ui.pictureComboBox.findText(picture))
+        demo.save(folder / f"{name}.png", "resultCollapsibleButton")
+    ui.pictureComboBox.setCurrentIndex(0)
+    ui.sddSpinBox.value = 300  # the CT does not fit between source and detector
+    ui.principalColumnSpinBox.value = 9000
+    ui.registerButton.click()
+    demo.wait(lambda: not demo.widget.panel.runner.busy)
+    demo.save(folder / "error.png", "registerCollapsibleButton")
+    ui.batchCollapsibleButton.collapsed = False
+    ui.batchInputPathLineEdit.currentPath = str(case_folder)
+    ui.batchOutputPathLineEdit.currentPath = str(Path(slicer.app.temporaryPath) / "batch")
+    ui.batchButton.click()
+    demo.wait(lambda: not demo.widget.panel.runner.busy)
+    demo.save(folder / "batch.png", "batchTable")
+    demo.widget.cleanup()
+
+
+def interactive() -> int:
+    """A window to play with; the views are redrawn several times a second."""
+    from PySide6 import QtCore, QtWidgets
+    from SphericalRegModule import xray_view
+    from SphericalRegModule.sample_data import load_sample_case
+
+    xray_view.show_layout()
+    load_sample_case()
+    demo = Demo()
+    demo.widget.enter()
+    timer = QtCore.QTimer()
+    timer.timeout.connect(demo.show_views)
+    timer.start(200)
+    code = QtWidgets.QApplication.exec()
+    demo.widget.cleanup()
+    return int(code)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--screenshot", metavar="FOLDER", type=Path, help="save pictures into this folder and end")
+    chosen = parser.parse_args(arguments)
+    executable = os.environ.get("SLICER")
+    if executable and chosen.screenshot is None:
+        return in_slicer(executable)
+    if chosen.screenshot is None and (sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        os.environ.setdefault("QT_QPA_PLATFORM", "")  # the platform's own windows
+    sys.path[:0] = [str(ROOT / "Testing" / "Harness"), str(MODULE.parent)]
+    from slicer_harness import boot
+
+    boot()
+    if chosen.screenshot is None:
+        return interactive()
+    screenshots(chosen.screenshot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

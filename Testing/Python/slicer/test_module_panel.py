@@ -1,0 +1,241 @@
+"""The panel, clicked through from end to end with real registrations."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from SphericalRegModule import xray_view
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def register(widget: Any, wait: Callable[..., float]) -> None:
+    widget.ui.registerButton.click()
+    wait(lambda: not widget.panel.runner.busy)
+    assert widget.ui.errorLabel.text == "", widget.panel._details
+
+
+def test_opening_the_panel_loads_no_torch(slicer: ModuleType) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'Testing' / 'Harness')!r})\n"
+        f"from slicer_harness import boot; boot()\n"
+        f"from slicer_harness.modules import open_module; open_module({str(ROOT / 'SphericalReg' / 'SphericalReg.py')!r})\n"
+        "print(sorted({'torch', 'matplotlib', 'warp', 'timm', 'SimpleITK', 'pydicom'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_the_button_says_what_is_missing(widget: Any, phantom: Any) -> None:
+    ui = widget.ui
+    widget._parameterNode.ctVolume = None
+    assert not ui.registerButton.enabled
+    assert "Choose a CT" in ui.registerButton.toolTip
+    ui.ctSelector.setCurrentNode(phantom.ct)
+    ui.xraySelector.setCurrentNode(phantom.xray)
+    assert not ui.registerButton.enabled
+    assert "source-to-detector" in ui.registerButton.toolTip
+    assert "source-to-detector" in ui.geometryWarningLabel.text
+    ui.sddSpinBox.value = 900
+    assert ui.registerButton.enabled
+
+
+def test_each_geometry_value_says_where_it_comes_from(chosen: Any, phantom: Any, tmp_path: Path) -> None:
+    ui = chosen.ui
+    assert (ui.spacingColumnSpinBox.value, ui.spacingRowSpinBox.value) == (2.5, 2.2)
+    assert ui.spacingOriginLabel.text == "the volume in the scene"
+    assert ui.intensityOriginLabel.text.startswith("default: 16-bit")
+    assert ui.sddOriginLabel.text == ui.principalOriginLabel.text == "edited"
+    path = tmp_path / "geometry.json"
+    ui.geometryPathLineEdit.currentPath = str(path)
+    ui.saveGeometryButton.click()
+    saved = json.loads(path.read_text())
+    assert saved["principal_point_px"] == [50, 37]
+    path.write_text(json.dumps({**saved, "sdd_mm": 1020.5}))
+    ui.loadGeometryButton.click()
+    assert ui.sddSpinBox.value == 1020.5
+    assert ui.sddOriginLabel.text == "geometry.json: sdd_mm"
+    ui.xraySelector.setCurrentNode(phantom.ct)  # and back: what is known of an X-ray stays with it
+    ui.xraySelector.setCurrentNode(phantom.xray)
+    assert ui.sddSpinBox.value == 1020.5
+
+
+def test_register_by_clicks(slicer: ModuleType, chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
+    """The transform moves the CT before the camera, the DRR lies on the X-ray, and the X-ray view shows both upright."""
+    from SphericalRegLib.mrml.detector import placed_camera
+    from SphericalRegLib.mrml.poses import pose_of
+    from SphericalRegLib.mrml.provenance import result_of
+    from SphericalRegLib.mrml.voxels import voxels
+
+    ui, parameters = chosen.ui, chosen._parameterNode
+    register(chosen, wait)
+    result = result_of(parameters.outputTransform)
+    assert result is not None
+    assert result.score > 0.9
+    assert ui.registerButton.text == "Register"
+    assert "uncalibrated" in ui.verdictLabel.text
+    placed = placed_camera(parameters.placedXray)
+    assert placed is not None
+    pose = pose_of(phantom.ct, placed.world_from_camera)
+    assert pose == pytest.approx(result.camera_from_world, abs=1e-6)
+    ball = [-15, 28, 156, 1.0]  # voxel (25, 21, 9), the brightest thing in the image
+    found, true = (phantom.camera.project((matrix @ ball)[:3]) for matrix in (pose, phantom.pose))
+    assert np.abs(found - true).max() < 0.7
+    drr, xray = voxels(parameters.drrVolume)[0], voxels(parameters.placedXray)[0]
+    assert np.corrcoef(drr.ravel(), xray.ravel())[0, 1] > 0.98
+
+    view = slicer.app.layoutManager().sliceWidget(xray_view.VIEW).sliceView()
+    ui.pictureComboBox.setCurrentIndex(xray_view.PICTURES.index(xray_view.XRAY))
+    slice_node = slicer.app.layoutManager().sliceWidget(xray_view.VIEW).mrmlSliceNode()
+    ball_ras = np.append((placed.world_from_pixel @ [*found, 0, 1])[:3], 1)
+    to_view = np.linalg.inv(slicer.util.arrayFromVTKMatrix(slice_node.GetXYToRAS()))
+    x, y = (to_view @ ball_ras)[:2]
+    picture = view.picture()[..., 0].astype(float)
+    row, column = picture.shape[0] - 1 - round(y), round(x)
+    assert picture[row, column] > 0.95 * picture.max()
+    columns, rows = phantom.camera.size_px
+    scale = min(picture.shape[1] / (columns * 2.5), picture.shape[0] / (rows * 2.2))
+    assert column == pytest.approx(picture.shape[1] / 2 + (found[0] - (columns - 1) / 2) * 2.5 * scale, abs=3)
+    assert row == pytest.approx(picture.shape[0] / 2 + (found[1] - (rows - 1) / 2) * 2.2 * scale, abs=3)
+
+
+@pytest.mark.parametrize("picture", xray_view.COLOURED)
+def test_coloured_pictures(slicer: ModuleType, chosen: Any, wait: Callable[..., float], picture: str) -> None:
+    register(chosen, wait)
+    chosen.ui.pictureComboBox.setCurrentIndex(xray_view.PICTURES.index(picture))
+    widget = slicer.app.layoutManager().sliceWidget(xray_view.VIEW)
+    node = slicer.mrmlScene.GetNodeByID(widget.sliceLogic().GetSliceCompositeNode().GetBackgroundVolumeID())
+    assert node.IsA("vtkMRMLVectorVolumeNode")
+    assert widget.sliceView().picture().std() > 5
+
+
+def test_undo_and_register_again(chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
+    ui = chosen.ui
+    assert not ui.undoButton.enabled
+    register(chosen, wait)
+    ui.undoButton.click()
+    assert phantom.ct.GetParentTransformNode() is None
+    assert not ui.undoButton.enabled
+    register(chosen, wait)
+    assert phantom.ct.GetParentTransformNode() is chosen._parameterNode.outputTransform
+    assert len([1 for _ in chosen.logic._prepared]) == 1
+
+
+def test_place_drag_and_register_from_there(slicer: ModuleType, chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
+    """The live DRR follows the transform, coarse first, then in full; the registration starts where the hand left the CT."""
+    from SphericalRegLib.mrml.voxels import voxels
+
+    ui, parameters = chosen.ui, chosen._parameterNode
+    ui.placeButton.click()
+    assert ui.errorLabel.text == "", chosen.panel._details
+    assert parameters.initial == "the CT's place in the scene"
+    assert chosen.panel.live.following
+    before = voxels(parameters.drrVolume).copy()
+    matrix = slicer.util.arrayFromTransformMatrix(parameters.outputTransform)
+    matrix[:3, 3] += (6, 0, 5)
+    slicer.util.updateTransformMatrixFromArray(parameters.outputTransform, matrix)
+    wait(lambda: not np.array_equal(voxels(parameters.drrVolume), before), 20)
+    placed = slicer.util.arrayFromVolume(parameters.placedXray).copy()
+    register(chosen, wait)
+    assert np.array_equal(slicer.util.arrayFromVolume(parameters.placedXray), placed)
+    assert np.corrcoef(voxels(parameters.drrVolume).ravel(), placed.ravel())[0, 1] > 0.98
+
+
+def test_cancel(chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
+    ui = chosen.ui
+    ui.registerButton.click()
+    assert ui.registerButton.text == "Cancel"
+    wait(lambda: ui.statusLabel.text != "")
+    ui.registerButton.click()
+    assert not ui.registerButton.enabled
+    wait(lambda: not chosen.panel.runner.busy)
+    assert "Cancelled" in ui.statusLabel.text
+    assert ui.registerButton.text == "Register"
+    assert ui.registerButton.enabled
+    assert phantom.ct.GetParentTransformNode() is None
+
+
+def test_errors_are_words_that_can_be_copied(slicer: ModuleType, chosen: Any) -> None:
+    ui = chosen.ui
+    ui.labelValuesLineEdit.text = "femur"
+    ui.registerButton.click()
+    assert "whole numbers" in ui.errorLabel.text
+    assert not ui.errorFrame.isHidden()
+    ui.copyDetailsButton.click()
+    assert "Traceback" in slicer.app.clipboard().text()
+    assert not chosen.panel.runner.busy
+
+
+def test_what_the_library_refuses_is_shown(chosen: Any, wait: Callable[..., float]) -> None:
+    chosen.ui.principalColumnSpinBox.value = 15000  # the CT's projection misses the image
+    chosen.ui.registerButton.click()
+    wait(lambda: not chosen.panel.runner.busy)
+    assert chosen.ui.errorLabel.text
+    assert "Traceback" not in chosen.ui.errorLabel.text
+
+
+def test_export(chosen: Any, wait: Callable[..., float], tmp_path: Path) -> None:
+    from SphericalRegLib.imaging.transforms import read_transform
+    from SphericalRegLib.mrml.matrices import scene_from_transform
+
+    assert not chosen.ui.exportButton.enabled
+    register(chosen, wait)
+    chosen.ui.exportPathLineEdit.currentPath = str(tmp_path / "result")
+    chosen.ui.exportButton.click()
+    wait(lambda: not chosen.panel.runner.busy)
+    assert chosen.ui.errorLabel.text == "", chosen.panel._details
+    names = {path.name for path in (tmp_path / "result").iterdir()}
+    assert {"result.json", "ct_to_xray.tfm", "drr.nrrd", "overlay.png", "difference.png", "report.html"} <= names
+    transform = scene_from_transform(chosen._parameterNode.outputTransform)
+    assert read_transform(tmp_path / "result" / "ct_to_xray.tfm") == pytest.approx(transform, abs=1e-6)
+
+
+def test_closing_the_scene_while_a_job_runs(slicer: ModuleType, chosen: Any, wait: Callable[..., float]) -> None:
+    chosen.ui.registerButton.click()
+    wait(lambda: chosen.ui.statusLabel.text != "")
+    job = chosen.panel.runner._job
+    slicer.mrmlScene.Clear()
+    assert not chosen.panel.runner.busy
+    wait(lambda: job.join(0))
+    slicer.app.processEvents()
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLLinearTransformNode") == 0
+    assert chosen._parameterNode is not None
+    assert not chosen.ui.registerButton.enabled
+
+
+def test_the_scene_file_brings_the_panel_back(slicer: ModuleType, chosen: Any, tmp_path: Path) -> None:
+    chosen.ui.seedSpinBox.value = 7
+    slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear()
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    chosen.enter()
+    assert chosen._parameterNode.ctVolume.GetName() == "phantom CT"
+    assert chosen.ui.sddSpinBox.value == 900
+    assert chosen.ui.sddOriginLabel.text == "edited"
+    assert chosen.ui.seedSpinBox.value == 7
+
+
+def test_closing_and_reloading_leaves_no_observer(slicer: ModuleType, chosen: Any) -> None:
+    from SphericalRegModule.panel import Panel
+
+    for _ in range(3):
+        slicer.mrmlScene.Clear()
+    for _ in range(3):
+        chosen.exit()
+        chosen.enter()
+    chosen.cleanup()
+    assert chosen.Observations == {} or not chosen.Observations
+    assert not chosen.panel.Observations
+    assert not chosen.panel.live.following
+    gc.collect()
+    alive = [found for found in gc.get_objects() if type(found) is Panel and found.parameters is not None]
+    assert not alive
