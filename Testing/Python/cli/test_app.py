@@ -19,7 +19,7 @@ from SphericalRegLib.cli.progress_bars import progress_bars
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.progress import Cancelled, Progress
 
-COMMANDS = ("batch", "demo", "evaluate", "inspect", "register", "selftest", "simulate")
+COMMANDS = ("batch", "benchmark", "demo", "evaluate", "inspect", "register", "selftest", "simulate")
 
 
 def sphericalreg(*arguments: str) -> subprocess.CompletedProcess[str]:

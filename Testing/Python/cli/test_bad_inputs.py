@@ -194,6 +194,11 @@ CASES = [
     Bad("no cases in a folder", "no case", lambda case: (case.parent / "none").mkdir(), command="batch {folder}/none -o {out}"),
     Bad("cases that are missing", "missing", command="batch {folder}/none -o {out}"),
     Bad("the same case twice", "twice", command="batch {case} {case} -o {out} --device cpu --quiet"),
+    # looking
+    Bad("inspecting nothing", "does not exist", command="inspect {case}x"),
+    Bad("inspecting an empty file", "empty", bad.text("xray.png", ""), command="inspect {case}/xray.png"),
+    Bad("inspecting geometry that is no JSON", "line 1", bad.text("geometry.json", "{"), command="inspect {case}/geometry.json"),
+    Bad("inspecting a damaged CT", "ct.nii.gz", bad.cut("ct.nii.gz", 0.5), command="inspect {case}/ct.nii.gz"),
     # simulation
     Bad("simulation of a missing CT", "does not exist", command=SIMULATE),
     Bad("simulation of an unknown sample", "thorax", command="simulate sample:knee -o {out}"),
