@@ -24,7 +24,16 @@ STAMP = VENV / "sphericalreg-installed"
 LOG = VENV / "sphericalreg-install.log"
 TORCH_INDEX = "SPHERICALREG_TORCH_INDEX_URL"
 LINES_OF_A_FAILURE = 25
-EXTRAS = {"demo": {"reference"}, "sphericalreg": {"reference"}, "test": {"test"}, "lint": {"test"}}
+EXTRAS = {"demo": {"reference"}, "sphericalreg": {"reference"}, "test": {"test", "slicer"}, "lint": {"test"}}
+# What Qt and VTK need of the system, with Debian's names; Testing/Python/conftest.py skips by the same list.
+SYSTEM_LIBRARIES = {
+    "libEGL.so.1": "libegl1 libgl1-mesa-dri",
+    "libGL.so.1": "libgl1",
+    "libxkbcommon.so.0": "libxkbcommon0",
+    "libfontconfig.so.1": "libfontconfig1",
+    "libdbus-1.so.3": "libdbus-1-3",
+    "libglib-2.0.so.0": "libglib2.0-0",
+}
 
 
 class Failure(Exception):
@@ -129,20 +138,24 @@ def install(extras):
     part.replace(STAMP)
 
 
-def system_library(soname, debian_packages):
-    """Whether a shared library that a test needs can be loaded; as root on Debian and Ubuntu it is installed, elsewhere the way is said."""
-    loads = [PYTHON, "-c", f"import ctypes; ctypes.CDLL({soname!r})"]
-    if succeeds(loads):
-        return True
+def loads(soname):
+    return succeeds([PYTHON, "-c", f"import ctypes; ctypes.CDLL({soname!r})"])
+
+
+def provide_system_libraries():
+    """Installs what the Slicer tests need of the system, as root on Debian and Ubuntu; elsewhere says what is missing (the tests skip themselves)."""
+    missing = {soname: package for soname, package in SYSTEM_LIBRARIES.items() if not loads(soname)} if sys.platform.startswith("linux") else {}
+    if not missing:
+        return
+    packages = sorted(set(" ".join(missing.values()).split()))
     if hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get"):
-        say(f"installing the system library {soname} ({' '.join(debian_packages)})")
+        say(f"installing system libraries: {' '.join(packages)}")
         environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
         succeeds(["apt-get", "update"], env=environment)
-        succeeds(["apt-get", "install", "--yes", "--no-install-recommends", *debian_packages], env=environment)
-    if succeeds(loads):
-        return True
-    say(f"the system library {soname} is missing: tests that need it are skipped by name (Debian, Ubuntu: apt install {' '.join(debian_packages)})")
-    return False
+        succeeds(["apt-get", "install", "--yes", "--no-install-recommends", *packages], env=environment)
+        missing = {soname: package for soname, package in missing.items() if not loads(soname)}
+    if missing:
+        say(f"without {', '.join(missing)}, tests of the Slicer panel are skipped by name (Debian, Ubuntu: apt install {' '.join(packages)})")
 
 
 # The words -----------------------------------------------------------------------------------------------------------------------------------
@@ -180,6 +193,7 @@ def lint(arguments):
 
 def test(arguments):
     os.chdir(str(ROOT))
+    provide_system_libraries()
     return run(["pytest", *arguments]) if arguments else run_all({**CHECKS, "pytest": ["pytest", "--durations=10"]})
 
 

@@ -87,3 +87,20 @@ def test_a_failed_installation_leaves_no_stamp_and_says_what_to_do(script: Modul
     with pytest.raises(script.Failure, match=r"no such package[\s\S]*run the same command again"):
         script.install({"test"})
     assert not script.STAMP.exists()
+
+
+def test_missing_system_libraries_are_installed_by_root_and_named_otherwise(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[list[object]] = []
+    monkeypatch.setattr(script.sys, "platform", "linux")
+    monkeypatch.setattr(script, "loads", lambda soname: soname != "libEGL.so.1")
+    monkeypatch.setattr(script, "succeeds", lambda command, **_: commands.append(command) or True)
+    monkeypatch.setattr(script.shutil, "which", lambda _: "/usr/bin/apt-get")
+    monkeypatch.setattr(script.os, "geteuid", lambda: 1000, raising=False)
+    script.provide_system_libraries()
+    assert commands == []
+    assert "apt install libegl1 libgl1-mesa-dri" in capsys.readouterr().out
+    monkeypatch.setattr(script.os, "geteuid", lambda: 0, raising=False)
+    script.provide_system_libraries()
+    assert commands[-1][-2:] == ["libegl1", "libgl1-mesa-dri"]
