@@ -44,7 +44,7 @@ def read_json_object(path: Path, what: str) -> dict[str, Any]:
     return content
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` with a temporary name beside ``path`` and rename the result, so that a reader never sees half a file.
 
     The temporary name keeps the suffix: writers choose the format by it.
@@ -64,7 +64,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write an object as indented JSON, atomically; numbers that JSON cannot hold (NaN, infinity) are refused with ValueError."""
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _umask() -> int:

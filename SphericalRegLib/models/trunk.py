@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -105,14 +106,14 @@ def timm_feature_map(name: str, reduction: int = 8) -> tuple[nn.Module, int]:
         ValueError: if timm has no such model or it has no feature map at that scale.
     """
     try:
-        probe = timm.create_model(name, pretrained=False, features_only=True, in_chans=1)
+        probe: Any = timm.create_model(name, pretrained=False, features_only=True, in_chans=1)
     except RuntimeError as error:
         raise ValueError(f"backbone {name!r} is not a timm model with feature maps: {error}") from error
     reductions = probe.feature_info.reduction()
     if reduction not in reductions:
         raise ValueError(f"backbone {name!r} has feature maps at 1/{reductions}, none at 1/{reduction}")
     level = reductions.index(reduction)
-    backbone = timm.create_model(name, pretrained=False, features_only=True, in_chans=1, out_indices=(level,))
+    backbone: Any = timm.create_model(name, pretrained=False, features_only=True, in_chans=1, out_indices=(level,))
     adapt_layers(backbone)
     return backbone, backbone.feature_info.channels()[0]
 

@@ -37,7 +37,7 @@ class GlobalNCC:
         self._fixed = fixed[None, None]
         self._mask = mask[None, None]
         self._count = float(mask.sum())
-        self._whole: tuple[Tensor, Tensor] | None = None
+        self._whole: Tensor | None = None
 
     def residual(self, moving: Tensor, valid: Tensor | None = None) -> Tensor:
         """See `Similarity.residual`; N = channels * H * W, zero outside the mask."""
@@ -47,6 +47,7 @@ class GlobalNCC:
     def residual_and_jacobian(self, moving: Tensor, moving_jacobian: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `Similarity.residual_and_jacobian`; exact, the normalisation's own derivative included."""
         features, fixed, weight, tangent = self._compare(moving, moving_jacobian, valid)
+        assert tangent is not None  # as a Jacobian went in
         root = self._root_weight(weight, features.shape[1])
         residual = (root * (features - fixed)).flatten(1)
         jacobian = (root[:, :, None] * tangent).transpose(1, 2).flatten(2).transpose(1, 2)

@@ -52,10 +52,11 @@ class SphericalSimilarity:
             return self._residual(image, masks)
 
         def along(tangent: Tensor) -> tuple[Tensor, Tensor]:
-            return torch.func.jvp(residual, (moving,), (tangent,))
+            value, column = torch.func.jvp(residual, (moving,), (tangent,))  # type: ignore[misc]  # no third value without has_aux
+            return value, column
 
         with torch.no_grad():
-            values, columns = torch.func.vmap(along, out_dims=(None, 0))(moving_jacobian.movedim(-1, 0))
+            values, columns = torch.func.vmap(along, out_dims=(None, 0))(moving_jacobian.movedim(-1, 0))  # type: ignore[arg-type]  # None: not batched
         return values, columns.movedim(0, -1)
 
     def score(self, moving: Tensor, valid: Tensor | None = None) -> Tensor:

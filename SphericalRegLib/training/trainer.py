@@ -82,7 +82,7 @@ class Trainer:
         self.encoder = SphericalEncoder(options.encoder) if base is None else base.encoder.requires_grad_(True)
         self.regressor = self._make_regressor(base)
         networks = [network for network in (self.encoder, self.regressor) if network is not None]
-        self.networks = nn.ModuleList(networks).to(self.device, memory_format=torch.channels_last).train()
+        self.networks = nn.ModuleList(networks).to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(self.networks.parameters(), options.learning_rate, weight_decay=options.weight_decay)
         self.iteration = 0
         self.seconds = 0.0
