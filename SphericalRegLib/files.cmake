@@ -4,6 +4,7 @@ set(MODULE_PYTHON_SCRIPTS
   __main__.py
   cli/__init__.py
   cli/app.py
+  cli/benchmark.py
   cli/common.py
   cli/demo.py
   cli/inspect.py
@@ -14,9 +15,11 @@ set(MODULE_PYTHON_SCRIPTS
   cli/simulate.py
   errors.py
   evaluation/__init__.py
+  evaluation/benchmark_register.py
   evaluation/benchmark_render.py
   evaluation/benchmark_rivals.py
   evaluation/benchmark_scaling.py
+  evaluation/capture_range.py
   evaluation/demo.py
   evaluation/metrics.py
   evaluation/protocol.py

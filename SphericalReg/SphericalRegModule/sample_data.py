@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
@@ -39,9 +40,11 @@ def load_sample_case(folder: str | Path | None = None) -> tuple[Any, Any]:
     from SphericalRegLib.imaging.case import find_case_files
     from SphericalRegLib.imaging.files import read_json_object
     from SphericalRegLib.imaging.geometry_file import parse_geometry
+    from SphericalRegLib.imaging.pixels import read_pixels
     from SphericalRegLib.imaging.volume import Volume
     from SphericalRegLib.mrml.geometry_attribute import keep_geometry
     from SphericalRegLib.mrml.volumes import volume_to_node
+    from SphericalRegLib.mrml.voxels import set_voxels
 
     case = make_sample_case(Path(slicer.app.temporaryPath) / "SphericalRegSample" if folder is None else Path(folder))
     files = find_case_files(case)
@@ -49,7 +52,10 @@ def load_sample_case(folder: str | Path | None = None) -> tuple[Any, Any]:
     geometry = read_json_object(view.geometry, "geometry file")
     geometry.pop("initial_camera_from_world", None)  # as in a theatre: only the view's name is known
     ct = volume_to_node(slicer.mrmlScene, Volume.read(files.ct, name="pelvis"), _("pelvis CT"))
-    xray = slicer.util.loadVolume(str(view.xray), {"singleFile": True, "name": _("pelvis X-ray")})
+    stored = read_pixels(view.xray)
+    xray = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", _("pelvis X-ray"))
+    set_voxels(xray, stored.grey.astype(stored.value_type)[None], np.diag([-1.0, -1.0, 1.0, 1.0]))  # as Slicer loads an image file
+    xray.CreateDefaultDisplayNodes()
     keep_geometry(xray, parse_geometry(geometry, str(view.geometry), view.geometry.name))
     return ct, xray
 

@@ -13,7 +13,7 @@ from ..imaging.radiograph import Radiograph
 from .detector import PlacedCamera, set_image
 from .voxels import voxels
 
-INPUT_SPACING_ORIGIN = "the volume's spacing in the scene"
+INPUT_SPACING_ORIGIN = "the volume in the scene"
 
 
 def stored_image(node: Any, frame: int | None = None) -> StoredImage:

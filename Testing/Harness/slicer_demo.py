@@ -19,7 +19,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SphericalReg" / "SphericalReg.py"
 WINDOW = (1440, 900)
-PANEL_WIDTH = 470
+PANEL_WIDTH = 530
+PICTURE_WIDTH = 1200
 
 
 def in_slicer(executable: str) -> int:
@@ -36,7 +37,7 @@ class Demo:
     """The panel in a scroll area, beside the views."""
 
     def __init__(self) -> None:
-        from PySide6 import QtWidgets
+        from PySide6 import QtCore, QtWidgets
         from slicer_harness.modules import open_module
 
         self.widget, panel = open_module(MODULE)
@@ -46,6 +47,7 @@ class Demo:
         self.scroll.setWidgetResizable(True)
         self.scroll.setWidget(panel)
         self.scroll.setFixedWidth(PANEL_WIDTH)
+        self.scroll.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self._row.addWidget(self.scroll)
         self._views: Any = None
         self._viewport: Any = None
@@ -83,12 +85,13 @@ class Demo:
     def save(self, path: Path, look_at: str = "inputsCollapsibleButton") -> None:
         """A picture of the window with a part of the panel in sight."""
         import slicer
+        from PySide6 import QtCore
 
         self.show_views()
         self.scroll.ensureWidgetVisible(getattr(self.widget.ui, look_at), 0, 40)
         slicer.app.processEvents()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.window.grab().save(str(path))
+        self.window.grab().scaledToWidth(PICTURE_WIDTH, QtCore.Qt.TransformationMode.SmoothTransformation).save(str(path))
         print(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ import vtk
 from PySide6.QtGui import QColor, QImage, QPainter, QPen, QPixmap
 from PySide6.QtWidgets import QLabel, QWidget
 from vtk.util import numpy_support
+
+if find_spec("triton") is not None:
+    import triton._C.libtriton  # noqa: F401  # its copy of LLVM crashes when it is loaded after that of Mesa's software renderer
 
 SLICE_MANAGERS = ("vtkMRMLModelSliceDisplayableManager", "vtkMRMLMarkupsDisplayableManager")
 THREE_D_MANAGERS = (
