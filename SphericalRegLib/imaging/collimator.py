@@ -8,6 +8,7 @@ everywhere and its outside is flat. No candidate, no mask: a wrong mask is worse
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,6 +30,9 @@ SHARP_TIE = 0.04
 FIELD_SHARE, FIELD_SHARE_WITHOUT_SCATTER = (0.1, 0.985), (0.25, 0.96)
 # The penumbra inside the border is left out with it: up to where the level has come this near to its value further inside. As search pixels.
 PENUMBRA_LEVEL, MIN_PENUMBRA, MAX_PENUMBRA = 0.95, 1.5, 6.0
+# An electronic shutter: share of the image's outermost pixels that have its value, of the pixels outside the field that have it (letters do not), of
+# those inside that do not, and the pixels beside its edge that interpolation may have mixed.
+MIN_BLANKED_BORDER, MIN_BLANK, MIN_FILLED, BLANKED_MARGIN = 0.1, 0.96, 0.9, 1.5
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,75 @@ def _best_field(level: np.ndarray, field_share: tuple[float, float]) -> OpenFiel
     return replace(chosen.field, penumbra=_penumbra(level, chosen))
 
 
-def open_mask(signal: np.ndarray, usable: np.ndarray | None = None) -> tuple[np.ndarray, OpenField | None]:
-    """(H, W) bool mask of the open field without its penumbra, and the field itself."""
-    field = find_open_field(signal, usable)
-    rows, columns = signal.shape
-    if field is None:
-        return np.ones((rows, columns), dtype=bool), None
-    return field.mask(columns, rows, margin=field.penumbra), field
+def open_mask(
+    grey: np.ndarray, usable: np.ndarray, air_is_high: bool, air_bright: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, tuple[OpenField, ...]]:
+    """(H, W) bool mask of the open field without its penumbra, and the fields that make it: what blanking leaves, then what blades leave.
+
+    Args:
+        grey: (H, W) stored values.
+        usable: (H, W) bool.
+        air_is_high: air has high values.
+        air_bright: gives the signal in [0, 1], air bright, when told which pixels count.
+    """
+    rows, columns = grey.shape
+    mask, fields = np.ones(grey.shape, dtype=bool), []
+    blanked = find_blanked_border(grey, usable, air_is_high)
+    if blanked is not None:
+        mask &= blanked.mask(columns, rows, margin=blanked.penumbra)
+        fields.append(blanked)
+    opened = find_open_field(air_bright(usable & mask), usable & mask)
+    if opened is None and blanked is not None:
+        # Far from narrow blades even scatter ends, and counts of zero look blanked: then the blades are found in the whole image.
+        opened = find_open_field(air_bright(usable), usable)
+    if opened is not None:
+        mask &= opened.mask(columns, rows, margin=opened.penumbra)
+        fields.append(opened)
+    return mask, tuple(fields)
+
+
+def find_blanked_border(grey: np.ndarray, usable: np.ndarray, air_is_high: bool) -> OpenField | None:
+    """The field inside a border that was filled with one value after the exposure (an electronic shutter), or None.
+
+    Such a border may be black or white whatever air is. That it holds exactly one value and leaves a rectangle or a circle tells it from saturated
+    air around a body; a limb with straight sides runs through the image, so a border that looks like air must lie on three sides at least.
+
+    Args:
+        grey: (H, W) stored values.
+        usable: (H, W) bool; other pixels count as part of the border.
+        air_is_high: air has high values.
+    """
+    border = np.concatenate((grey[0], grey[-1], grey[:, 0], grey[:, -1]))
+    values, counts = np.unique(border[np.isfinite(border)], return_counts=True)
+    if len(values) == 0 or counts.max() < MIN_BLANKED_BORDER * len(border):
+        return None
+    blank = values[counts.argmax()]
+    open_part = (grey != blank) & usable
+    # Letters in the border, and the few pixels of the field that have the border's value by chance, are smaller than this.
+    open_part = ndimage.binary_opening(open_part, np.ones((5, 5)))
+    parts, count = ndimage.label(open_part)
+    if count == 0:
+        return None
+    open_part = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
+    rows = np.flatnonzero(open_part.any(1))
+    first, last = open_part[rows].argmax(1), grey.shape[1] - 1 - open_part[rows, ::-1].argmax(1)
+    outline = _hull(np.concatenate((np.stack((first, rows), 1), np.stack((last, rows), 1))).astype(float), grey.shape)
+    if outline is None:
+        return None
+    field, _ = outline
+    inside = field.mask(grey.shape[1], grey.shape[0])
+    share = inside.mean()
+    filled = open_part[inside].mean()
+    if not FIELD_SHARE[0] < share < FIELD_SHARE[1] or filled < MIN_FILLED or field.shape == "polygon":
+        return None
+    outside = usable & ~field.mask(grey.shape[1], grey.shape[0], margin=-BLANKED_MARGIN)
+    if not outside.any() or (grey[outside] == blank).mean() < MIN_BLANK:
+        return None
+    looks_like_air = (blank > np.median(grey[inside & usable])) == air_is_high
+    sides = (inside[0].any(), inside[-1].any(), inside[:, 0].any(), inside[:, -1].any())
+    if looks_like_air and field.shape != "circle" and sum(sides) > 1:
+        return None
+    return replace(field, penumbra=BLANKED_MARGIN)
 
 
 def _level(signal: np.ndarray) -> np.ndarray:
@@ -156,10 +222,25 @@ def _candidate(level: np.ndarray, threshold: float) -> _Candidate | None:
     bright = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
     if bright.mean() < FIELD_SHARE[0]:
         return None
-    rows, columns = level.shape
     row, column = np.nonzero(bright & ~ndimage.binary_erosion(bright))
+    outline = _hull(np.stack((column, row), 1).astype(float), level.shape)
+    if outline is None:
+        return None
+    field, ends = outline
+    count_on = np.maximum(1, np.round(np.linalg.norm(ends[:, 1] - ends[:, 0], axis=1))).astype(int)
+    share = np.concatenate([(np.arange(n) + 0.5) / n for n in count_on])[:, None]
+    start, stop = np.repeat(ends[:, 0], count_on, 0), np.repeat(ends[:, 1], count_on, 0)
+    points, normals = start + share * (stop - start), np.repeat(field.normals, count_on, 0)
+    beyond = points + JUMP_PIXELS * normals
+    kept = ((beyond >= 0) & (beyond <= (level.shape[1] - 1, level.shape[0] - 1))).all(1)
+    return _Candidate(field, points[kept], normals[kept]) if np.count_nonzero(kept) >= 8 else None
+
+
+def _hull(points: np.ndarray, shape: tuple[int, ...]) -> tuple[OpenField, np.ndarray] | None:
+    """The convex hull of pixels (N, 2) and the ends (E, 2, 2) of its edges, without the edges that the image's own border makes."""
+    rows, columns = shape
     try:
-        hull = ConvexHull(np.stack((column, row), 1).astype(float))
+        hull = ConvexHull(points)
     except QhullError:
         return None
     ends = hull.points[hull.simplices]
@@ -168,17 +249,7 @@ def _candidate(level: np.ndarray, threshold: float) -> _Candidate | None:
     if not inner.any():
         return None
     ends, normals, offsets = ends[inner], hull.equations[inner, :2], -hull.equations[inner, 2]
-    length = np.linalg.norm(ends[:, 1] - ends[:, 0], axis=1)
-    count_on = np.maximum(1, np.round(length)).astype(int)
-    share = np.concatenate([(np.arange(n) + 0.5) / n for n in count_on])[:, None]
-    start, stop = np.repeat(ends[:, 0], count_on, 0), np.repeat(ends[:, 1], count_on, 0)
-    points, point_normals = start + share * (stop - start), np.repeat(normals, count_on, 0)
-    beyond = points + JUMP_PIXELS * point_normals
-    kept = ((beyond >= 0) & (beyond <= (columns - 1, rows - 1))).all(1)
-    if np.count_nonzero(kept) < 8:
-        return None
-    field = OpenField(normals, offsets, MIN_PENUMBRA, _name_shape(normals, ends, length))
-    return _Candidate(field, points[kept], point_normals[kept])
+    return OpenField(normals, offsets, MIN_PENUMBRA, _name_shape(normals, ends, np.linalg.norm(ends[:, 1] - ends[:, 0], axis=1))), ends
 
 
 def _sharp_share(level: np.ndarray, candidate: _Candidate, field_share: tuple[float, float]) -> float | None:

@@ -11,9 +11,10 @@ import numpy as np
 
 from SphericalRegLib.errors import InputError
 
-# A display's black still carries scatter and veiling glare. The offset keeps its logarithm from stretching the last few grey levels over half of
-# the range: black becomes log(1.05 / 0.05) = 3.0, about the attenuation of 15 cm of water.
-DISPLAY_OFFSET = 0.05
+# Some displays show the signal and some its logarithm, and nobody says which. The offset lies between the two: small, it would be right for the
+# first; without bound, -log becomes 1 - g, right for the second. At 0.5 the gradients of both kinds agree with the CT's projections nearly as well as
+# with the offset that suits them best.
+DISPLAY_OFFSET = 0.5
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
 # Percentiles of more pixels than this are taken from an even subset: the figure moves by less than a grey level and reading stays quick.
 MAX_SAMPLES = 400_000
@@ -42,7 +43,7 @@ def to_line_integral(
         grey: (H, W) stored values.
         usable: (H, W) bool, pixels that the statistics are taken from.
         intensity: "counts": L = log I0 - log I, counts clamped a factor of two beyond their robust range, so that dead and hot pixels stay near the
-            others; "display": -log((g + 0.05) / 1.05) of the robustly normalised grey; "line_integral": taken as they are.
+            others; "display": -log((g + 0.5) / 1.5) of the robustly normalised grey; "line_integral": taken as they are.
         inverted: white is bone. Counts are then taken from ``full_scale``, display values from the sum of their robust limits. Without meaning
             for line integrals.
         i0: counts without an object; the default is the 99.9th percentile, the brightest air in the image. A wrong value only adds a constant.

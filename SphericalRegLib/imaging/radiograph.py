@@ -13,7 +13,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.collimator import open_mask
 from SphericalRegLib.imaging.geometry_file import parse_geometry, read_geometry
-from SphericalRegLib.imaging.geometry_values import GeometryValues, ViewGeometry, complete, first_known, from_camera, from_user
+from SphericalRegLib.imaging.geometry_values import GeometryValues, complete, first_known, from_camera, from_user
 from SphericalRegLib.imaging.normalization import air_bright, to_line_integral
 from SphericalRegLib.imaging.pixels import StoredImage, read_pixels
 
@@ -116,7 +116,7 @@ class Radiograph:
         if collimator is None:
             collimator = view.values.collimator is None or view.values.collimator.value
         if collimator:
-            usable = usable & open_field(stored, usable, view)
+            usable = usable & open_field(stored, usable, view.intensity, view.inverted)[0]
         i0 = None if view.values.i0 is None else view.values.i0.value
         image = to_line_integral(stored.grey, usable, view.intensity, view.inverted, i0, stored.full_scale, where)
         finite = np.isfinite(image)
@@ -216,10 +216,11 @@ def usable_pixels(stored: StoredImage, mask: str | Path | np.ndarray | None, whe
     return usable
 
 
-def open_field(stored: StoredImage, usable: np.ndarray, view: ViewGeometry) -> np.ndarray:
-    """(H, W) bool: pixels that the collimator leaves open."""
-    mask, _ = open_mask(air_bright(stored.grey, usable, view.intensity, view.inverted), usable)
-    return mask
+def open_field(stored: StoredImage, usable: np.ndarray, intensity: str, inverted: bool) -> tuple[np.ndarray, str]:
+    """(H, W) bool: pixels that the collimator leaves open, and its shape in words ("" where there is none)."""
+    air_is_high = not (inverted or intensity == "line_integral")
+    mask, fields = open_mask(stored.grey, usable, air_is_high, lambda counted: air_bright(stored.grey, counted, intensity, inverted))
+    return mask, " in a blanked ".join(field.shape for field in reversed(fields))
 
 
 def resampling_weights(old: int, new: int) -> np.ndarray:

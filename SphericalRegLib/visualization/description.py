@@ -17,12 +17,11 @@ import numpy as np
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging import grid
 from SphericalRegLib.imaging.case import CaseFiles, ViewFiles, find_case_files, overlap_problem, view_geometry
-from SphericalRegLib.imaging.collimator import open_mask
 from SphericalRegLib.imaging.geometry_file import read_geometry
 from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced, ViewGeometry, complete, describe_origins, first_known, start_pose
-from SphericalRegLib.imaging.normalization import air_bright, robust_range
+from SphericalRegLib.imaging.normalization import robust_range
 from SphericalRegLib.imaging.pixels import StoredImage, is_dicom, read_pixels, suffix_of
-from SphericalRegLib.imaging.radiograph import usable_pixels
+from SphericalRegLib.imaging.radiograph import open_field, usable_pixels
 from SphericalRegLib.imaging.starts import Start
 from SphericalRegLib.imaging.transforms import read_pose
 from SphericalRegLib.imaging.volume import Volume
@@ -241,18 +240,18 @@ def _xray_section(view: ViewFiles, stored: StoredImage, values: GeometryValues, 
     levels = np.percentile(stored.grey[usable], percents)
     intensity = values.intensity or stored.likely_intensity
     inverted = bool(values.inverted.value) if values.inverted is not None else False
-    mask, opening = open_mask(air_bright(stored.grey, usable, intensity.value, inverted), usable)
+    mask, shape = open_field(stored, usable, intensity.value, inverted)
     used = float((mask & usable).mean())
     columns, rows = stored.size_px
     kind = f"{stored.value_type}, {stored.bits} bits" if stored.bits else f"{stored.value_type}, floating point"
-    collimator = "none found" if opening is None else f"{opening.shape}, leaves {100 * mask.mean():.0f} % of the image"
+    collimator = "none found" if not shape else f"{shape}, leaves {100 * mask.mean():.0f} % of the image"
     entries = [
         Entry("file", str(view.xray), str(view.xray)),
         Entry("size [pixels]", [columns, rows], f"{columns} x {rows} (columns x rows)"),
         Entry("values", stored.value_type, kind),
         Entry("frames", stored.frames, f"{stored.frames}" + (f", frame {stored.frame} is described" if stored.frames > 1 else "")),
         Entry("percentiles", dict(zip(map(str, percents), levels.tolist())), ", ".join(f"{p:g} %: {v:.5g}" for p, v in zip(percents, levels))),
-        Entry("collimator", None if opening is None else opening.shape, collimator),
+        Entry("collimator", shape or None, collimator),
         Entry("pixels used", used, f"{100 * used:.0f} %"),
     ]
     if view.mask is not None:

@@ -126,7 +126,7 @@ def test_frames_collimator_and_saturation_are_told(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(np.stack([frame, frame])), str(path))
     description = describe(path)
     found = entries(description)["X-ray"]
-    assert found["frames"] == 2 and found["collimator"] == "circle"
+    assert found["frames"] == 2 and found["collimator"].startswith("circle")
     text = description.to_text(400)
     assert '"frame" in geometry.json (0 to 1)' in text and "saturated" in text
     assert "the first is described" not in describe(path, frame=1).to_text(400)
