@@ -175,8 +175,9 @@
             }
         }
         const F before = value;
+        const int left = (int)(stop - n) + 1, count = MIN(left, BLOCK);
 #if WIDTH == 1
-        for (int m = 0; m < BLOCK; ++m, n += 1.0f) {
+        for (int m = 0; m < count; ++m, n += 1.0f) {
             F a, b, c;
             const unsigned at = (unsigned)locate(n, a, b, c);
             add(n, &at, a, b, c);
@@ -186,16 +187,17 @@
         alignas(F) unsigned at[BLOCK][WIDTH];
         F a[BLOCK], b[BLOCK], c[BLOCK];
         #pragma clang loop unroll(disable)
-        for (int m = 0; m < BLOCK; ++m) {
+        for (int m = 0; m < count; ++m) {
             const I words = locate(n + (float)m, a[m], b[m], c[m]);
             __builtin_memcpy(at[m], &words, sizeof(words));
         }
-        for (int m = 0; m < BLOCK; ++m) {
+        #pragma clang loop unroll(disable)
+        for (int m = 0; m < count; ++m) {
             __builtin_prefetch(cells + at[m][0]);
             __builtin_prefetch(cells + at[m][WIDTH - 1]);
         }
         #pragma clang loop unroll(disable)
-        for (int m = 0; m < BLOCK; ++m, n += 1.0f) add(n, at[m], a[m], b[m], c[m]);
+        for (int m = 0; m < count; ++m, n += 1.0f) add(n, at[m], a[m], b[m], c[m]);
 #endif
         quiet = ALL_EQUAL(value, before);
     }

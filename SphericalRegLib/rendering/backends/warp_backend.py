@@ -67,8 +67,9 @@ class WarpBackend:
         centre = centre_in_camera(pose, torch.as_tensor(self._centre)).to(torch.float32).contiguous()
         kernel = render_kernel(self._packet, with_jacobian)
         _load(kernel, self._wp_device.alias)
-        inputs = [self._scene(camera), wp.from_torch(rotation, dtype=wp.mat33), wp.from_torch(centre, dtype=wp.vec3)]
-        outputs = [wp.from_torch(image.view(-1)), wp.from_torch(jacobian.view(-1))]
+        poses = [wp.from_torch(rotation, dtype=wp.mat33, return_ctype=True), wp.from_torch(centre, dtype=wp.vec3, return_ctype=True)]
+        inputs = [self._scene(camera), *poses]
+        outputs = [wp.from_torch(image.view(-1), return_ctype=True), wp.from_torch(jacobian.view(-1), return_ctype=True)]
         stream = current_stream(self._device)
 
         def launch(first: int, count: int) -> None:

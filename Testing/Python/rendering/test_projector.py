@@ -70,6 +70,21 @@ def test_autograd_contracts_the_jacobian(camera):
     torch.testing.assert_close(forward.to(torch.float32), jacobian[0], rtol=1e-4, atol=1e-4)
 
 
+def test_forward_mode_and_vmap(camera):
+    attenuation = scenes.smooth_attenuation()
+    projector = Projector(attenuation, camera, step_mm=STEP)
+    pose = scenes.pose(attenuation)
+    change = torch.zeros_like(pose)
+    change[0, :3, 3] = pose[0, :3, :3] @ torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)  # a shift along world y
+    with torch.autograd.forward_ad.dual_level():
+        image = torch.autograd.forward_ad.unpack_dual(projector.project(torch.autograd.forward_ad.make_dual(pose, change)))
+    expected, jacobian = projector.project_with_jacobian(pose)
+    torch.testing.assert_close(image.primal, expected, rtol=0, atol=0)
+    torch.testing.assert_close(image.tangent, jacobian[..., 4], rtol=1e-5, atol=1e-7)
+    poses = torch.stack([pose, scenes.pose(attenuation, (0.1, 0.2, 0.3))])
+    torch.testing.assert_close(torch.vmap(projector.project)(poses), projector.project(poses[:, 0])[:, None], rtol=1e-6, atol=1e-7)
+
+
 def test_second_derivative_says_what_to_do_instead(camera):
     attenuation = scenes.smooth_attenuation()
     pose = scenes.pose(attenuation).requires_grad_()
