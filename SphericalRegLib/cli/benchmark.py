@@ -1,19 +1,29 @@
-"""``sphericalreg benchmark``: how fast, beside others and by stage."""
+"""``sphericalreg benchmark``: how fast, beside others and by stage, and from how far away."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from SphericalRegLib.errors import InputError
 
 from .app import app
 from .common import AsJson, Device, Quiet, Seed, check_output_folder, print_json, start
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from SphericalRegLib.imaging.case import Case
+    from SphericalRegLib.registration.result import RegistrationResult
+
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the tables, JSON and figures; without it they are printed alone.")]
 
-benchmark = typer.Typer(help="Measure the speed of the renderer or of a registration.", no_args_is_help=True, rich_markup_mode=None)
+HELP = "Measure the speed of the renderer and of a registration, and from how far away it succeeds."
+benchmark = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(benchmark, name="benchmark")
 
 
@@ -73,3 +83,50 @@ def register(
         print_json(done.to_dict())
     else:
         print(f"{done.table().to_text()}\nmedian seconds on {done.device}, {done.threads} threads; renderer started in {done.kernel_s:.1f} s")
+
+
+@benchmark.command()
+def capture(
+    cases: Annotated[list[Path], typer.Argument(metavar="CASE [CASE_2]", help="A case folder with truth.json; a second one is its second X-ray.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the outcomes; a later run goes on where this one stopped.")],
+    relation: Annotated[Path | None, typer.Option("--relation", help="JSON file with camera2_from_camera1, for two case folders.")] = None,
+    starts: Annotated[int, typer.Option("--starts", "-n", min=1, help="How many starts.")] = 50,
+    start_deg: Annotated[float, typer.Option("--start-deg", min=0, help="Standard deviation of a start about each axis, degrees.")] = 10.0,
+    start_mm: Annotated[float, typer.Option("--start-mm", min=0, help="Standard deviation of a start along each axis, mm.")] = 10.0,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Forget what an earlier run left in the output folder.")] = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """From how far away a registration finds home: many starts about the truth of one case, or of two X-rays jointly."""
+    check_output_folder(out)
+    if len(cases) > 2 or (len(cases) == 2) != (relation is not None):
+        raise InputError(f"{len(cases)} case folders were given {'with' if relation else 'without'} --relation; expected one, or two with it.")
+    from SphericalRegLib.evaluation.capture_range import StartSpread, capture_range, joined_case, read_relation
+    from SphericalRegLib.evaluation.truth import load_truth
+    from SphericalRegLib.imaging.case import load_case
+
+    loaded = [load_case(path) for path in cases]
+    case = loaded[0] if relation is None else joined_case(loaded, read_relation(relation))
+    truth = load_truth(cases[0])
+    where = start(device)
+    from SphericalRegLib.registration.options import RegistrationOptions
+    from SphericalRegLib.registration.pipeline import prepare
+    from SphericalRegLib.registration.pipeline import register as run
+
+    from .progress_bars import progress_bars
+
+    prepared = prepare(case.volume, device=where)
+
+    def registrar(of: Case, begin: np.ndarray, _: int) -> RegistrationResult:
+        return run(prepared, of.views, begin, device=where, seed=seed)
+
+    spread = StartSpread(starts, start_deg, start_mm, seed)
+    options = {"registration": asdict(RegistrationOptions()), "device": where}
+    with progress_bars(quiet) as progress:
+        done = capture_range(case, truth, registrar, spread, out, options=options, recompute=recompute, progress=progress)
+    if as_json:
+        print_json({"out": out, "outcomes": [asdict(outcome) for outcome in done.outcomes]})
+    else:
+        print(f"{done.table.to_text()}\ntable: {out / 'summary.md'}")

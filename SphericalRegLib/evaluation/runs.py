@@ -28,8 +28,9 @@ from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback, pace
 from .tables import write_text
 
 RUNTIME_NOTE = (
-    "Seconds are wall-clock time of the registration of one case, CT and X-ray in memory already: preparing the CT, every stage and every start are "
-    "included; reading files and writing results are not. Where a kernel is not cached yet, the first case holds its compilation."
+    "Seconds are wall-clock time of the registration of one case, CT and X-ray in memory already: every stage and every start are "
+    "included, reading files and writing results are not. The first case of a CT also holds its preparation, and the compilation of a kernel that is "
+    "not cached yet."
 )
 
 
