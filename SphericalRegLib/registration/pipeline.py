@@ -34,6 +34,9 @@ from .resolution import VolumePyramid
 from .result import Hypothesis, RegistrationResult, StageRecord
 from .screening import RADIUS_SIGMAS, Screened, ScreeningView, best_depths, diverse, screen, spread_poses
 
+COST_TOLERANCE = 1e-4
+"""Relative decrease below which a stage is done: a tenth of what sampling noise makes of the cost."""
+
 RESIDUAL_CORRELATION_PX = 2.0
 """Neighbouring residuals are alike over about the radius of the gradient filter."""
 
@@ -169,7 +172,7 @@ class _Run:
             self.progress(replace(step, stage=name))
 
         self.progress(Progress(name, 0, stage.iterations))
-        lm = LMOptions(max_iterations=stage.iterations, cost_tolerance=1e-5, step_tolerance_rad=1e-5, step_tolerance_mm=1e-3)
+        lm = LMOptions(max_iterations=stage.iterations, cost_tolerance=COST_TOLERANCE, step_tolerance_rad=1e-5, step_tolerance_mm=1e-3)
         found = levenberg_marquardt(problem, poses, self.pyramid.centre, lm, report)
         scores = problem.score(found.pose)
         order = scores.argsort(descending=True, stable=True)
@@ -211,7 +214,7 @@ class _Run:
 
 
 def _as_views(radiographs: Radiograph | View | Sequence[Radiograph | View]) -> tuple[View, ...]:
-    given = [radiographs] if isinstance(radiographs, (Radiograph, View)) else list(radiographs)
+    given: list[Any] = [radiographs] if isinstance(radiographs, (Radiograph, View)) else list(radiographs)
     if not given:
         raise InputError("There is no X-ray to register to; expected at least one.")
     if isinstance(given[0], Radiograph):
