@@ -39,25 +39,33 @@ class Stage:
 
 @dataclass(frozen=True)
 class MultiStart:
-    """Screened multi-start: many poses about the start are compared with the X-ray at low resolution, and the best go on to the first stage.
+    """Screened multi-start: many poses about the start are compared with the X-ray at low resolution, the better ones again at a higher one, and
+    the best go on to the first stage.
 
     Attributes:
         poses: how many orientations and depths are rendered, per start; each is compared at all shifts at once.
+        finalists: how many of them are compared again; 0 spares the second round.
         rotation_deg: standard deviation of the orientation about each world axis.
         translation_mm: standard deviation of the shift along each world axis.
-        image_px: see `Stage`.
+        image_px: see `Stage`; of the first round.
+        finalist_px: of the second.
         similarity: see `Stage`.
     """
 
-    poses: int = 300
+    poses: int = 400
+    finalists: int = 160
     rotation_deg: float = 10.0
     translation_mm: float = 10.0
-    image_px: int = 80
+    image_px: int = 64
+    finalist_px: int = 112
     similarity: str = "patch_gradient_ncc"
 
     def __post_init__(self) -> None:
-        if self.poses < 1 or self.image_px < 16:
-            raise InputError(f"A multi-start has {self.poses} poses and images of {self.image_px} pixels; expected at least 1 and 16.")
+        if self.poses < 1 or self.finalists < 0 or min(self.image_px, self.finalist_px) < 16:
+            raise InputError(
+                f"A multi-start has {self.poses} poses, {self.finalists} finalists and images of {self.image_px} and {self.finalist_px} pixels; "
+                "expected at least 1, 0 and 16."
+            )
         if not 0 <= self.rotation_deg <= 180 or not 0 <= self.translation_mm <= 1000:
             raise InputError(
                 f"A multi-start spreads over {self.rotation_deg} deg and {self.translation_mm} mm; expected 0 to 180 deg and 0 to 1000 mm."
@@ -69,12 +77,12 @@ class MultiStart:
 DEPTHS_MM = (-24.0, -16.0, -8.0, 0.0, 8.0, 16.0, 24.0)
 
 DEFAULT_STAGES = (
-    Stage(80, "patch_gradient_ncc", 12, hypotheses=16),
-    Stage(144, "patch_gradient_ncc", 10, hypotheses=4, depths_mm=DEPTHS_MM),
-    Stage(256, "patch_gradient_ncc", 20, hypotheses=1, depths_mm=DEPTHS_MM),
+    Stage(80, "patch_gradient_ncc", 6, hypotheses=8),
+    Stage(128, "patch_gradient_ncc", 8, hypotheses=4, depths_mm=DEPTHS_MM),
+    Stage(256, "patch_gradient_ncc", 12, hypotheses=1, depths_mm=DEPTHS_MM),
 )
 
-WIDE = MultiStart(poses=400, rotation_deg=15.0, translation_mm=40.0)
+WIDE = MultiStart(poses=600, finalists=200, rotation_deg=15.0, translation_mm=40.0)
 """For a start that is only a named view."""
 
 

@@ -92,6 +92,14 @@ def register(
 
 
 @dataclass(frozen=True)
+class _Grid:
+    """Image sizes (columns, rows) of each view, and the size of a pixel measured at the CT, mm."""
+
+    sizes: tuple[tuple[int, int], ...]
+    pixel_mm: float
+
+
+@dataclass(frozen=True)
 class _Run:
     """One registration on its way."""
 
@@ -140,24 +148,28 @@ class _Run:
         began = time.perf_counter()
         centre = self.pyramid.centre
         radius = RADIUS_SIGMAS * options.translation_mm
-        results = []
-        sizes: tuple[tuple[int, int], ...] = ()
+        rounds = []
         for number, start in enumerate(starts):
-            poses = spread_poses(start, centre, options, self.seed)
-            crops = self._crops(poses, radius, options.image_px)
-            terms = self._terms(crops, poses, options.similarity)
-            sizes = tuple(crop.camera.size_px for crop in crops)
-            views = [ScreeningView(term.projector, term.similarity, term.camera_from_camera1) for term in terms]  # type: ignore[arg-type]
-            pixel = max(_pixel_at_ct(crop, self._of_view(view, start[None]), centre) for crop, view in zip(crops, self.views))
             name = "search" if len(starts) == 1 else f"search {number + 1} of {len(starts)}"
-            results.append(screen(views, poses, radius, pixel, self.progress, name))
-        found = _merged(results)
-        kept = diverse(found.poses, count, centre, 0.3 * options.rotation_deg, 0.3 * options.translation_mm)
-        poses = found.poses[kept]
-        seconds = time.perf_counter() - began
-        best = (poses[0].cpu().numpy(),)
-        record = StageRecord("search", options.similarity, sizes, len(found.poses), 0, seconds, float(found.scores[0]), poses=best)
-        return poses, record
+            rounds.append(self._screen(spread_poses(start, centre, options, self.seed), radius, options.image_px, options.similarity, name))
+        found, grid = _merged([screened for screened, _ in rounds]), rounds[0][1]
+        evaluated = len(found.poses)
+        if options.finalists:
+            # Shifts were whole pixels of a coarse grid: the better poses are compared again on a finer one, a pixel or two around.
+            near = min(radius, 2.0 * grid.pixel_mm)
+            found, grid = self._screen(found.poses[: options.finalists], near, options.finalist_px, options.similarity, "search, finalists")
+        poses = found.poses[diverse(found.poses, count, centre, 0.4 * options.rotation_deg, 0.3 * options.translation_mm)]
+        seconds, best = time.perf_counter() - began, (poses[0].cpu().numpy(),)
+        return poses, StageRecord("search", options.similarity, grid.sizes, evaluated, 0, seconds, float(found.scores[0]), poses=best)
+
+    def _screen(self, poses: Tensor, radius_mm: float, image_px: int, name: str, stage: str) -> tuple[Screened, _Grid]:
+        """Each pose at its best shift up to a radius, on one grid that holds them all."""
+        crops = self._crops(poses, radius_mm, image_px)
+        terms = self._terms(crops, poses, name)
+        views = [ScreeningView(term.projector, term.similarity, term.camera_from_camera1) for term in terms]  # type: ignore[arg-type]
+        pixel = max(_pixel_at_ct(crop, self._of_view(view, poses[:1]), self.pyramid.centre) for crop, view in zip(crops, self.views))
+        grid = _Grid(tuple(crop.camera.size_px for crop in crops), pixel)
+        return screen(views, poses, radius_mm, pixel, self.progress, stage), grid
 
     def _refine(self, stage: Stage, poses: Tensor) -> tuple[OptimizationResult, Tensor, StageRecord]:
         """Levenberg-Marquardt from each of the poses; results sorted by similarity, best first."""

@@ -26,8 +26,8 @@ from SphericalRegLib.registration.result import RegistrationResult
 
 QUICK = RegistrationOptions(
     stages=(Stage(48, iterations=12, hypotheses=4), Stage(96, iterations=15)),
-    multi_start=MultiStart(poses=48, rotation_deg=8.0, translation_mm=10.0, image_px=40),
-    wide_start=MultiStart(poses=64, rotation_deg=8.0, translation_mm=15.0, image_px=40),
+    multi_start=MultiStart(poses=48, finalists=24, rotation_deg=8.0, translation_mm=10.0, image_px=40, finalist_px=64),
+    wide_start=MultiStart(poses=64, finalists=24, rotation_deg=8.0, translation_mm=15.0, image_px=40, finalist_px=64),
 )
 
 
@@ -65,7 +65,7 @@ def test_multi_start_finds_what_descent_alone_does_not(pyramid) -> None:
     far = start(0.30, 0.30, -0.30, 25.0, 20.0, -25.0)
     alone = register(pyramid, xray, far, options=RegistrationOptions(QUICK.stages, multi_start=None))
     assert [stage.name for stage in alone.stages] == ["refine 48 px", "refine 96 px"]
-    wide = MultiStart(poses=300, rotation_deg=18.0, translation_mm=20.0, image_px=40)
+    wide = MultiStart(poses=300, finalists=60, rotation_deg=18.0, translation_mm=20.0, image_px=40, finalist_px=64)
     searched = register(pyramid, xray, far, options=RegistrationOptions(QUICK.stages, multi_start=wide))
     assert phantom.target_error(searched.camera_from_world, phantom.true_pose()) < 1.5
     assert phantom.target_error(alone.camera_from_world, phantom.true_pose()) > 5
