@@ -131,7 +131,7 @@ def measure_gather(edge: int, pixels: int) -> GatherRate:
     at, sums = wp.from_torch(words), wp.zeros(tasks, dtype=wp.int32, device="cpu")
 
     def rate(kernel: wp.Kernel) -> float:
-        kernel.module.load("cpu")
+        wp.load_module(kernel.module, device="cpu")
 
         def launch(first: int, count: int) -> None:
             wp.launch(kernel, dim=count, inputs=[cells, at, _ADDRESSES_PER_TASK, first], outputs=[sums], device="cpu")

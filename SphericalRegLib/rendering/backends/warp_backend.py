@@ -108,5 +108,5 @@ class WarpBackend:
 def _load(kernel: wp.Kernel, device: str) -> None:
     """Compiles the kernel on first use, with one line in the log, before threads race for it. Warp caches it on disk."""
     start = time.perf_counter()
-    kernel.module.load(device)
+    wp.load_module(kernel.module, device=device)  # with the block size that launches on this device have
     _log.info("Renderer kernel ready on %s after %.1f s; cached in %s", device, time.perf_counter() - start, wp.config.kernel_cache_dir)
