@@ -1,8 +1,9 @@
 """A volume packed for marching rays: what is air is cut off, what is left is 16-bit numbers, eight of which hold a cell's four corners.
 
-The cell of voxel (i, j, k) has eight corners. Cells are stored in lines of 4 x 4 in (i, k) for one j: the 5 x 5 corners, a row of k every six words,
-are one cache line of 64 bytes. Eight consecutive words from corner (i, k) on begin with (i, k), (i, k + 1) and end with (i + 1, k), (i + 1, k + 1);
-the same in the next line is j + 1. So a trilinear sample is two 16-byte loads that never straddle a cache line, in whichever direction a ray runs.
+The cell of voxel (i, j, k) has eight corners. Cells are stored in lines of 4 x 5 in (i, k) for one j: the 5 x 6 corners, row by row of k, are one
+cache line of 64 bytes (two words are left over). Eight consecutive words from corner (i, k) on begin with (i, k), (i, k + 1) and end with (i + 1, k),
+(i + 1, k + 1); the same in the next line is j + 1. So a trilinear sample is two 16-byte loads that never straddle a cache line, in whichever
+direction a ray runs, and the volume takes 3.2 bytes a voxel.
 
 Words are mu in 65535ths of its maximum: half a word is some 0.01 % of water, evenly so over the whole range, where float16 has steps of 0.05 %.
 """
