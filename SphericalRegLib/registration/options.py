@@ -53,11 +53,11 @@ class MultiStart:
     """
 
     poses: int = 400
-    finalists: int = 160
+    finalists: int = 100
     rotation_deg: float = 10.0
     translation_mm: float = 10.0
     image_px: int = 64
-    finalist_px: int = 112
+    finalist_px: int = 96
     similarity: str = "patch_gradient_ncc"
 
     def __post_init__(self) -> None:
@@ -77,13 +77,16 @@ class MultiStart:
 DEPTHS_MM = (-24.0, -16.0, -8.0, 0.0, 8.0, 16.0, 24.0)
 
 DEFAULT_STAGES = (
-    Stage(80, "patch_gradient_ncc", 6, hypotheses=8),
-    Stage(128, "patch_gradient_ncc", 8, hypotheses=4, depths_mm=DEPTHS_MM),
-    Stage(256, "patch_gradient_ncc", 12, hypotheses=1, depths_mm=DEPTHS_MM),
+    Stage(80, "patch_gradient_ncc", 5, hypotheses=6),
+    Stage(128, "patch_gradient_ncc", 8, hypotheses=3, depths_mm=DEPTHS_MM),
+    Stage(256, "patch_gradient_ncc", 12, hypotheses=1, depths_mm=DEPTHS_MM[2:5]),
 )
 
 WIDE = MultiStart(poses=600, finalists=200, rotation_deg=15.0, translation_mm=40.0)
 """For a start that is only a named view."""
+
+SECOND = MultiStart(poses=600, finalists=200, rotation_deg=15.0, translation_mm=20.0)
+"""For an initial pose that was farther off than thought."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,9 @@ class RegistrationOptions:
         stages: from coarse to fine.
         multi_start: search about the initial pose; None starts from it alone.
         wide_start: search about each named view where no initial pose is known.
+        second_start: search about an initial pose where `multi_start` finds nothing good. Not the first at once: a search over a wider field sees a
+            small bone with fewer pixels, and takes longer.
+        doubtful_score: similarity of the result below which `second_start` is tried, and the better result kept.
         attenuation: from Hounsfield units to attenuation.
         labels: labels of the CT that are rendered (one bone of several); None renders all of it.
     """
@@ -101,6 +107,8 @@ class RegistrationOptions:
     stages: tuple[Stage, ...] = DEFAULT_STAGES
     multi_start: MultiStart | None = field(default_factory=MultiStart)
     wide_start: MultiStart = WIDE
+    second_start: MultiStart | None = SECOND
+    doubtful_score: float = 0.3
     attenuation: AttenuationModel = field(default_factory=AttenuationModel)
     labels: tuple[int, ...] | None = None
 

@@ -112,18 +112,18 @@ class _Run:
     def register(
         self, starts: Tensor, multi_start: MultiStart | None, notes: tuple[str, ...], reference: np.ndarray | None, began: float
     ) -> RegistrationResult:
-        records: list[StageRecord] = []
-        poses = starts
         for start in starts:
             for view in self.views:  # refuse what cannot work before any long work
                 crop_to_content(view.radiograph, self._of_view(view, start[None]), self.pyramid.corners, 0.0)
-        if multi_start is not None:
-            poses, record = self._search(starts, multi_start, self.options.stages[0].hypotheses)
-            records.append(record)
-        for stage in self.options.stages:
-            found, scores, record = self._refine(stage, poses[: stage.hypotheses])
-            records.append(record)
-            poses = found.pose
+        found, scores, records = self._attempt(starts, multi_start)
+        second = self.options.second_start
+        if multi_start is self.options.multi_start is not None and second is not None and float(scores[0]) < self.options.doubtful_score:
+            again = self._attempt(starts, second)
+            records += again[2]
+            notes += (f"The search about the initial pose ended at a low similarity ({float(scores[0]):.2f}), and was widened.",)
+            if float(again[1][0]) > float(scores[0]):
+                found, scores = again[:2]
+        poses = found.pose
         best = int(scores.argmax())
         order = scores.argsort(descending=True, stable=True).tolist()
         pose = poses[best].cpu().numpy()
@@ -142,6 +142,18 @@ class _Run:
             seed=self.seed,
             seconds=time.perf_counter() - began,
         )
+
+    def _attempt(self, starts: Tensor, multi_start: MultiStart | None) -> tuple[OptimizationResult, Tensor, list[StageRecord]]:
+        """A search about the starts, and all stages: what the last one found with its scores, best first."""
+        poses, records = starts, []
+        if multi_start is not None:
+            poses, record = self._search(starts, multi_start, self.options.stages[0].hypotheses)
+            records.append(record)
+        for stage in self.options.stages:
+            found, scores, record = self._refine(stage, poses[: stage.hypotheses])
+            records.append(record)
+            poses = found.pose
+        return found, scores, records
 
     def _search(self, starts: Tensor, options: MultiStart, count: int) -> tuple[Tensor, StageRecord]:
         """The best and mutually different poses about the starts, best first."""
@@ -185,7 +197,7 @@ class _Run:
 
         self.progress(Progress(name, 0, stage.iterations))
         lm = LMOptions(max_iterations=stage.iterations, cost_tolerance=COST_TOLERANCE, step_tolerance_rad=1e-5, step_tolerance_mm=1e-3)
-        found = levenberg_marquardt(problem, poses, self.pyramid.centre, lm, report)
+        found = levenberg_marquardt(problem.holding_valid_at(poses), poses, self.pyramid.centre, lm, report)
         scores = problem.score(found.pose)
         order = scores.argsort(descending=True, stable=True)
         best = int(order[0])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..geometry.camera import Camera
 from ..rendering.projector import Projector
 from ..similarity.base import Similarity
 
@@ -41,12 +40,13 @@ class ViewTerm:
             return None
         return self.projector.validity(camera_from_world)
 
-    def residual_and_jacobian(self, camera1_from_world: Tensor) -> tuple[Tensor, Tensor]:
-        """r (B, N) and J (B, N, 6). A step on the right turns and shifts the CT alike in every camera, so J needs no change of frame."""
-        pose = self.pose(camera1_from_world)
-        image, jacobian = self.projector.project_with_jacobian(pose)
-        jacobian = without_motion_along_rays(jacobian, pose, self.projector.camera, self.projector.centre)
-        return self.similarity.residual_and_jacobian(image, jacobian, self.valid(pose))
+    def residual_and_jacobian(self, camera1_from_world: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """r (B, N) and J (B, N, 6), over pixels `valid` (B, H, W).
+
+        A step on the right turns and shifts the CT alike in every camera, so J needs no change of frame.
+        """
+        image, jacobian = self.projector.project_with_jacobian(self.pose(camera1_from_world))
+        return self.similarity.residual_and_jacobian(image, jacobian, valid)
 
     def score(self, camera1_from_world: Tensor) -> Tensor:
         """(B,), higher is better."""
@@ -54,65 +54,58 @@ class ViewTerm:
         return self.similarity.score(self.projector.project(pose), self.valid(pose))
 
 
-def without_motion_along_rays(jacobian: Tensor, camera_from_world: Tensor, camera: Camera, centre: Tensor) -> Tensor:
-    """The image Jacobian (B, H, W, 6) freed from what a motion of the CT *along* each ray contributes.
-
-    A rigid motion displaces the points of a ray with unit direction d by w; its part along the ray, w.d, is the same for all of them, and so is its
-    share of the derivative, (w.d) times the integral of grad mu . d, which is mu at the ray's end minus mu at its beginning: zero, both lie in air.
-    Summed over samples it is not zero but noise, as large as the whole derivative by depth, where optimisation then stalls. With c the centre, s the
-    source and e = J_v . d that share per millimetre, J_v - e d and J_omega - e (s - c) x d are exact.
-    """
-    rotation = camera_from_world[:, :3, :3]
-    rays = camera.back_project(_pixel_centres(camera).to(camera_from_world))
-    rays = rays / rays.norm(dim=-1, keepdim=True)
-    source = -(rotation.mT @ (rotation @ centre + camera_from_world[:, :3, 3])[..., None])[..., 0]
-    direction = (rays.flatten(0, 1) @ rotation).unflatten(1, rays.shape[:2]).to(jacobian.dtype)  # (B, H, W, 3): R^T d
-    moment = torch.linalg.cross(source[:, None, None].to(jacobian.dtype).expand_as(direction), direction)
-    along = (jacobian[..., 3:] * direction).sum(-1, keepdim=True)
-    return jacobian - along * torch.cat((moment, direction), dim=-1)
-
-
-def _pixel_centres(camera: Camera) -> Tensor:
-    """(H, W, 2) (column, row)."""
-    rows, columns = torch.meshgrid(torch.arange(camera.rows), torch.arange(camera.columns), indexing="ij")
-    return torch.stack((columns, rows), dim=-1).double()
-
-
 @dataclass(frozen=True)
 class MultiViewProblem:
     """The residuals of all views stacked, in the pose of the CT in the first camera; an `optimization.LeastSquaresProblem`.
 
     Views enter with equal weight whatever their number of pixels: each residual is scaled to the number of pixels of the first.
+
+    Attributes:
+        terms: one per view.
+        held: per view, the pixels (E, H, W) that are valid for each of the E elements that are optimised, held where they were at the start: the
+            cost is then one smooth function, and nothing is rendered twice. None: found anew at each pose.
     """
 
     terms: Sequence[ViewTerm]
+    held: tuple[Tensor | None, ...] | None = None
+
+    def holding_valid_at(self, poses: Tensor) -> MultiViewProblem:
+        """The problem of E elements that start at poses (E, 4, 4)."""
+        chunks = [[term.valid(term.pose(chunk)) for chunk in self._chunks(poses)] for term in self.terms]
+        return replace(self, held=tuple(None if parts[0] is None else torch.cat(parts) for parts in chunks))  # type: ignore[arg-type]
 
     @property
     def centre(self) -> Tensor:
         return self.terms[0].projector.centre
 
     def residual_and_jacobian(self, poses: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        parts = [self._stacked(chunk) for chunk in self._chunks(poses)]
+        parts = [self._stacked(*chunk) for chunk in zip(self._chunks(poses), self._chunks(index))]
         return torch.cat([r for r, _ in parts]), torch.cat([j for _, j in parts])
 
     def score(self, poses: Tensor) -> Tensor:
         """The views' mean score (B,)."""
         return torch.cat([torch.stack([term.score(chunk) for term in self.terms]).mean(0) for chunk in self._chunks(poses)])
 
-    def _stacked(self, poses: Tensor) -> tuple[Tensor, Tensor]:
+    def _valid(self, view: int, poses: Tensor, index: Tensor) -> Tensor | None:
+        if self.held is None:
+            return self.terms[view].valid(self.terms[view].pose(poses))
+        held = self.held[view]
+        return None if held is None else held[index]
+
+    def _stacked(self, poses: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         if len(self.terms) == 1:
-            return self.terms[0].residual_and_jacobian(poses)
+            return self.terms[0].residual_and_jacobian(poses, self._valid(0, poses, index))
         residuals, jacobians = [], []
-        for term in self.terms:
-            residual, jacobian = term.residual_and_jacobian(poses)
+        for view, term in enumerate(self.terms):
+            residual, jacobian = term.residual_and_jacobian(poses, self._valid(view, poses, index))
             scale = math.sqrt(_pixels(self.terms[0]) / _pixels(term))
             residuals.append(scale * residual)
             jacobians.append(scale * jacobian)
         return torch.cat(residuals, dim=1), torch.cat(jacobians, dim=1)
 
-    def _chunks(self, poses: Tensor) -> Iterator[Tensor]:
+    def _chunks(self, elements: Tensor) -> Iterator[Tensor]:
         size = max(1, PIXELS_AT_ONCE // max(_pixels(term) for term in self.terms))
-        return iter(poses.split(size))
+        return iter(elements.split(size))
 
 
 def _pixels(term: ViewTerm) -> int:

@@ -7,6 +7,10 @@ y_n = R^T (s_n e - t) from the CT's centre c. A tangent (omega, v) moves it by y
 
 where u = R^T e, n counts from a reference sample at y_0 near c, G = step sum g_n and H = step^2 sum n g_n: six sums beside the image's one.
 
+A motion along the ray changes nothing: the integral of grad mu . u is mu at the ray's end less mu at its beginning, and both lie in air. Its sum over
+samples is not zero but noise, on fine bone as large as the whole derivative by depth. So G . u is taken out of G at the end, and the Jacobian is that
+of the integral, not of the sum.
+
 The loop is in trace.inl, C++ that Warp compiles with Clang or NVRTC: Warp's own vectors do not become SIMD code, and the packets of 8 rays that do
 are worth a factor of five on a CPU. CUDA runs the same text with packets of one ray.
 """

@@ -207,9 +207,12 @@
 #if JACOBIAN
     // Gradient and moment in world axes; a step (omega, v) moves a sample at y = o + n step u by y x omega - v.
     const float scale_h = scale * step;
-    const F G0 = (A[0][0] * g0 + A[1][0] * g1 + A[2][0] * g2) * scale, H0 = (A[0][0] * h0 + A[1][0] * h1 + A[2][0] * h2) * scale_h;
-    const F G1 = (A[0][1] * g0 + A[1][1] * g1 + A[2][1] * g2) * scale, H1 = (A[0][1] * h0 + A[1][1] * h1 + A[2][1] * h2) * scale_h;
-    const F G2 = (A[0][2] * g0 + A[1][2] * g1 + A[2][2] * g2) * scale, H2 = (A[0][2] * h0 + A[1][2] * h1 + A[2][2] * h2) * scale_h;
+    F G0 = (A[0][0] * g0 + A[1][0] * g1 + A[2][0] * g2) * scale, H0 = (A[0][0] * h0 + A[1][0] * h1 + A[2][0] * h2) * scale_h;
+    F G1 = (A[0][1] * g0 + A[1][1] * g1 + A[2][1] * g2) * scale, H1 = (A[0][1] * h0 + A[1][1] * h1 + A[2][1] * h2) * scale_h;
+    F G2 = (A[0][2] * g0 + A[1][2] * g1 + A[2][2] * g2) * scale, H2 = (A[0][2] * h0 + A[1][2] * h1 + A[2][2] * h2) * scale_h;
+    // The integral of grad mu . u along a ray is zero, its sum over samples is noise (kernel.py): only the part across the ray counts.
+    const F along = G0 * u0 + G1 * u1 + G2 * u2;
+    G0 -= along * u0, G1 -= along * u1, G2 -= along * u2;  // of H that part has no share: it enters as H x u
     const F w0 = G1 * o2 - G2 * o1 + (H1 * u2 - H2 * u1);
     const F w1 = G2 * o0 - G0 * o2 + (H2 * u0 - H0 * u2);
     const F w2 = G0 * o1 - G1 * o0 + (H0 * u1 - H1 * u0);

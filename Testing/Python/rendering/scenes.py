@@ -62,7 +62,13 @@ def reference_image(attenuation, camera, camera_from_world: torch.Tensor, step_m
     u, v = np.meshgrid(u, v)
     target = np.stack([u, v, np.full((rows, columns), camera.sdd_mm)], axis=-1)
     length = np.linalg.norm(target, axis=-1, keepdims=True)
-    s = (np.arange(int(length.max() / step_mm)) + 0.5) * step_mm
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(attenuation.mu.shape) + 1) - 1  # a voxel beyond the grid
+    world = corners @ attenuation.world_from_voxel[:3, :3].T + attenuation.world_from_voxel[:3, 3]
+    middle = world.mean(axis=0) @ pose_[:3, :3].T + pose_[:3, 3]
+    radius = np.linalg.norm(world - world.mean(axis=0), axis=1).max()
+    first = max(0, int((np.linalg.norm(middle) - radius) / step_mm))  # samples that are nearer or farther see air
+    last = min(int(length.max() / step_mm), int((np.linalg.norm(middle) + radius) / step_mm) + 1)
+    s = (np.arange(first, last) + 0.5) * step_mm
     points = (target / length)[:, :, None] * s[:, None]
     voxel_from_camera = np.linalg.inv(pose_ @ attenuation.world_from_voxel)
     index = points @ voxel_from_camera[:3, :3].T + voxel_from_camera[:3, 3]
