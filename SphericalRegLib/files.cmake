@@ -48,6 +48,7 @@ set(MODULE_PYTHON_SCRIPTS
   imaging/geometry_values.py
   imaging/grid.py
   imaging/hounsfield.py
+  imaging/identity.py
   imaging/nifti.py
   imaging/normalization.py
   imaging/pixels.py
@@ -89,6 +90,7 @@ set(MODULE_PYTHON_SCRIPTS
   registration/options.py
   registration/pipeline.py
   registration/problem.py
+  registration/proposals.py
   registration/region.py
   registration/resolution.py
   registration/result.py
