@@ -13,6 +13,7 @@ set(MODULE_PYTHON_SCRIPTS
   cli/register.py
   cli/selftest.py
   cli/simulate.py
+  cli/train.py
   errors.py
   evaluation/__init__.py
   evaluation/benchmark_register.py
@@ -132,9 +133,11 @@ set(MODULE_PYTHON_SCRIPTS
   simulation/xray.py
   training/__init__.py
   training/augmentation.py
+  training/camera.py
   training/losses.py
   training/poses.py
   training/scene.py
+  training/session.py
   training/trainer.py
   visualization/__init__.py
   visualization/convergence.py

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..geometry.se3 import invert, retract
+from ..geometry.se3 import invert, recentred, retract
 from ..imaging.case import View
 from ..imaging.identity import CtIdentity, ct_identity
 from ..models.checkpoint import Model
@@ -122,13 +122,12 @@ def _regress(
     began = time.perf_counter()
     progress(Progress("regressor", 0, 1))
     # The regressor knows poses about the centre of the CT it was trained on; on this CT they turn about this one's.
-    recentred = torch.eye(4, dtype=torch.float64, device=pyramid.device)
-    recentred[:3, 3] = model.regressor.centre.double() - pyramid.centre
+    its_centre = model.regressor.centre.double()
     share = -(-count // len(views))
     found = []
     for term, view in zip(problem.terms, views):
-        poses = regressed_poses(model, view.radiograph, share, seed, pyramid.device) @ recentred
-        found.append(invert(term.camera_from_camera1) @ poses)
+        poses = regressed_poses(model, view.radiograph, share, seed, pyramid.device)
+        found.append(invert(term.camera_from_camera1) @ recentred(poses, its_centre, pyramid.centre))
     components = min(share, model.regressor.config.components)
     drawn = _shown(torch.cat(found), views, pyramid)
     if not len(drawn):
