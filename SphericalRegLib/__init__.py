@@ -24,6 +24,7 @@ _PUBLIC = {
     "Volume": "imaging.volume",
     "attenuation": "imaging.attenuation",
     "load_case": "imaging.case",
+    "load_model": "models.checkpoint",
     "register": "registration.pipeline",
 }
 

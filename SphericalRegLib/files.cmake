@@ -13,6 +13,7 @@ set(MODULE_PYTHON_SCRIPTS
   cli/register.py
   cli/selftest.py
   cli/simulate.py
+  cli/train.py
   errors.py
   evaluation/__init__.py
   evaluation/benchmark_register.py
@@ -48,6 +49,7 @@ set(MODULE_PYTHON_SCRIPTS
   imaging/geometry_values.py
   imaging/grid.py
   imaging/hounsfield.py
+  imaging/identity.py
   imaging/nifti.py
   imaging/normalization.py
   imaging/pixels.py
@@ -89,6 +91,7 @@ set(MODULE_PYTHON_SCRIPTS
   registration/options.py
   registration/pipeline.py
   registration/problem.py
+  registration/proposals.py
   registration/region.py
   registration/resolution.py
   registration/result.py
@@ -130,9 +133,11 @@ set(MODULE_PYTHON_SCRIPTS
   simulation/xray.py
   training/__init__.py
   training/augmentation.py
+  training/camera.py
   training/losses.py
   training/poses.py
   training/scene.py
+  training/session.py
   training/trainer.py
   visualization/__init__.py
   visualization/convergence.py

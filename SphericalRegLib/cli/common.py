@@ -17,8 +17,11 @@ import typer
 from SphericalRegLib.errors import InputError
 
 if TYPE_CHECKING:
+    from SphericalRegLib.imaging.case import Case
     from SphericalRegLib.imaging.volume import Volume
+    from SphericalRegLib.models.checkpoint import Model
 
+REGRESSOR = "regressor"
 SAMPLE = "sample:"
 
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N. auto takes a GPU where there is one (on Apple machines the CPU).")]
@@ -27,7 +30,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Initial = Annotated[
     str | None,
-    typer.Option("--initial", metavar="ap|pa|left|right|FILE", help="Where to start: a named view, or a pose in a .tfm, .h5 or .json file."),
+    typer.Option(
+        "--initial",
+        metavar="ap|pa|left|right|regressor|FILE",
+        help="Where to start: a named view, a pose in a .tfm, .h5 or .json file, or what the model's regressor says, whatever the case says.",
+    ),
+]
+ModelFile = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="MODEL.safetensors", help="A model of this CT (`sphericalreg train`): no initial pose is needed then."),
 ]
 
 
@@ -94,7 +105,7 @@ def read_ct(text: str) -> tuple[Volume, Path | None]:
 
 
 def read_start(initial: str | None) -> Any:
-    """What ``--initial`` means: a view's name as it is, a pose (4, 4) from a file, or None.
+    """What ``--initial`` means: a view's name or "regressor" as it is, a pose (4, 4) from a file, or None.
 
     Raises:
         InputError: neither a named view nor a readable file.
@@ -102,11 +113,41 @@ def read_start(initial: str | None) -> Any:
     from SphericalRegLib.geometry.views import NAMED_VIEWS
     from SphericalRegLib.imaging.transforms import read_pose
 
-    if initial is None or initial in NAMED_VIEWS:
+    if initial is None or initial == REGRESSOR or initial in NAMED_VIEWS:
         return initial
     if not Path(initial).exists():
         raise InputError(f"--initial is {initial!r}, which is neither one of {', '.join(NAMED_VIEWS)} nor an existing .tfm, .h5 or .json file")
     return read_pose(initial)
+
+
+def read_model(path: Path | None, begin: Any) -> Model | None:
+    """The model that ``--model`` names, on the CPU; `begin` is what `read_start` made of ``--initial``.
+
+    Raises:
+        InputError: as `load_model` does; ``--initial regressor`` without a model that has one.
+    """
+    model = None
+    if path is not None:
+        from SphericalRegLib.models.checkpoint import load_model
+
+        model = load_model(path)
+    if isinstance(begin, str) and begin == REGRESSOR and (model is None or model.regressor is None):
+        raise InputError(f"--initial is regressor, but {'there is no --model' if model is None else f'the model {path} has none'}")
+    return model
+
+
+def model_name(path: Path) -> dict[str, str]:
+    """Which model this is, for the record of a run: its file's name and its weights' digest."""
+    from SphericalRegLib.imaging.files import read_json_object
+
+    return {"file": path.name, "sha256": str(read_json_object(path.with_suffix(".json"), "model card")["weights_sha256"])}
+
+
+def pose_to_start_from(begin: Any, case: Case) -> Any:
+    """What `register` is given as its initial pose: that of ``--initial``, or the case's own, or None, which asks the model or tries all views."""
+    if isinstance(begin, str) and begin == REGRESSOR:
+        return None
+    return case.initial_camera_from_world if begin is None else begin
 
 
 def print_json(result: Any) -> None:

@@ -11,7 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .app import app
-from .common import AsJson, Device, Initial, Quiet, Seed, check_output_folder, print_json, read_start, start
+from .common import (
+    AsJson,
+    Device,
+    Initial,
+    ModelFile,
+    Quiet,
+    Seed,
+    check_output_folder,
+    model_name,
+    pose_to_start_from,
+    print_json,
+    read_model,
+    read_start,
+    start,
+)
 
 if TYPE_CHECKING:
     from SphericalRegLib.imaging.case import Case
@@ -28,6 +42,7 @@ def batch(
     cases: Cases,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results and the table; a later run goes on where this one stopped.")],
     initial: Initial = None,
+    model: ModelFile = None,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="All files of `register` for each case, or result.json alone.")] = True,
     recompute: Recompute = False,
     device: Device = "auto",
@@ -38,7 +53,7 @@ def batch(
     """Register many cases; no truth is needed or read. Writes batch.csv and batch.md."""
     from SphericalRegLib.evaluation.protocol import batch as run
 
-    (records, table), failed = _run(run, cases, out, initial, pictures, recompute, device, seed, quiet)
+    (records, table), failed = _run(run, cases, out, initial, model, pictures, recompute, device, seed, quiet)
     if as_json:
         print_json({"out": out, "cases": [asdict(record) for record in records], "failed": failed(records)})
     else:
@@ -52,6 +67,7 @@ def evaluate(
     cases: Cases,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results and tables; a later run goes on where this one stopped.")],
     initial: Initial = None,
+    model: ModelFile = None,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="All files of `register` for each case, or result.json alone.")] = False,
     recompute: Recompute = False,
     device: Device = "auto",
@@ -62,7 +78,7 @@ def evaluate(
     """Register many cases without their truth, then compare with truth.json. Writes evaluation.md, cases.csv, summary.csv, evaluation.json."""
     from SphericalRegLib.evaluation.protocol import evaluate as run
 
-    evaluation, failed = _run(run, cases, out, initial, pictures, recompute, device, seed, quiet)
+    evaluation, failed = _run(run, cases, out, initial, model, pictures, recompute, device, seed, quiet)
     if as_json:
         summary = {key: value if math.isfinite(value) else None for key, value in evaluation.summary.to_dict().items()}
         errors = [error.to_dict() for error in evaluation.errors]
@@ -75,13 +91,23 @@ def evaluate(
 
 
 def _run(
-    run: Callable[..., Any], cases: list[Path], out: Path, initial: str | None, pictures: bool, recompute: bool, device: str, seed: int, quiet: bool
+    run: Callable[..., Any],
+    cases: list[Path],
+    out: Path,
+    initial: str | None,
+    model: Path | None,
+    pictures: bool,
+    recompute: bool,
+    device: str,
+    seed: int,
+    quiet: bool,
 ) -> tuple[Any, Callable[[Any], int]]:
     """What both commands do: find the cases, register each, and count what failed."""
     check_output_folder(out)
     from SphericalRegLib.evaluation.runs import find_cases
 
     begin = read_start(initial)
+    network = read_model(model, begin)
     found = find_cases(cases)
     where = start(device)
     from SphericalRegLib.imaging.files import write_json
@@ -99,7 +125,7 @@ def _run(
         return prepared[-1][1]
 
     def registrar(case: Case) -> RegistrationResult:
-        return register(of(case), case.views, case.initial_camera_from_world if begin is None else begin, device=where, seed=seed)
+        return register(of(case), case.views, pose_to_start_from(begin, case), model=network, device=where, seed=seed)
 
     def write(result: RegistrationResult, case: Case, folder: Path) -> None:
         if pictures:
@@ -110,6 +136,8 @@ def _run(
 
     start_text = initial if initial is None or isinstance(begin, str) else begin.tolist()
     options = {"registration": asdict(RegistrationOptions()), "initial": start_text, "device": where, "seed": seed}
+    if model is not None:
+        options["model"] = model_name(model)
     with progress_bars(quiet) as progress:
         done = run(found, out, registrar, options=options, recompute=recompute, write=write, progress=progress)
     return done, lambda records: sum(record.error is not None for record in records)

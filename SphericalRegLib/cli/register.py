@@ -12,7 +12,20 @@ import typer
 from SphericalRegLib.progress import Progress
 
 from .app import app
-from .common import AsJson, Device, Initial, Quiet, Seed, check_output_folder, print_json, read_start, start
+from .common import (
+    AsJson,
+    Device,
+    Initial,
+    ModelFile,
+    Quiet,
+    Seed,
+    check_output_folder,
+    pose_to_start_from,
+    print_json,
+    read_model,
+    read_start,
+    start,
+)
 
 if TYPE_CHECKING:
     from SphericalRegLib.registration.result import RegistrationResult
@@ -23,6 +36,7 @@ def register(
     case: Annotated[Path, typer.Argument(metavar="CASE", help="A case folder: ct, xray, geometry.json.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the result.")],
     initial: Initial = None,
+    model: ModelFile = None,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -36,6 +50,7 @@ def register(
     from SphericalRegLib.imaging.case import load_case
 
     begin = read_start(initial)
+    network = read_model(model, begin)
     loaded = load_case(case)
     where = start(device)
     from SphericalRegLib.registration.pipeline import prepare
@@ -46,8 +61,8 @@ def register(
 
     with progress_bars(quiet) as progress:
         pyramid = prepare(loaded.volume, device=where)
-        pose = loaded.initial_camera_from_world if begin is None else begin
-        result = run(pyramid, loaded.views, pose, device=where, seed=seed, progress=progress)
+        pose = pose_to_start_from(begin, loaded)
+        result = run(pyramid, loaded.views, pose, model=network, device=where, seed=seed, progress=progress)
         inputs = describe_inputs(loaded.volume, loaded.views)
         command = shlex.join(["sphericalreg", *sys.argv[1:]])
         progress(Progress("pictures and report", 0, 1))

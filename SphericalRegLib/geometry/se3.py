@@ -114,6 +114,12 @@ def local(camera_from_world_a: Tensor, camera_from_world_b: Tensor, centre: Tens
     return torch.cat((so3_log(inverse @ rotation_b), _apply(inverse, translation_b - translation_a)), dim=-1)
 
 
+def recentred(camera_from_world: Tensor, centre: Tensor, new_centre: Tensor) -> Tensor:
+    """The pose (..., 4, 4) of the same body in a shifted world, where what lay at `centre` (3,) lies at `new_centre`: R and t about it stay."""
+    rotation, translation = _about_centre(camera_from_world, centre)
+    return _from_centre(rotation, translation, new_centre)
+
+
 def check_rigid(transform: Array, name: str, tolerance: float = 1e-4) -> Array:
     """Returns `transform` (..., 4, 4), tensor or array, or raises InputError saying how it is not a rigid motion; `name` says which one it is.
 

@@ -1,4 +1,4 @@
-"""What a registration is told: its stages and its multi-start."""
+"""What a registration is told: its stages, its multi-start and what a model does."""
 
 from __future__ import annotations
 
@@ -74,6 +74,33 @@ class MultiStart:
             raise InputError(f"Unknown similarity {self.similarity!r}; expected one of {', '.join(SIMILARITIES)}.")
 
 
+@dataclass(frozen=True)
+class LearnedStart:
+    """What a model does before the intensity stages: many poses, the better ones refined on the spherical similarity, the best handed on.
+
+    Attributes:
+        draws: poses that are compared first: from the regressor's mixture where no initial pose is known (its components, then draws from them),
+            else spread about each start as wide as the multi-start is.
+        refined: how many of them, the best by spherical similarity, Levenberg-Marquardt refines.
+        iterations: of Levenberg-Marquardt, at most.
+        keep: how many mutually different poses, the best by the first stage's intensity similarity, go on.
+        search: screened multi-start about each of these; None goes straight to the first stage.
+    """
+
+    draws: int = 32
+    refined: int = 12
+    iterations: int = 10
+    keep: int = 4
+    search: MultiStart | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.draws, self.refined, self.iterations, self.keep) < 1:
+            raise InputError(
+                f"A learned start has {self.draws} draws, {self.refined} refined, {self.iterations} iterations and keeps {self.keep}; "
+                "expected at least 1 of each."
+            )
+
+
 DEPTHS_MM = (-24.0, -16.0, -8.0, 0.0, 8.0, 16.0, 24.0)
 
 DEFAULT_STAGES = (
@@ -97,9 +124,10 @@ class RegistrationOptions:
         stages: from coarse to fine.
         multi_start: search about the initial pose; None starts from it alone.
         wide_start: search about each named view where no initial pose is known.
-        second_start: search about an initial pose where `multi_start` finds nothing good. Not the first at once: a search over a wider field sees a
-            small bone with fewer pixels, and takes longer.
+        second_start: search about the poses that were started from, where what was found is doubtful; None spares it. Not the first at once: a
+            search over a wider field sees a small bone with fewer pixels, and takes longer.
         doubtful_score: similarity of the result below which `second_start` is tried, and the better result kept.
+        learned: what a model does in the search's place, where one is given.
         attenuation: from Hounsfield units to attenuation.
         labels: labels of the CT that are rendered (one bone of several); None renders all of it.
     """
@@ -109,6 +137,7 @@ class RegistrationOptions:
     wide_start: MultiStart = WIDE
     second_start: MultiStart | None = SECOND
     doubtful_score: float = 0.3
+    learned: LearnedStart = field(default_factory=LearnedStart)
     attenuation: AttenuationModel = field(default_factory=AttenuationModel)
     labels: tuple[int, ...] | None = None
 

@@ -1,7 +1,8 @@
 """`register`: from a CT and one or several X-rays to a pose.
 
 A screened multi-start (registration.screening) finds candidate poses at low resolution; Levenberg-Marquardt refines a shrinking number of them on
-finer and finer images; the best by similarity is kept. Truth never enters.
+finer and finer images; the best by similarity is kept. With a model, its regressor and Levenberg-Marquardt on the spherical similarity
+(registration.proposals) take the search's place. Truth never enters.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,15 +28,21 @@ from ..optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
 from ..optimization.result import OptimizationResult
 from ..progress import Progress, ProgressCallback, silent
 from ..similarity.named import similarity
-from .options import MultiStart, RegistrationOptions, Stage
+from .options import DEPTHS_MM, MultiStart, RegistrationOptions, Stage
 from .problem import MultiViewProblem, ViewTerm
 from .region import at_resolution, crop_to_content
 from .resolution import VolumePyramid
 from .result import Hypothesis, RegistrationResult, StageRecord
 from .screening import RADIUS_SIGMAS, Screened, ScreeningView, best_depths, diverse, screen, spread_poses
 
+if TYPE_CHECKING:
+    from ..models.checkpoint import Model
+    from .proposals import Proposal
+
 COST_TOLERANCE = 1e-4
 """Relative decrease below which a stage is done: a tenth of what sampling noise makes of the cost."""
+
+_ASKED = "Initial pose: none was given; the model's regressor proposed it."
 
 RESIDUAL_CORRELATION_PX = 2.0
 """Neighbouring residuals are alike over about the radius of the gradient filter."""
@@ -57,6 +64,7 @@ def register(
     radiographs: Radiograph | View | Sequence[Radiograph | View],
     initial: Any = None,
     *,
+    model: Model | None = None,
     options: RegistrationOptions | None = None,
     device: Any = "cpu",
     seed: int = 0,
@@ -69,7 +77,10 @@ def register(
         volume: the CT; `prepare` it once where several X-rays of it are registered.
         radiographs: an X-ray, or several `View`s, which know where their cameras stand to each other (`camera_from_camera1`): they are registered
             jointly, and `initial` and the result are those of the first.
-        initial: camera_from_world (4, 4), or the name of a view ("ap", "pa", "left", "right"). None tries all named views and keeps the best.
+        initial: camera_from_world (4, 4), or the name of a view ("ap", "pa", "left", "right"). None asks the model's regressor; without one it tries
+            all named views and keeps the best.
+        model: encoder and regressor of this CT (`models.checkpoint.load_model`): Levenberg-Marquardt on the spherical similarity then takes the
+            search's place. Notes say where the model does not fit the CT.
         options: see `RegistrationOptions`.
         device: "cpu", "cuda", "cuda:1", ...
         seed: of the multi-start; the same seed on the same device gives the same pose.
@@ -88,7 +99,18 @@ def register(
     starts, multi_start, notes = _starts(initial, views[0].radiograph, pyramid, options)
     with torch.no_grad():
         run = _Run(pyramid, views, options, seed, progress)
-        return run.register(starts, multi_start, notes, world_from_camera_reference, began)
+        second = options.second_start if multi_start is options.multi_start is not None else None
+        plan = _Plan(starts, multi_start, second, notes)
+        if model is not None:
+            from .proposals import propose  # networks are loaded where there is a model only
+
+            asked = initial is None and model.regressor is not None
+            run.check(starts[:0] if asked else starts)
+            here = model.to(pyramid.device)
+            proposal = propose(pyramid, views, here, None if asked else starts, multi_start, options.learned, seed, progress)
+            notes = ((_ASKED,) if asked else notes) + proposal.notes
+            plan = _Plan(proposal.starts, options.learned.search, options.second_start, notes, proposal)
+        return run.register(plan, world_from_camera_reference, began)
 
 
 @dataclass(frozen=True)
@@ -97,6 +119,17 @@ class _Grid:
 
     sizes: tuple[tuple[int, int], ...]
     pixel_mm: float
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where a registration begins: poses (S, 4, 4), a search about them, a second one where that finds nothing good, and what a model proposes."""
+
+    starts: Tensor
+    search: MultiStart | None
+    second: MultiStart | None
+    notes: tuple[str, ...]
+    proposal: Proposal | None = None
 
 
 @dataclass(frozen=True)
@@ -109,21 +142,28 @@ class _Run:
     seed: int
     progress: ProgressCallback
 
-    def register(
-        self, starts: Tensor, multi_start: MultiStart | None, notes: tuple[str, ...], reference: np.ndarray | None, began: float
-    ) -> RegistrationResult:
+    def check(self, starts: Tensor) -> None:
+        """Refuse what cannot work before any long work."""
         for start in starts:
-            for view in self.views:  # refuse what cannot work before any long work
+            for view in self.views:
                 crop_to_content(view.radiograph, self._of_view(view, start[None]), self.pyramid.corners, 0.0)
-        found, scores, records = self._attempt(starts, multi_start)
-        second = self.options.second_start
-        if multi_start is self.options.multi_start is not None and second is not None and float(scores[0]) < self.options.doubtful_score:
-            again = self._attempt(starts, second)
-            records += again[2]
-            notes += (f"The search about the initial pose ended at a low similarity ({float(scores[0]):.2f}), and was widened.",)
-            if float(again[1][0]) > float(scores[0]):
-                found, scores = again[:2]
-        poses = found.pose
+
+    def register(self, plan: _Plan, reference: np.ndarray | None, began: float) -> RegistrationResult:
+        self.check(plan.starts)
+        records: list[StageRecord] = []
+        poses, notes = plan.starts, plan.notes
+        if plan.proposal is not None:
+            records += plan.proposal.records
+            poses = self._ranked(plan.proposal.poses)
+        found, scores, done = self._attempt(poses, plan.search)
+        records += done
+        if plan.second is not None and float(scores[0]) < self.options.doubtful_score:
+            again, second_scores, done = self._attempt(poses, plan.second)
+            records += done
+            notes += (f"The first search ended at a low similarity ({float(scores[0]):.2f}), and was widened.",)
+            if float(second_scores[0]) > float(scores[0]):
+                found, scores = again, second_scores
+        poses, starts = found.pose, plan.starts
         best = int(scores.argmax())
         order = scores.argsort(descending=True, stable=True).tolist()
         pose = poses[best].cpu().numpy()
@@ -154,6 +194,15 @@ class _Run:
             records.append(record)
             poses = found.pose
         return found, scores, records
+
+    def _ranked(self, poses: Tensor) -> Tensor:
+        """The best and mutually different of a model's poses by the first stage's similarity, each at its best depth."""
+        stage, centre = self.options.stages[0], self.pyramid.centre
+        problem = MultiViewProblem(self._terms(self._crops(poses, 0.0, stage.image_px), poses, stage.similarity))
+        if len(self.views) == 1:
+            poses = best_depths(problem, poses, self.pyramid.corners.mean(0), DEPTHS_MM)
+        poses = poses[problem.score(poses).argsort(descending=True, stable=True)]
+        return poses[diverse(poses, self.options.learned.keep, centre, 2.0, 4.0)]
 
     def _search(self, starts: Tensor, options: MultiStart, count: int) -> tuple[Tensor, StageRecord]:
         """The best and mutually different poses about the starts, best first."""

@@ -27,23 +27,15 @@ def crop_to_content(radiograph: Radiograph, poses: Tensor, corners: Tensor, marg
     Raises:
         InputError: the box lies behind the source or its projection does not meet the image, at any of the poses.
     """
-    points = transform_points(poses, corners)
-    in_front = points[..., 2].amin(-1) > 1.0
+    low, high, in_front, meets = _extent(radiograph, poses, corners, margin_mm)
     if not bool(in_front.any()):
         raise InputError(f"X-ray {radiograph.name}: the CT lies behind the X-ray source at the initial pose; expected it in front.")
-    points = points[in_front]
-    pixels = radiograph.camera.project(points)
-    columns, rows = radiograph.camera.size_px
-    margin = margin_mm * radiograph.camera.sdd_mm / points[..., 2].mean(-1) / min(radiograph.camera.pixel_spacing_mm)
-    low = pixels.amin(-2) - margin[:, None]
-    high = pixels.amax(-2) + margin[:, None]
-    size = high.new_tensor([columns, rows])
-    meets = ((high > 0) & (low < size - 1)).all(-1)
     if not bool(meets.any()):
         raise InputError(
             f"X-ray {radiograph.name}: the projection of the CT falls outside the image at the initial pose; "
             "expected them to meet (is the initial pose or the geometry of another view?)."
         )
+    columns, rows = radiograph.camera.size_px
     # One wild pose of many must not blow the region up: the 95th percentile of each side holds the rest.
     low, high = low[meets], high[meets]
     left, top = torch.quantile(low, 0.05, dim=0).tolist()
@@ -51,6 +43,24 @@ def crop_to_content(radiograph: Radiograph, poses: Tensor, corners: Tensor, marg
     left, right = _interval(left, right, columns)
     top, bottom = _interval(top, bottom, rows)
     return radiograph.crop(left, top, right - left, bottom - top)
+
+
+def visible(radiograph: Radiograph, poses: Tensor, corners: Tensor) -> Tensor:
+    """Poses (B,) bool at which the CT's box lies in front of the source and its projection meets the image; arguments as of `crop_to_content`."""
+    return _extent(radiograph, poses, corners, 0.0)[3]
+
+
+def _extent(radiograph: Radiograph, poses: Tensor, corners: Tensor, margin_mm: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sides of the box's projection, low and high (B, 2) pixels; whether it lies in front of the source, and whether it meets the image (B,)."""
+    points = transform_points(poses, corners)
+    in_front = torch.isfinite(points).all(-1).all(-1) & (points[..., 2].amin(-1) > 1.0)
+    points = torch.where(in_front[:, None, None], points, points.new_tensor([0.0, 0.0, 1.0]))
+    pixels = radiograph.camera.project(points)
+    margin = margin_mm * radiograph.camera.sdd_mm / points[..., 2].mean(-1) / min(radiograph.camera.pixel_spacing_mm)
+    low = pixels.amin(-2) - margin[:, None]
+    high = pixels.amax(-2) + margin[:, None]
+    size = high.new_tensor(radiograph.camera.size_px)
+    return low, high, in_front, in_front & ((high > 0) & (low < size - 1)).all(-1)
 
 
 def at_resolution(radiograph: Radiograph, longer_side_px: int) -> Radiograph:

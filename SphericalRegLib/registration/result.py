@@ -26,10 +26,10 @@ class StageRecord:
     """What one stage did.
 
     Attributes:
-        name: "search" or "refine <pixels> px".
+        name: "search", "regressor", "spherical LM" or "refine <pixels> px".
         similarity: its name.
         image_px: (columns, rows) of each view.
-        hypotheses: poses that were evaluated (search) or optimised.
+        hypotheses: poses that were evaluated (search, regressor) or optimised.
         iterations: steps tried, the longest of the hypotheses.
         seconds: wall time.
         score: of the best hypothesis at the end of the stage; comparable within a stage only.

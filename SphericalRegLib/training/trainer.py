@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.geometry.se3 import recentred
+from SphericalRegLib.imaging.attenuation import attenuation
+from SphericalRegLib.imaging.identity import ct_identity
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.models.checkpoint import Model
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
@@ -33,6 +37,7 @@ class TrainingOptions:
 
     Attributes:
         minutes: wall-clock time; the learning rate follows it, so that a short training also ends on a small one.
+        iterations: so many steps in the minutes' place, where the same seed must give the same model.
         batch: X-rays per step.
         learning_rate: peak of the one-cycle schedule.
         warm_up: share of the time in which the learning rate rises.
@@ -44,6 +49,7 @@ class TrainingOptions:
     """
 
     minutes: float = 10.0
+    iterations: int | None = None
     batch: int = 16
     learning_rate: float = 1.5e-3
     warm_up: float = 0.05
@@ -78,6 +84,7 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.options, self.camera, self.device = options, camera, torch.device(device)
         self.generator = torch.Generator().manual_seed(options.seed)
+        self.cts = [ct_identity(attenuation(volume), volume.name) for volume in volumes]
         self.scenes = [TrainingScene.of(volume, camera, device) for volume in volumes]
         self.encoder = SphericalEncoder(options.encoder) if base is None else base.encoder.requires_grad_(True)
         self.regressor = self._make_regressor(base)
@@ -86,36 +93,54 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.networks.parameters(), options.learning_rate, weight_decay=options.weight_decay)
         self.iteration = 0
         self.seconds = 0.0
+        self.figures: dict[str, float] = {}
 
     def _make_regressor(self, base: Model | None) -> PoseRegressor | None:
         if self.options.regressor is None:
             return None
-        if base is not None and base.regressor is not None:
-            return base.regressor.requires_grad_(True)
         centre = self.scenes[0].centre
+        if base is not None and base.regressor is not None:
+            regressor = base.regressor.requires_grad_(True).to(self.device)
+            # What the base has learned is about its CT's centre; from now on it is about this one's.
+            reference = recentred(regressor.reference.double(), regressor.centre.double(), centre)
+            regressor.reference.copy_(reference)
+            regressor.centre.copy_(centre)
+            return regressor
         return PoseRegressor(self.options.regressor, self.options.poses.middle(self.camera, centre.cpu()), centre)
 
     def run(self, progress: ProgressCallback = silent, state_path: Path | None = None) -> Model:
         """Train for what is left of the time; the state goes to `state_path` now and then, and when the progress callback cancels."""
-        budget = 60 * self.options.minutes
         began, saved = time.perf_counter() - self.seconds, time.perf_counter()
-        figures: dict[str, float] = {}
         try:
-            while (elapsed := time.perf_counter() - began) < budget:
-                self._set_learning_rate(elapsed / budget)
+            while (share := self._share_done(time.perf_counter() - began)) < 1:
+                self._set_learning_rate(share)
                 step = self.step()
-                figures = {name: 0.98 * figures.get(name, value) + 0.02 * value for name, value in step.items()}
+                self.figures = {name: 0.98 * self.figures.get(name, value) + 0.02 * value for name, value in step.items()}
                 self.seconds = time.perf_counter() - began
-                rate = self.iteration * self.options.batch / self.seconds
-                message = f"{rate:.0f} X-rays/s, " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-                progress(Progress("training", min(round(self.seconds), round(budget)), round(budget), message, cost=figures.get("loss")))
+                progress(self._report())
                 if state_path is not None and time.perf_counter() - saved > self.options.checkpoint_seconds:
                     self.save_state(state_path)
                     saved = time.perf_counter()
         finally:
-            if state_path is not None:
+            if state_path is not None and self.iteration:
                 self.save_state(state_path)
-        return self.model(figures)
+        return self.model()
+
+    def _share_done(self, elapsed: float) -> float:
+        """How much of the training lies behind, in [0, 1]."""
+        options = self.options
+        return self.iteration / options.iterations if options.iterations is not None else min(1.0, elapsed / (60 * options.minutes))
+
+    def _report(self) -> Progress:
+        """Progress in steps where these are counted, in seconds otherwise."""
+        options = self.options
+        rate = self.iteration * options.batch / self.seconds
+        shown = [f"{name} {self.figures[name]:.2f}" for name in ("cosine", "loss") if name in self.figures]
+        message = ", ".join((f"{rate:.0f} X-rays/s", *shown))
+        if options.iterations is not None:
+            return Progress("training", self.iteration, options.iterations, message, cost=self.figures.get("loss"))
+        budget = max(1, round(60 * options.minutes))
+        return Progress("training, seconds", min(round(self.seconds), budget), budget, message, cost=self.figures.get("loss"))
 
     def step(self) -> dict[str, float]:
         """One optimiser step on one batch; the figures of its losses."""
@@ -128,7 +153,9 @@ class Trainer:
         drr, jacobian = scene.drr.project_with_jacobian(start)
         loss, figures = spherical_loss(self.encoder, xray, mask, drr, jacobian, start, truth, scene.centre, options.loss)
         if self.regressor is not None:
-            likelihood = self.regressor(xray, mask).negative_log_likelihood(truth.float(), scene.centre.float()).mean()
+            about = self.regressor.centre  # of the first CT: the pose is what it would be if this CT's centre lay there
+            pose = recentred(truth, scene.centre, about.to(truth)).float()
+            likelihood = self.regressor(xray, mask).negative_log_likelihood(pose, about).mean()
             loss = loss + 0.1 * likelihood
             figures["pose nll"] = float(likelihood.detach())
         self.optimizer.zero_grad(set_to_none=True)
@@ -138,10 +165,21 @@ class Trainer:
         self.iteration += 1
         return figures
 
-    def model(self, figures: dict[str, float] | None = None) -> Model:
+    def model(self) -> Model:
         """The networks as they are, with a model card."""
-        card: dict[str, Any] = {"training": asdict(self.options), "iterations": self.iteration, "seconds": self.seconds, "figures": figures or {}}
+        card: dict[str, Any] = {
+            "cts": [ct.to_dict() for ct in self.cts],
+            "training": asdict(self.options),
+            "iterations": self.iteration,
+            "seconds": self.seconds,
+            "figures": self.figures,
+        }
         return Model(self.encoder, self.regressor, self.camera, card)
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same when a training goes on."""
+        cts = [ct.to_dict() for ct in self.cts]
+        return json.loads(json.dumps({"options": asdict(self.options), "camera": self.camera.to_dict(), "cts": cts}))
 
     def save_state(self, path: Path) -> None:
         """Everything a resume needs, in one safetensors file that is complete or absent."""
@@ -149,20 +187,20 @@ class Trainer:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         tensors["random"] = self.generator.get_state()
-        header = {"iteration": self.iteration, "seconds": self.seconds, "options": asdict(self.options)}
+        header = {"iteration": self.iteration, "seconds": self.seconds, "figures": self.figures, **self._identity()}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, metadata={"state": json.dumps(header)})
         partial.replace(path)
 
     def resume(self, path: Path) -> None:
-        """Continue from a saved state. Raises InputError if it belongs to another training."""
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get("state", "{}"))
-        expected = json.loads(json.dumps(asdict(self.options)))
-        different = [name for name, value in expected.items() if header.get("options", {}).get(name) != value and name != "minutes"]
+        """Continue from a saved state. Raises InputError if it is none, or belongs to another training."""
+        try:
+            with safe_open(path, "pt") as file:
+                header = json.loads((file.metadata() or {})["state"])
+        except (OSError, SafetensorError, KeyError, ValueError):
+            raise InputError(f"{path} is not the state of a training, or was cut short.") from None
+        different = _differences(self._identity(), header)
         if different:
             raise InputError(f"The training state {path} was made with another {', '.join(different)}; start anew or give the same options.")
         tensors = load_file(path)
@@ -174,10 +212,16 @@ class Trainer:
                 state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.generator.set_state(tensors["random"])
-        self.iteration, self.seconds = header["iteration"], header["seconds"]
+        self.iteration, self.seconds, self.figures = header["iteration"], header["seconds"], header["figures"]
 
     def _set_learning_rate(self, share: float) -> None:
         rise = self.options.warm_up
         factor = share / rise if share < rise else 0.5 + 0.5 * math.cos(math.pi * (share - rise) / (1 - rise))
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.learning_rate * max(factor, 1e-3)
+
+
+def _differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Which options, or what else, differ between two trainings; how long they take does not count."""
+    names = [name for name, value in expected["options"].items() if found.get("options", {}).get(name) != value and name != "minutes"]
+    return names + [name for name in ("camera", "cts") if found.get(name) != expected[name]]

@@ -93,8 +93,19 @@ def from_file(name: str) -> tuple[str, ...]:
     return ("--initial", "{folder}/" + name)
 
 
+def beside_out():
+    """What an interrupted training leaves, but that it is text."""
+    return bad.beside("out.state", "this is no state")
+
+
+def foreign_model(case: Path) -> None:
+    bad.beside("m.safetensors", "x")(case)
+    bad.beside("m.json", '{"format": "other/9"}')(case)
+
+
 EVALUATE = "evaluate {case} -o {out} --device cpu --quiet"
 SIMULATE = "simulate {folder}/ct.nii.gz -o {out} --device cpu --quiet"
+TRAIN = "train {case}/ct.nii.gz -o {out}.safetensors --iterations 1 --image-size 32 --device cpu --quiet"
 SHEAR = [[1, 0.2, 0, 0], [0, 1, 0, 0], [0, 0, 1, 800], [0, 0, 0, 1]]
 MIRROR = np.diag([-1.0, 1, 1, 1]).tolist()
 
@@ -199,6 +210,25 @@ CASES = [
     Bad("inspecting an empty file", "empty", bad.text("xray.png", ""), command="inspect {case}/xray.png"),
     Bad("inspecting geometry that is no JSON", "line 1", bad.text("geometry.json", "{"), command="inspect {case}/geometry.json"),
     Bad("inspecting a damaged CT", "ct.nii.gz", bad.cut("ct.nii.gz", 0.5), command="inspect {case}/ct.nii.gz"),
+    # training
+    Bad("training on a missing CT", "does not exist", command=TRAIN.replace("{case}", "{folder}/none")),
+    Bad("training on text", "ct.nii.gz", bad.text("ct.nii.gz", "this is no image"), TRAIN),
+    Bad("training on air", "ct.nii.gz", bad.ct(lambda hu: np.full_like(hu, -1000)), TRAIN),
+    Bad("training for an unknown view", "pa", command=TRAIN, options=("--view", "top")),
+    Bad("training with an unknown backbone", "no_such_net", command=TRAIN, options=("--backbone", "no_such_net")),
+    Bad("training at a size that is no multiple of 8", "multiple of 8", command=TRAIN, options=("--image-size", "50")),
+    Bad("training into a pickle", ".safetensors", command="train {case}/ct.nii.gz -o {out}/model.pt"),
+    Bad("training with nobody's camera", "does not exist", command=TRAIN, options=("--camera", "{folder}/none")),
+    Bad("resuming nothing", "no unfinished training", command=TRAIN, options=("--resume",)),
+    Bad("an unfinished training in the way", "unfinished", beside_out(), TRAIN),
+    Bad("resuming what is no state", "not the state", beside_out(), TRAIN, ("--resume",)),
+    Bad("training from a base that is missing", "does not exist", command=TRAIN, options=("--base", "{folder}/none")),
+    # models
+    Bad("a model that is missing", "does not exist", options=("--model", "{folder}/none.safetensors")),
+    Bad("a model without its card", "card", bad.beside("m.safetensors", "x"), options=("--model", "{folder}/m.safetensors")),
+    Bad("a model of another format", "other/9", foreign_model, options=("--model", "{folder}/m.safetensors")),
+    Bad("the regressor of no model", "no --model", command="register {case} -o {out} --initial regressor"),
+    Bad("evaluation with a missing model", "does not exist", command=EVALUATE, options=("--model", "{folder}/none.safetensors")),
     # simulation
     Bad("simulation of a missing CT", "does not exist", command=SIMULATE),
     Bad("simulation of an unknown sample", "thorax", command="simulate sample:knee -o {out}"),

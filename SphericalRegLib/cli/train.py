@@ -1,0 +1,161 @@
+"""``sphericalreg train``: encoder and regressor for one CT, or for several."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback
+
+from .app import INTERRUPTED, app
+from .common import AsJson, Device, Quiet, Seed, check_output_folder, print_json, read_ct, start
+
+if TYPE_CHECKING:
+    from SphericalRegLib.geometry.camera import Camera
+    from SphericalRegLib.models.checkpoint import Model
+    from SphericalRegLib.training.trainer import TrainingOptions
+
+
+@app.command()
+def train(
+    cts: Annotated[list[str], typer.Argument(metavar="CT...", help="CT files, DICOM folders, sample:pelvis or sample:thorax.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL.safetensors", help="The model; its card is written beside it (.json).")],
+    minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="How long; validation is not counted.")] = 10.0,
+    iterations: Annotated[int, typer.Option("--iterations", min=0, help="So many steps in the minutes' place: the same on every machine.")] = 0,
+    view: Annotated[list[str] | None, typer.Option("--view", help="ap, pa, left or right: the views that poses lie about; may be repeated.")] = None,
+    primary_deg: Annotated[float, typer.Option("--primary-deg", min=0, max=180, help="+- C-arm angle LAO/RAO.")] = 45.0,
+    secondary_deg: Annotated[float, typer.Option("--secondary-deg", min=0, max=90, help="+- C-arm angle cranial/caudal.")] = 25.0,
+    in_plane_deg: Annotated[float, typer.Option("--in-plane-deg", min=0, max=180, help="+- turn about the central ray.")] = 10.0,
+    in_plane_mm: Annotated[float, typer.Option("--in-plane-mm", min=0, max=500, help="+- shift across the central ray.")] = 30.0,
+    depth_mm: Annotated[float, typer.Option("--depth-mm", min=0, max=500, help="+- shift along the central ray.")] = 100.0,
+    camera: Annotated[Path | None, typer.Option("--camera", metavar="CASE", help="A case folder whose X-ray's geometry is trained with.")] = None,
+    base: Annotated[Path | None, typer.Option("--base", metavar="MODEL", help="Start from this model instead of random weights.")] = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="tiny, or the name of a timm CNN.")] = None,
+    image_size: Annotated[int | None, typer.Option("--image-size", min=32, max=512, help="Side of the images, pixels; a multiple of 8.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="X-rays per step.")] = None,
+    anatomy: Annotated[str, typer.Option("--anatomy", help="What the CTs show, for the model card; the CTs' names by default.")] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished training of this model, with the same options.")] = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model for one CT (patient-specific) or for several; Ctrl-C saves the state, and --resume goes on."""
+    if out.suffix == "":
+        out = out.with_suffix(".safetensors")
+    check_output_folder(out.parent)
+    from SphericalRegLib.models.checkpoint import load_model
+    from SphericalRegLib.training.session import About, check_target
+    from SphericalRegLib.training.session import train as run
+
+    check_target(out, resume)
+    loaded = None if base is None else load_model(base)
+    poses = {
+        "views": tuple(view or ["ap"]),
+        "primary_deg": primary_deg,
+        "secondary_deg": secondary_deg,
+        "in_plane_deg": in_plane_deg,
+        "in_plane_mm": in_plane_mm,
+        "depth_mm": depth_mm,
+    }
+    given = {"minutes": minutes, "iterations": iterations or None, "batch": batch, "seed": seed}
+    options = _options(given, poses, {"backbone": backbone, "image_size": image_size}, loaded)
+    size = options.encoder.trunk.image_size
+    its_camera = loaded.camera if loaded is not None and camera is None else _camera(camera, size)
+    volumes = [read_ct(ct)[0] for ct in cts]
+    where = start(device)
+    from .progress_bars import progress_bars
+
+    about = About(
+        anatomy or ", ".join(dict.fromkeys(volume.name for volume in volumes)),
+        shlex.join(["sphericalreg", *(word for word in sys.argv[1:] if word != "--resume")]),
+        "" if base is None else base.name,
+    )
+    with progress_bars(quiet) as bars, stopped_by_ctrl_c(bars) as progress:
+        try:
+            model = run(volumes, its_camera, options, out, about=about, base=loaded, resume=resume, device=where, progress=progress)
+        except Cancelled:
+            print(f"interrupted: the state is saved in {out.with_suffix('.state')}; the same command with --resume goes on", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+    card = model.card
+    if as_json:
+        print_json({"out": out, "card": card})
+    else:
+        figures = ", ".join(f"{name} {value:.3g}" for name, value in card["figures"].items())
+        print(f"{card['iterations']} steps in {card['seconds'] / 60:.1f} min: {figures}\nmodel: {out}\ncard: {out.with_suffix('.json')}")
+        print(f"next: sphericalreg register CASE -o RESULT --model {out}")
+
+
+def _options(given: dict[str, Any], poses: dict[str, Any], trunk: dict[str, Any], base: Model | None) -> TrainingOptions:
+    """What is not given is left as the library has it; a base brings its own networks.
+
+    Raises:
+        InputError: an unknown view or backbone, an image size that the encoder cannot take, or networks other than the base's.
+    """
+    from SphericalRegLib.models.trunk import ImageTrunk
+    from SphericalRegLib.training.poses import PoseRange
+    from SphericalRegLib.training.trainer import TrainingOptions
+
+    known = {name: value for name, value in given.items() if value is not None}
+    options = TrainingOptions(poses=PoseRange(**poses), **known)
+    changed = {name: value for name, value in trunk.items() if value is not None}
+    if base is not None:
+        if changed:
+            names = ", ".join("--" + name.replace("_", "-") for name in changed)
+            raise InputError(f"{names} cannot be chosen with --base, which brings its networks")
+        return replace(options, encoder=base.encoder.config)
+    assert options.regressor is not None
+    encoder = replace(options.encoder, trunk=replace(options.encoder.trunk, **changed))
+    regressor = replace(options.regressor, trunk=replace(options.regressor.trunk, **changed))
+    try:
+        ImageTrunk(encoder.trunk)
+    except ValueError as error:
+        raise InputError(f"{error}.") from None
+    return replace(options, encoder=encoder, regressor=regressor)
+
+
+def _camera(case: Path | None, size: int) -> Camera:
+    """That of a case's first X-ray, or of the simulator's flat panel, with the training's pixels."""
+    from SphericalRegLib.imaging.case import find_case_files, view_geometry
+    from SphericalRegLib.imaging.radiograph import Radiograph
+    from SphericalRegLib.simulation.cases import flat_panel
+    from SphericalRegLib.training.camera import training_camera
+
+    if case is None:
+        return training_camera(flat_panel(), size)
+    view = find_case_files(case).views[0]
+    return training_camera(Radiograph.read(view.xray, view_geometry(view, 1), mask=view.mask).camera, size)
+
+
+@contextmanager
+def stopped_by_ctrl_c(progress: ProgressCallback) -> Iterator[ProgressCallback]:
+    """Once work has begun, Ctrl-C ends it at its next report, where its state is whole, and not in the middle of a step; pressed again, at once."""
+    begun = pressed = False
+
+    def press(number: int, frame: object) -> None:
+        nonlocal pressed
+        if pressed or not begun:
+            raise KeyboardInterrupt
+        pressed = True
+
+    def report(step: Progress) -> None:
+        nonlocal begun
+        begun = True
+        progress(step)
+        if pressed:
+            raise Cancelled
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield report
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,184 @@
+"""What a model proposes: poses from its regressor or about a given start, refined by Levenberg-Marquardt on the spherical similarity."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..geometry.se3 import invert, recentred, retract
+from ..imaging.case import View
+from ..imaging.identity import CtIdentity, ct_identity
+from ..models.checkpoint import Model
+from ..optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
+from ..progress import Progress, ProgressCallback
+from .learned import regressed_poses, spherical_terms
+from .options import LearnedStart, MultiStart
+from .problem import MultiViewProblem
+from .region import visible
+from .resolution import VolumePyramid
+from .result import StageRecord
+from .screening import diverse
+
+APART_DEG, APART_MM = 2.0, 4.0
+"""Poses nearer to each other than both end in the same minimum."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Poses for the intensity stages.
+
+    Attributes:
+        poses: (B, 4, 4) of the first camera, the most similar first.
+        starts: (S, 4, 4) that it began with: the regressor's mixture, or what was given.
+        records: what was done.
+        notes: what the user should know about the model.
+    """
+
+    poses: Tensor
+    starts: Tensor
+    records: tuple[StageRecord, ...]
+    notes: tuple[str, ...]
+
+
+def propose(
+    pyramid: VolumePyramid,
+    views: Sequence[View],
+    model: Model,
+    starts: Tensor | None,
+    spread: MultiStart | None,
+    options: LearnedStart,
+    seed: int,
+    progress: ProgressCallback,
+) -> Proposal:
+    """Poses that look right to the model.
+
+    Args:
+        pyramid: the CT; should be the model's own where the model was trained for one patient (else a note says so).
+        views: the X-rays; each is asked for poses, all of them are refined jointly.
+        model: on the pyramid's device.
+        starts: poses (S, 4, 4) of the first camera, or None to ask the regressor.
+        spread: how far about each start poses are drawn; None takes the starts alone.
+        options, seed: as of `register`.
+        progress: called several times a second.
+
+    Raises:
+        InputError: the model's camera does not suit its encoder; there is neither a start nor a regressor; no proposed pose shows the CT in the
+            X-ray.
+    """
+    size = model.encoder.config.trunk.image_size
+    if tuple(model.camera.size_px) != (size, size):
+        raise InputError(f"The model's camera has {model.camera.size_px} pixels but its encoder expects {(size, size)}: its card was changed.")
+    problem = MultiViewProblem(spherical_terms(pyramid, views, model))
+    notes, records = model_notes(model, pyramid), []
+    if starts is None:
+        starts, drawn, record = _regress(problem, views, model, pyramid, options.draws, seed, progress)
+        records.append(record)
+    else:
+        drawn = starts if spread is None else torch.cat([spread_about(start, pyramid.centre, options.draws, spread, seed) for start in starts])
+    poses, record = _refine(problem, views, pyramid, drawn, options, progress)
+    return Proposal(poses, starts, (*records, record), notes)
+
+
+def spread_about(start: Tensor, centre: Tensor, count: int, options: MultiStart, seed: int) -> Tensor:
+    """Poses (count, 4, 4) about a start (4, 4), the start itself first: normal in all six parameters, from a scrambled Sobol sequence."""
+    if count == 1:
+        return start[None]
+    uniform = torch.quasirandom.SobolEngine(6, scramble=True, seed=seed).draw(count - 1, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
+    normal = math.sqrt(2.0) * torch.erfinv(2 * uniform - 1).to(start.device)
+    scale = normal.new_tensor([math.radians(options.rotation_deg)] * 3 + [options.translation_mm] * 3)
+    return torch.cat((start[None], retract(start.expand(count - 1, 4, 4), normal * scale, centre)))
+
+
+def model_notes(model: Model, pyramid: VolumePyramid) -> tuple[str, ...]:
+    """What does not fit between a model and the CT it is used on, in words."""
+    known = model.card.get("cts")
+    if not known:
+        return ("The model's card does not say which CT it was trained on: if it is another patient's, expect failure.",)
+    here = ct_identity(pyramid.attenuation)
+    try:
+        reasons = [here.differs_from(CtIdentity.from_dict(values)) for values in known]
+    except (KeyError, TypeError, ValueError):
+        return ("The model's card describes its CTs in an unknown way: whether it fits this CT could not be checked.",)
+    if None in reasons:
+        return ()
+    names = ", ".join(str(values["name"]) or "unnamed" for values in known)
+    if len(known) > 1:
+        return (f"This CT is none of the {len(known)} that the model was trained on ({names}): expect less than for one of them.",)
+    return (f"This CT is not the one that the model was trained on ({names}): {reasons[0]}. A model of one patient does not carry over to another.",)
+
+
+def _regress(
+    problem: MultiViewProblem, views: Sequence[View], model: Model, pyramid: VolumePyramid, count: int, seed: int, progress: ProgressCallback
+) -> tuple[Tensor, Tensor, StageRecord]:
+    """(the poses of the mixtures' components, all draws that show the CT, the record)."""
+    if model.regressor is None:
+        raise InputError("The model has no regressor and no initial pose is known; expected one of them.")
+    began = time.perf_counter()
+    progress(Progress("regressor", 0, 1))
+    # The regressor knows poses about the centre of the CT it was trained on; on this CT they turn about this one's.
+    its_centre = model.regressor.centre.double()
+    share = -(-count // len(views))
+    found = []
+    for term, view in zip(problem.terms, views):
+        poses = regressed_poses(model, view.radiograph, share, seed, pyramid.device)
+        found.append(invert(term.camera_from_camera1) @ recentred(poses, its_centre, pyramid.centre))
+    components = min(share, model.regressor.config.components)
+    drawn = _shown(torch.cat(found), views, pyramid)
+    if not len(drawn):
+        raise InputError("No pose that the model's regressor proposes shows the CT in the X-ray: is it the model of another CT or view?")
+    scores = problem.score(drawn)
+    progress(Progress("regressor", 1, 1))
+    best = int(scores.argmax())
+    sizes = tuple(term.projector.camera.size_px for term in problem.terms)
+    seconds, pose = time.perf_counter() - began, (drawn[best].cpu().numpy(),)
+    record = StageRecord("regressor", "spherical", sizes, len(drawn), 0, seconds, float(scores[best]), poses=pose)
+    likeliest = _shown(torch.cat([poses[:components] for poses in found]), views, pyramid)
+    return likeliest if len(likeliest) else drawn[:1], drawn, record
+
+
+def _refine(
+    problem: MultiViewProblem, views: Sequence[View], pyramid: VolumePyramid, drawn: Tensor, options: LearnedStart, progress: ProgressCallback
+) -> tuple[Tensor, StageRecord]:
+    """Levenberg-Marquardt from the most similar and mutually different of the poses; what has left the image on the way is dropped."""
+    began = time.perf_counter()
+    name = "spherical LM"
+    progress(Progress(name, 0, options.iterations))
+    drawn = drawn[problem.score(drawn).argsort(descending=True, stable=True)]
+    begin = drawn[diverse(drawn, options.refined, pyramid.centre, APART_DEG, APART_MM)]
+
+    def report(step: Progress) -> None:
+        progress(replace(step, stage=name))
+
+    lm = LMOptions(max_iterations=options.iterations, cost_tolerance=1e-4, step_tolerance_rad=1e-4, step_tolerance_mm=1e-2)
+    found = levenberg_marquardt(problem, begin, pyramid.centre, lm, report)
+    scores = problem.score(found.pose).nan_to_num(-torch.inf)
+    order = scores.argsort(descending=True, stable=True)
+    best = int(order[0])
+    record = StageRecord(
+        name,
+        "spherical",
+        tuple(term.projector.camera.size_px for term in problem.terms),
+        len(begin),
+        int(found.iterations.max()),
+        time.perf_counter() - began,
+        float(scores[best]),
+        tuple(found.history.costs[:, best].tolist()),
+        tuple(found.history.poses[:, best].cpu().numpy()),
+    )
+    poses = _shown(found.pose[order], views, pyramid)
+    return poses if len(poses) else begin, record
+
+
+def _shown(poses: Tensor, views: Sequence[View], pyramid: VolumePyramid) -> Tensor:
+    """Those of the poses (B, 4, 4) at which every X-ray can show the CT."""
+    keep = torch.ones(len(poses), dtype=torch.bool, device=poses.device)
+    for view in views:
+        relation = torch.as_tensor(view.camera_from_camera1, dtype=torch.float64, device=poses.device)
+        keep &= visible(view.radiograph, relation @ poses, pyramid.corners)
+    return poses[keep]

@@ -1,0 +1,113 @@
+"""One training from beginning to end: checks, resume, the state on disk, the model with its card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.imaging.volume import Volume
+from SphericalRegLib.models.checkpoint import Model, save_model
+from SphericalRegLib.progress import ProgressCallback, silent
+from SphericalRegLib.registration.result import software_versions
+
+from .trainer import Trainer, TrainingOptions
+
+
+@dataclass(frozen=True)
+class About:
+    """What a model card says beside the figures.
+
+    Attributes:
+        anatomy: what the CTs show.
+        command: that makes the model again.
+        base: the model that the training started from, or an empty text.
+    """
+
+    anatomy: str = ""
+    command: str = ""
+    base: str = ""
+
+
+def state_path(out: Path) -> Path:
+    """Where the state of an unfinished training of the model `out` lies."""
+    return out.with_suffix(".state")
+
+
+def check_target(out: Path, resume: bool) -> None:
+    """Refuse a model file that cannot be written, or an unfinished training that would be lost or is not there.
+
+    Raises:
+        InputError: in one sentence.
+    """
+    if out.suffix != ".safetensors":
+        raise InputError(f"the model would be written to {out}; expected a name that ends in .safetensors")
+    if out.is_dir():
+        raise InputError(f"the model would be written to {out}, which is a folder")
+    state = state_path(out)
+    if resume and not state.is_file():
+        raise InputError(f"there is no unfinished training to resume: {state} does not exist")
+    if not resume and state.exists():
+        raise InputError(f"{state} holds an unfinished training of this model: resume it, or delete the file to start anew")
+
+
+def train(
+    volumes: Sequence[Volume],
+    camera: Camera,
+    options: TrainingOptions,
+    out: str | Path,
+    *,
+    about: About = About(),
+    base: Model | None = None,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    progress: ProgressCallback = silent,
+) -> Model:
+    """Train, and write the model with its card to `out`.
+
+    Args:
+        volumes: one CT (patient-specific) or several (patient-agnostic).
+        camera: see `Trainer`.
+        options: see `TrainingOptions`; with a base its networks' configurations are the base's.
+        out: the model, .safetensors; the state of an unfinished training lies beside it and goes when the model is written.
+        about: for the card.
+        base: a model to start from.
+        resume: go on with the unfinished training of this model.
+        device: where to train.
+        progress: called after every step; raise `Cancelled` from it to stop: the state is saved.
+
+    Raises:
+        InputError: see `check_target` and `Trainer`; the state is that of another training.
+        Cancelled: out of `progress`.
+    """
+    out = Path(out)
+    check_target(out, resume)
+    if base is not None:
+        options = replace(options, encoder=base.encoder.config, regressor=base.regressor.config if base.regressor else options.regressor)
+    trainer = Trainer(volumes, camera, options, device, base)
+    if resume:
+        trainer.resume(state_path(out))
+    trained = trainer.run(progress, state_path(out))
+    model = Model(trained.encoder, trained.regressor, trained.camera, {**card_of(about, options, trainer.device), **trained.card})
+    save_model(model, out)
+    state_path(out).unlink(missing_ok=True)
+    return model
+
+
+def card_of(about: About, options: TrainingOptions, device: torch.device) -> dict[str, Any]:
+    """What is known before the first step."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    return {
+        "anatomy": about.anatomy,
+        "command": about.command,
+        "base": about.base,
+        "seed": options.seed,
+        "versions": {**software_versions(), "timm": metadata.version("timm")},
+        "device": name,
+    }

@@ -1,0 +1,122 @@
+"""`sphericalreg train`, and what is done with a model afterwards: small networks, a small CT, a few steps."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from SphericalRegLib.cli import load
+from SphericalRegLib.models.checkpoint import load_model
+from SphericalRegLib.training.trainer import Trainer
+
+
+def _sibling(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+bad = _sibling("bad_inputs")
+SMALL = ("--image-size", 32, "--batch", 2, "--device", "cpu", "-q")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(load(), [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bad.good_case(tmp_path_factory.mktemp("train"))
+
+
+@pytest.fixture(scope="module")
+def model(case: Path) -> Path:
+    out = case.parent / "model.safetensors"
+    done = run("train", case / "ct.nii.gz", "-o", out, "--iterations", 3, "--view", "ap", "--view", "pa", "--camera", case, "--depth-mm", 20, *SMALL)
+    assert done.exit_code == 0, done.stderr
+    assert "next: sphericalreg register" in done.stdout
+    return out
+
+
+def test_the_card_says_where_the_model_comes_from(case: Path, model: Path) -> None:
+    loaded = load_model(model)
+    card = loaded.card
+    assert card["command"].startswith("sphericalreg ")
+    assert card["iterations"] == 3 and card["seed"] == 0
+    assert card["training"]["poses"]["views"] == ["ap", "pa"] and card["training"]["poses"]["depth_mm"] == 20
+    assert card["cts"][0]["name"] and card["anatomy"]
+    assert {"sphericalreg", "torch", "timm"} <= set(card["versions"])
+    assert {"cosine", "loss"} <= set(card["figures"])
+    # 32 px of 6 mm is the case's own geometry
+    assert loaded.camera.to_dict()["pixel_spacing_mm"] == [6.0, 6.0] and loaded.camera.sdd_mm == 1000.0
+    assert sorted(path.name for path in case.parent.iterdir()) == ["case", "model.json", "model.safetensors"]
+
+
+def test_a_model_registers_without_an_initial_pose(case: Path, model: Path, tmp_path: Path) -> None:
+    done = run("register", case, "-o", tmp_path / "out", "--model", model, "--device", "cpu", "-q", "--json")
+    assert done.exit_code == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert [stage["name"] for stage in printed["stages"]][:2] == ["regressor", "spherical LM"]
+    assert "regressor" in printed["notes"][0] and len(printed["notes"]) == 1
+    assert "spherical LM" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", ["batch", "evaluate"])
+def test_many_cases_with_a_model(case: Path, model: Path, tmp_path: Path, command: str) -> None:
+    words = (command, case, "-o", tmp_path / "out", "--model", model, "--initial", "regressor", "--device", "cpu", "-q", "--no-pictures")
+    done = run(*words)
+    assert done.exit_code == 0, done.stderr
+    options = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["options"]
+    assert options["model"]["file"] == "model.safetensors" and len(options["model"]["sha256"]) == 64 and options["initial"] == "regressor"
+    result = json.loads((tmp_path / "out" / "case" / "result.json").read_text(encoding="utf-8"))
+    assert result["stages"][0]["name"] == "regressor"
+    without = run(*words[:4], "--device", "cpu", "-q", "--no-pictures")
+    assert without.exit_code == 2 and "model" in without.stderr
+
+
+def test_a_base_brings_its_networks(case: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tuned.safetensors"
+    done = run("train", case / "ct.nii.gz", "-o", out, "--iterations", 1, "--base", model, "--batch", 2, "--device", "cpu", "-q")
+    assert done.exit_code == 0, done.stderr
+    tuned, base = load_model(out), load_model(model)
+    assert tuned.card["base"] == "model.safetensors" and tuned.camera == base.camera and tuned.encoder.config == base.encoder.config
+    refused = run("train", case / "ct.nii.gz", "-o", out, "--base", model, "--backbone", "tiny", "-q")
+    assert refused.exit_code == 2 and "--backbone" in refused.stderr
+
+
+def test_ctrl_c_saves_the_state_and_resume_goes_on(case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "model.safetensors"
+    words = ("train", case / "ct.nii.gz", "-o", out, "--iterations", 4, *SMALL)
+    whole = run("train", case / "ct.nii.gz", "-o", tmp_path / "whole.safetensors", "--iterations", 4, *SMALL)
+    assert whole.exit_code == 0, whole.stderr
+    step = Trainer.step
+
+    def interrupted(self: Trainer):
+        if self.iteration == 1:
+            os.kill(os.getpid(), signal.SIGINT)  # in the middle of a step: it is finished all the same
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", interrupted)
+        stopped = run(*words)
+    assert stopped.exit_code == 130
+    assert "--resume goes on" in stopped.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.state", "whole.json", "whole.safetensors"]
+    other = run(*words, "--resume", "--seed", 7)
+    assert other.exit_code == 2 and "another seed" in other.stderr
+    done = run(*words, "--resume")
+    assert done.exit_code == 0, done.stderr
+    assert not (tmp_path / "model.state").exists()
+    resumed, expected = (load_model(path).encoder.state_dict() for path in (out, tmp_path / "whole"))
+    assert all(value.equal(expected[name]) for name, value in resumed.items())

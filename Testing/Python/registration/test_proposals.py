@@ -1,0 +1,181 @@
+"""The learned stages in the pipeline. The networks here are untrained: an encoder of random weights is a similarity all the same near the truth, and
+a regressor of random weights proposes poses about its reference."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import registration_phantom as phantom
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.geometry.se3 import local, retract
+from SphericalRegLib.imaging.attenuation import attenuation
+from SphericalRegLib.imaging.case import View
+from SphericalRegLib.imaging.identity import ct_identity
+from SphericalRegLib.models.checkpoint import Model
+from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
+from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
+from SphericalRegLib.models.trunk import TrunkConfig
+from SphericalRegLib.progress import Cancelled, Progress
+from SphericalRegLib.registration.options import LearnedStart, MultiStart, RegistrationOptions, Stage
+from SphericalRegLib.registration.pipeline import prepare, register
+from SphericalRegLib.registration.proposals import model_notes, propose, spread_about
+
+CAMERA = Camera(1000.0, (7.0, 7.0), (32, 32), (15.5, 15.5))
+TRUNK = TrunkConfig(image_size=32, width=32, blocks=1)
+NARROW = MultiStart(poses=40, finalists=24, rotation_deg=8.0, translation_mm=10.0, image_px=40, finalist_px=64)
+QUICK = RegistrationOptions(
+    stages=(Stage(48, iterations=10, hypotheses=4), Stage(96, iterations=12)),
+    multi_start=MultiStart(poses=1, rotation_deg=4.0, translation_mm=4.0),
+    learned=LearnedStart(draws=24, refined=6, iterations=6, keep=3, search=NARROW),
+)
+CENTRE = torch.as_tensor(phantom.ct().centre_ras_mm)
+
+
+@pytest.fixture(scope="module")
+def pyramid():
+    return prepare(phantom.ct())
+
+
+@pytest.fixture(scope="module")
+def xray():
+    return phantom.radiograph(phantom.true_pose())
+
+
+def make_model(regressor: bool = True, **card) -> Model:
+    torch.manual_seed(1)
+    encoder = SphericalEncoder(EncoderConfig(TRUNK, elements=8)).eval().requires_grad_(False)
+    reference = retract(phantom.true_pose(), torch.tensor([0.05, 0.0, -0.05, 5.0, 0.0, 5.0]).double(), CENTRE)
+    made = PoseRegressor(RegressorConfig(TRUNK, components=2), reference, CENTRE).eval().requires_grad_(False) if regressor else None
+    return Model(encoder, made, CAMERA, {"cts": [ct_identity(phantom.ct(), "phantom").to_dict()], **card})
+
+
+def test_no_initial_pose_is_needed(pyramid, xray) -> None:
+    result = register(pyramid, xray, model=make_model(), options=QUICK)
+    assert phantom.target_error(result.camera_from_world, phantom.true_pose()) < 1.5
+    assert [stage.name for stage in result.stages] == ["regressor", "spherical LM", "search", "refine 48 px", "refine 96 px"]
+    regressor, spherical = result.stages[:2]
+    assert regressor.hypotheses == 24 and spherical.hypotheses <= 6
+    assert spherical.image_px == ((32, 32),) and spherical.similarity == "spherical"
+    assert spherical.score >= regressor.score
+    assert "regressor proposed it" in result.notes[0] and len(result.notes) == 1
+    again = register(pyramid, xray, model=make_model(), options=QUICK)
+    np.testing.assert_array_equal(again.camera_from_world, result.camera_from_world)
+
+
+def test_stages_are_optional(pyramid, xray) -> None:
+    start = retract(phantom.true_pose(), torch.tensor([0.03, -0.03, 0.03, 3.0, -3.0, 3.0]).double(), CENTRE)
+    straight = replace(QUICK, learned=replace(QUICK.learned, search=None))
+    with_start = register(pyramid, xray, start, model=make_model(regressor=False), options=straight)
+    assert [stage.name for stage in with_start.stages] == ["spherical LM", "refine 48 px", "refine 96 px"]
+    assert phantom.target_error(with_start.camera_from_world, phantom.true_pose()) < 1.5
+    np.testing.assert_allclose(with_start.initial_camera_from_world, start.numpy(), atol=1e-12)
+    named = register(pyramid, xray, "ap", model=make_model(), options=straight)
+    assert named.stages[0].name == "spherical LM" and "named view ap" in named.notes[0]
+    without = register(pyramid, xray, model=make_model(regressor=False), options=straight)
+    assert "named views" in without.notes[0]
+
+
+def test_spherical_stage_comes_nearer(pyramid) -> None:
+    """From close by, on an X-ray that is a DRR, even random features lead home."""
+    begin = retract(phantom.true_pose(), torch.tensor([[0.06, -0.05, 0.04, 4.0, -5.0, 3.0]]).double(), CENTRE)
+    views = [View(phantom.radiograph(phantom.true_pose()), np.eye(4))]
+    options = LearnedStart(draws=1, refined=1, iterations=12)
+    proposal = propose(pyramid, views, make_model(), begin, None, options, 0, lambda step: None)
+    assert proposal.poses.shape == (1, 4, 4) and len(proposal.records) == 1
+    before, after = (phantom.target_error(pose.numpy(), phantom.true_pose()) for pose in (begin[0], proposal.poses[0]))
+    assert after < 0.6 * before
+    record = proposal.records[0]
+    assert all(b <= a for a, b in zip(record.costs, record.costs[1:])) and record.iterations >= 1
+
+
+def test_two_views_are_refined_jointly(pyramid) -> None:
+    poses = phantom.true_pose("ap"), phantom.true_pose("left")
+    relation = (poses[1] @ torch.linalg.inv(poses[0])).numpy()
+    views = [View(phantom.radiograph(poses[0]), np.eye(4)), View(phantom.radiograph(poses[1], seed=1), relation)]
+    result = register(pyramid, views, model=make_model(), options=QUICK)
+    assert result.stages[0].image_px == ((32, 32), (32, 32))
+    assert phantom.target_error(result.camera_from_world, poses[0]) < 1.5
+
+
+def test_regressed_poses_follow_a_shift_of_the_world(pyramid, xray) -> None:
+    """A copy of the CT that lies elsewhere in its own world is the same CT to the model."""
+    shift = np.array([37.0, -21.0, 5.0])
+    ct = phantom.ct()
+    affine = ct.world_from_voxel.copy()
+    affine[:3, 3] += shift
+    moved = prepare(replace(ct, world_from_voxel=affine, centre_ras_mm=ct.centre_ras_mm + shift))
+    result = register(moved, xray, model=make_model(), options=QUICK)
+    back = result.camera_from_world.copy()
+    back[:3, 3] += back[:3, :3] @ shift
+    assert phantom.target_error(back, phantom.true_pose()) < 1.5
+    assert len(result.notes) == 1
+
+
+def test_a_model_of_another_ct_is_named(pyramid) -> None:
+    assert model_notes(make_model(), pyramid) == ()
+    other = replace(ct_identity(phantom.ct(), "somebody"), mass_mm2=1e9).to_dict()
+    (note,) = model_notes(make_model(cts=[other]), pyramid)
+    assert "not the one" in note and "somebody" in note and "%" in note
+    (note,) = model_notes(make_model(cts=[other, other]), pyramid)
+    assert "none of the 2" in note
+    assert "does not say" in model_notes(make_model(cts=[]), pyramid)[0]
+    assert "unknown way" in model_notes(make_model(cts=[{"name": "x"}]), pyramid)[0]
+
+
+def test_identity_survives_resampling_and_sees_a_crop() -> None:
+    volume = phantom.volume()
+    whole = ct_identity(attenuation(volume))
+    assert ct_identity(attenuation(volume.resample(5.0))).differs_from(whole) is None
+    grid = ct_identity(phantom.ct())
+    mu, affine = phantom.ct().mu.astype(float), phantom.ct().world_from_voxel
+    points = np.stack(np.meshgrid(*(np.arange(n) for n in mu.shape), indexing="ij"), -1).reshape(-1, 3) @ affine[:3, :3].T + affine[:3, 3]
+    mean = np.average(points, axis=0, weights=mu.ravel())
+    np.testing.assert_allclose(grid.offset_mm, mean - phantom.ct().centre_ras_mm, atol=1e-6)
+    np.testing.assert_allclose(grid.spread_mm, np.sqrt(np.average((points - mean) ** 2, axis=0, weights=mu.ravel())), rtol=1e-6)
+    half = replace(phantom.ct(), mu=np.where(np.arange(mu.shape[2]) < mu.shape[2] // 2, phantom.ct().mu, 0).astype(np.float32))
+    assert "%" in (ct_identity(half).differs_from(grid) or "")
+
+
+def test_spread_starts_with_the_start() -> None:
+    spread = spread_about(phantom.true_pose(), CENTRE, 256, MultiStart(rotation_deg=10.0, translation_mm=8.0), seed=0)
+    delta = local(phantom.true_pose().expand(256, 4, 4), spread, CENTRE)
+    assert delta[0].abs().max() < 1e-9
+    np.testing.assert_allclose(delta.std(0).numpy(), [np.deg2rad(10.0)] * 3 + [8.0] * 3, rtol=0.1)
+
+
+@pytest.mark.parametrize("after", [2, 5])
+def test_it_can_be_cancelled_in_the_learned_stages(pyramid, xray, after: int) -> None:
+    reports: list[Progress] = []
+
+    def callback(report: Progress) -> None:
+        reports.append(report)
+        if len(reports) == after:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        register(pyramid, xray, model=make_model(), options=QUICK, progress=callback)
+    assert reports[-1].stage in ("regressor", "spherical LM")
+
+
+def test_refusals(pyramid, xray) -> None:
+    odd = replace(make_model(), camera=Camera(1000.0, (7.0, 7.0), (40, 40), (19.5, 19.5)))
+    with pytest.raises(InputError, match="expects"):
+        register(pyramid, xray, model=odd, options=QUICK)
+    with pytest.raises(InputError, match="outside the image"):
+        away = retract(phantom.true_pose(), torch.tensor([0, 0, 0, 900.0, 0, 0]).double(), CENTRE)
+        register(pyramid, xray, away, model=make_model(), options=QUICK)
+    blind = make_model()
+    blind.regressor.reference[2, 3] = -700.0
+    with pytest.raises(InputError, match="another CT or view"):
+        register(pyramid, xray, model=blind, options=QUICK)
+    with pytest.raises(InputError, match="at least 1"):
+        LearnedStart(keep=0)
