@@ -33,6 +33,7 @@ set(MODULE_PYTHON_SCRIPTS
   geometry/camera.py
   geometry/distances.py
   geometry/quaternions.py
+  geometry/pose_range.py
   geometry/se3.py
   geometry/so4.py
   geometry/views.py

@@ -23,6 +23,10 @@ def simulate(
     second_view: Annotated[str | None, typer.Option("--second-view", help="A second X-ray in every case: ap, pa, left or right.")] = None,
     start_deg: Annotated[float, typer.Option("--start-deg", min=0, help="Standard deviation of the start about each axis, degrees.")] = 5.0,
     start_mm: Annotated[float, typer.Option("--start-mm", min=0, help="Standard deviation of the start along each axis, mm.")] = 10.0,
+    c_arm: Annotated[
+        tuple[float, float, float, float, float] | None,
+        typer.Option("--c-arm", metavar="DEG DEG DEG MM MM", help="Poses over +- LAO/RAO, cranial/caudal, in-plane turn; in-plane shift, depth."),
+    ] = None,
     size: Annotated[int, typer.Option("--size", min=16, max=4096, help="Columns and rows of the X-ray, pixels.")] = 512,
     mirrored: Annotated[bool, typer.Option("--mirrored", help="Store the X-ray as seen from the detector's side.")] = False,
     device: Device = "auto",
@@ -35,6 +39,7 @@ def simulate(
     The physics (polyenergetic, scatter, noise, display curve, metal) and the interpolant are not the renderer's, so that errors do not cancel.
     """
     check_output_folder(out)
+    from SphericalRegLib.geometry.pose_range import PoseRange
     from SphericalRegLib.simulation.cases import SimulationOptions, flat_panel, simulate_cases
     from SphericalRegLib.simulation.difficulty import difficulty
 
@@ -44,6 +49,7 @@ def simulate(
         level=difficulty(level),
         views=tuple(view or ["ap"]),
         second_view=second_view,
+        c_arm=None if c_arm is None else PoseRange(("ap",), *c_arm),
         start_sigma_deg=start_deg,
         start_sigma_mm=start_mm,
         camera=flat_panel(size, size),

@@ -101,8 +101,8 @@ def _options(given: dict[str, Any], poses: dict[str, Any], trunk: dict[str, Any]
     Raises:
         InputError: an unknown view or backbone, an image size that the encoder cannot take, or networks other than the base's.
     """
+    from SphericalRegLib.geometry.pose_range import PoseRange
     from SphericalRegLib.models.trunk import ImageTrunk
-    from SphericalRegLib.training.poses import PoseRange
     from SphericalRegLib.training.trainer import TrainingOptions
 
     known = {name: value for name, value in given.items() if value is not None}

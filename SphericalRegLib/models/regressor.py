@@ -14,8 +14,11 @@ import roma
 import torch
 from torch import Tensor, nn
 
-from SphericalRegLib.geometry.se3 import local, make_transform
+from SphericalRegLib.geometry.se3 import local, make_transform, orthonormalise, retract
 from SphericalRegLib.models.trunk import REDUCED, ImageTrunk, TrunkConfig
+
+OUTPUTS = 16
+"""Numbers per component: a 3 x 3 matrix, a shift, a weight, three spreads."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,34 @@ class PoseMixture:
         pose: (B, M, 4, 4) camera_from_world.
         weight: (B, M), sums to one.
         rotation_spread: (B, M), rad, standard deviation per axis.
-        translation_spread: (B, M), mm, standard deviation per axis.
+        in_plane_spread, depth_spread: (B, M), mm, standard deviations of the shift across and along the camera's z axis; an X-ray says far less of
+            the latter, and one spread for both would drown what it says of the former.
     """
 
     pose: Tensor
     weight: Tensor
     rotation_spread: Tensor
-    translation_spread: Tensor
+    in_plane_spread: Tensor
+    depth_spread: Tensor
 
     def negative_log_likelihood(self, camera_from_world: Tensor, centre: Tensor) -> Tensor:
-        """-log p(pose) of a (B, 4, 4) pose under the mixture of Gaussians in the tangent chart about `centre` (3,); (B,)."""
+        """-log p(pose) of a (B, 4, 4) pose under the mixture of Gaussians in the tangent chart about `centre` (3,), shifts in camera axes; (B,)."""
         delta = local(self.pose, camera_from_world[:, None].expand_as(self.pose), centre)
         rotation = 0.5 * (delta[..., :3] / self.rotation_spread[..., None]).square().sum(-1) + 3 * self.rotation_spread.log()
-        translation = 0.5 * (delta[..., 3:] / self.translation_spread[..., None]).square().sum(-1) + 3 * self.translation_spread.log()
-        return -torch.logsumexp(self.weight.clamp_min(1e-9).log() - rotation - translation, dim=-1)
+        shift = (self.pose[..., :3, :3] @ delta[..., 3:, None])[..., 0]  # world to camera axes
+        in_plane = 0.5 * (shift[..., :2] / self.in_plane_spread[..., None]).square().sum(-1) + 2 * self.in_plane_spread.log()
+        depth = 0.5 * (shift[..., 2] / self.depth_spread).square() + self.depth_spread.log()
+        return -torch.logsumexp(self.weight.clamp_min(1e-9).log() - rotation - in_plane - depth, dim=-1)
+
+    def sample(self, count: int, centre: Tensor, generator: torch.Generator) -> Tensor:
+        """Poses (count, 4, 4) float64 drawn for the first X-ray of the batch."""
+        weight, pose = self.weight[0].double(), self.pose[0].double()
+        component = torch.multinomial(weight.cpu(), count, replacement=True, generator=generator).to(pose.device)
+        normal = torch.randn(count, 6, dtype=torch.float64, generator=generator).to(pose.device)
+        spread = torch.stack([self.in_plane_spread[0], self.in_plane_spread[0], self.depth_spread[0]], dim=-1).double()[component]
+        omega = normal[:, :3] * self.rotation_spread[0].double()[component, None]
+        shift = (pose[component, :3, :3].mT @ (normal[:, 3:] * spread)[..., None])[..., 0]  # camera to world axes
+        return retract(orthonormalise(pose[component]), torch.cat((omega, shift), dim=1), centre.double())
 
 
 class PoseRegressor(nn.Module):
@@ -74,15 +91,15 @@ class PoseRegressor(nn.Module):
         self.trunk = ImageTrunk(config.trunk)
         width = 2 * config.trunk.width
         self.hidden = nn.Sequential(nn.Linear(REDUCED * config.trunk.cells, width), nn.GELU())
-        self.head = nn.Linear(width, config.components * 15)
+        self.head = nn.Linear(width, config.components * OUTPUTS)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         # Components start apart: identical ones would receive identical gradients and stay one.
-        self.start = nn.Parameter(0.3 * torch.randn(config.components, 15))
+        self.start = nn.Parameter(0.3 * torch.randn(config.components, OUTPUTS))
 
     def forward(self, image: Tensor, mask: Tensor | None = None) -> PoseMixture:
         config = self.config
-        raw = self.head(self.hidden(self.trunk(image, mask))).view(len(image), config.components, 15) + self.start
+        raw = self.head(self.hidden(self.trunk(image, mask))).view(len(image), config.components, OUTPUTS) + self.start
         turn = roma.special_procrustes(raw[..., :9].unflatten(-1, (3, 3)) + torch.eye(3, dtype=raw.dtype, device=raw.device))
         reference, centre = self.reference, self.centre
         rotation = turn @ reference[:3, :3]
@@ -92,5 +109,6 @@ class PoseRegressor(nn.Module):
             pose=pose,
             weight=raw[..., 12].softmax(-1),
             rotation_spread=(raw[..., 13] + math.log(0.2)).exp().clamp(1e-3, 3.0),
-            translation_spread=(raw[..., 14] + math.log(20.0)).exp().clamp(0.1, 500.0),
+            in_plane_spread=(raw[..., 14] + math.log(10.0)).exp().clamp(0.1, 500.0),
+            depth_spread=(raw[..., 15] + math.log(40.0)).exp().clamp(0.1, 500.0),
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..geometry.se3 import orthonormalise, retract
+from ..geometry.se3 import orthonormalise
 from ..imaging.case import View
 from ..imaging.radiograph import Radiograph
 from ..models.canonical import resample_to_camera
@@ -28,17 +28,11 @@ def regressed_poses(model: Model, radiograph: Radiograph, count: int, seed: int,
     image, mask = resample_to_camera(radiograph, model.camera, device)
     mixture = model.regressor(image[None, None], mask[None, None])
     order = mixture.weight[0].argsort(descending=True)
-    poses, weight = orthonormalise(mixture.pose[0, order].double()), mixture.weight[0, order].double()
-    rotation, translation = mixture.rotation_spread[0, order].double(), mixture.translation_spread[0, order].double()
-    generator = torch.Generator().manual_seed(seed)
-    extra = max(0, count - len(poses))
-    if extra == 0:
+    poses = orthonormalise(mixture.pose[0, order].double())
+    if count <= len(poses):
         return poses[:count]
-    component = torch.multinomial(weight.cpu(), extra, replacement=True, generator=generator).to(poses.device)
-    normal = torch.randn(extra, 6, dtype=torch.float64, generator=generator).to(poses.device)
-    delta = torch.cat((normal[:, :3] * rotation[component, None], normal[:, 3:] * translation[component, None]), dim=1)
-    drawn = retract(poses[component], delta, model.regressor.centre.double())
-    return torch.cat((poses, drawn))
+    generator = torch.Generator().manual_seed(seed)
+    return torch.cat((poses, mixture.sample(count - len(poses), model.regressor.centre, generator)))
 
 
 def spherical_terms(pyramid: VolumePyramid, views: Sequence[View], model: Model) -> list[ViewTerm]:

@@ -7,17 +7,19 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 from PIL import Image
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.geometry.pose_range import PoseRange
 from SphericalRegLib.geometry.views import NAMED_VIEWS, named_view
 from SphericalRegLib.imaging.files import read_json_object, write_atomically, write_json
 from SphericalRegLib.imaging.geometry_file import write_geometry
@@ -55,6 +57,7 @@ class SimulationOptions:
         second_view: named view of a second X-ray of each case (its `camera2_from_camera1` is known exactly), or None.
         rotation_range_deg: each pose is turned by up to this about each world axis, uniformly.
         translation_range_mm: and shifted by up to this to the right, down and in depth (camera axes), uniformly.
+        c_arm: poses are drawn from this range about each view instead (its own views do not count), as a model's training draws them.
         sod_fraction: depth of the CT's centre before the shift, as a fraction of the SDD.
         camera: intrinsics of every X-ray (of the un-mirrored image).
         start_sigma_deg, start_sigma_mm: standard deviation per axis of the start's rotation and translation about the truth.
@@ -72,6 +75,7 @@ class SimulationOptions:
     second_view: str | None = None
     rotation_range_deg: float = 15.0
     translation_range_mm: tuple[float, float, float] = (20.0, 20.0, 40.0)
+    c_arm: PoseRange | None = None
     sod_fraction: float = 0.75
     camera: Camera = field(default_factory=flat_panel)
     start_sigma_deg: float = 5.0
@@ -246,6 +250,9 @@ def simulate_cases(
 
 
 def _draw_view(name: str, options: SimulationOptions, centre: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    if options.c_arm is not None:
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        return replace(options.c_arm, views=(name,)).sample(1, options.camera, centre.tolist(), generator)[0].numpy()
     view = named_view(name, options.camera, centre.tolist(), options.sod_fraction).numpy()
     return draw_pose(view, centre, options.rotation_range_deg, options.translation_range_mm, rng)
 

@@ -1,68 +1,14 @@
-"""Which poses a model is made for, and how they are drawn."""
+"""How far from the truth the DRRs of a training are taken."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from SphericalRegLib.errors import InputError
-from SphericalRegLib.geometry.camera import Camera
-from SphericalRegLib.geometry.se3 import retract, so3_exp
-from SphericalRegLib.geometry.views import NAMED_VIEWS, c_arm_view
-
-
-@dataclass(frozen=True)
-class PoseRange:
-    """Poses around named views, each parameter uniform in +- its range; stored in the model card.
-
-    Attributes:
-        views: named views the ranges are centred on; drawn with equal weight.
-        primary_deg: C-arm primary angle (LAO/RAO).
-        secondary_deg: C-arm secondary angle (cranial/caudal).
-        in_plane_deg: turn about the central ray.
-        in_plane_mm: shift of the CT's centre along camera x and y.
-        depth_mm: shift along camera z.
-        sod_fraction: source-to-object over source-to-detector distance of the views.
-    """
-
-    views: tuple[str, ...] = ("ap",)
-    primary_deg: float = 45.0
-    secondary_deg: float = 25.0
-    in_plane_deg: float = 10.0
-    in_plane_mm: float = 30.0
-    depth_mm: float = 100.0
-    sod_fraction: float = 0.75
-
-    def __post_init__(self) -> None:
-        unknown = [view for view in self.views if view not in NAMED_VIEWS]
-        if unknown or not self.views:
-            raise InputError(f"The pose range names the views {list(self.views)}: expected some of {', '.join(NAMED_VIEWS)}.")
-
-    def sample(self, count: int, camera: Camera, centre: Tensor | Sequence[float], generator: torch.Generator) -> Tensor:
-        """Draw camera_from_world (count, 4, 4), float64 on the CPU."""
-        centre = torch.as_tensor(centre, dtype=torch.float64, device="cpu")
-        angles = (self.primary_deg, self.secondary_deg, math.radians(self.in_plane_deg))
-        spans = torch.tensor((*angles, self.in_plane_mm, self.in_plane_mm, self.depth_mm), dtype=torch.float64)
-        draws = (2 * torch.rand(count, 6, dtype=torch.float64, generator=generator) - 1) * spans
-        chosen = torch.randint(len(self.views), (count,), generator=generator)
-        poses = torch.stack(
-            [
-                c_arm_view(primary, secondary, camera, centre, self.sod_fraction, base=self.views[view])
-                for (primary, secondary), view in zip(draws[:, :2].tolist(), chosen.tolist())
-            ]
-        )
-        in_plane = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
-        in_plane[:, :3, :3] = so3_exp(draws[:, 2:3] * torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
-        in_plane[:, :3, 3] = draws[:, 3:]
-        return in_plane @ poses
-
-    def middle(self, camera: Camera, centre: Tensor | Sequence[float]) -> Tensor:
-        """camera_from_world (4, 4) of the first view, unperturbed."""
-        return c_arm_view(0.0, 0.0, camera, centre, self.sod_fraction, base=self.views[0])
+from SphericalRegLib.geometry.se3 import retract
 
 
 @dataclass(frozen=True)

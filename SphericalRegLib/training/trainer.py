@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.geometry.pose_range import PoseRange
 from SphericalRegLib.geometry.se3 import recentred
 from SphericalRegLib.imaging.attenuation import attenuation
 from SphericalRegLib.imaging.identity import ct_identity
@@ -27,8 +28,11 @@ from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
 from SphericalRegLib.progress import Progress, ProgressCallback, silent
 from SphericalRegLib.training.augmentation import DomainRandomization
 from SphericalRegLib.training.losses import LossWeights, spherical_loss
-from SphericalRegLib.training.poses import Perturbation, PoseRange
+from SphericalRegLib.training.poses import Perturbation
 from SphericalRegLib.training.scene import TrainingScene
+
+GRADIENT_NORM = 1.0
+"""Longer gradients are shortened to this."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class TrainingOptions:
     Attributes:
         minutes: wall-clock time; the learning rate follows it, so that a short training also ends on a small one.
         iterations: so many steps in the minutes' place, where the same seed must give the same model.
-        batch: X-rays per step.
+        batch: X-rays per step, for the regressor.
+        encoder_batch: so many of them are compared with DRRs as well, which costs several times as much.
         learning_rate: peak of the one-cycle schedule.
         warm_up: share of the time in which the learning rate rises.
         weight_decay: of AdamW.
@@ -50,7 +55,8 @@ class TrainingOptions:
 
     minutes: float = 10.0
     iterations: int | None = None
-    batch: int = 16
+    batch: int = 32
+    encoder_batch: int = 8
     learning_rate: float = 1.5e-3
     warm_up: float = 0.05
     weight_decay: float = 1e-4
@@ -147,20 +153,22 @@ class Trainer:
         options = self.options
         scene = self.scenes[int(torch.randint(len(self.scenes), (1,), generator=self.generator))]
         truth = options.poses.sample(options.batch, self.camera, scene.centre, self.generator)
-        start = options.perturbation.sample(truth, scene.centre.cpu(), self.generator)
+        few = slice(None if self.regressor is None else options.encoder_batch)
+        start = options.perturbation.sample(truth[few], scene.centre.cpu(), self.generator)
         truth, start = truth.to(self.device), start.to(self.device)
         xray, mask = options.look(*scene.tissues(truth), self.generator)
         drr, jacobian = scene.drr.project_with_jacobian(start)
-        loss, figures = spherical_loss(self.encoder, xray, mask, drr, jacobian, start, truth, scene.centre, options.loss)
+        loss, figures = spherical_loss(self.encoder, xray[few], mask[few], drr, jacobian, start, truth[few], scene.centre, options.loss)
         if self.regressor is not None:
             about = self.regressor.centre  # of the first CT: the pose is what it would be if this CT's centre lay there
             pose = recentred(truth, scene.centre, about.to(truth)).float()
             likelihood = self.regressor(xray, mask).negative_log_likelihood(pose, about).mean()
-            loss = loss + 0.1 * likelihood
+            loss = loss + likelihood  # the networks share no weights: no balance is to be kept
             figures["pose nll"] = float(likelihood.detach())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
+        for network in self.networks:  # one's wild batch is not the other's
+            nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
         self.optimizer.step()
         self.iteration += 1
         return figures

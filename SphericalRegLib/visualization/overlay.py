@@ -24,6 +24,7 @@ from SphericalRegLib.visualization.display import (
 ESTIMATE_COLOUR: RGB = (70, 200, 255)  # sky blue: what was computed, the DRR
 TRUTH_COLOUR: RGB = (255, 92, 72)  # red: the truth, where it is known
 INITIAL_COLOUR: RGB = (255, 200, 60)  # amber: where the registration began
+FLAT_SHARE = 0.02  # gradients below this share of the strongest are no part of the picture
 SHORTEST_EDGE = 0.03  # of the image's shorter side; shorter ones are texture
 
 
@@ -32,8 +33,8 @@ def edges(image: np.ndarray, mask: np.ndarray | None = None, *, sigma_px: float 
 
     Canny's detector (Canny 1986): gradient of a Gaussian of ``sigma_px`` (default: a 320th of the width, at least 1.2) in units of the local standard
     deviation, so that a faint iliac crest counts as much as the spine; non-maximum suppression across the edge; hysteresis with the high threshold at
-    the strongest ``share`` of the pixels that count and the low one at 40 % of it; specks are left out. The lines are softened a little so that they
-    look even at any zoom. The rim of the mask is not an edge.
+    the strongest ``share`` of the pixels that count and are not flat, and the low one at 40 % of it; specks are left out. The lines are softened a
+    little so that they look even at any zoom. The rim of the mask is not an edge.
     """
     (array,), valid = counted({"image": image}, mask)
     unit = np.where(valid, to_unit(array, display_window(array, valid)), 0.0)
@@ -46,9 +47,11 @@ def edges(image: np.ndarray, mask: np.ndarray | None = None, *, sigma_px: float 
         rim = max(1, int(np.ceil(3 * sigma_px)))
         valid = ndimage.binary_erosion(valid, iterations=rim, border_value=1)
         strength = np.where(valid, strength, 0.0)
-    high = float(np.quantile(strength[valid], 1 - share)) if valid.any() else 0.0
-    if high <= 1e-6:
+    counts = strength[valid]
+    counts = counts[counts > FLAT_SHARE * counts.max(initial=1e-6 / FLAT_SHARE)]  # a small bone is lost in the air around it
+    if not counts.size:
         return np.zeros(unit.shape, np.float32)
+    high = float(np.quantile(counts, 1 - share))
     rows, columns = np.indices(unit.shape, dtype=np.float32)
     length = np.maximum(np.hypot(gradient_row, gradient_column), 1e-12)
     step_row, step_column = gradient_row / length, gradient_column / length
