@@ -113,6 +113,7 @@ set(MODULE_PYTHON_SCRIPTS
   similarity/__init__.py
   similarity/base.py
   similarity/filters.py
+  similarity/forward_mode.py
   similarity/gradient_ncc.py
   similarity/local_ncc.py
   similarity/named.py
@@ -135,10 +136,13 @@ set(MODULE_PYTHON_SCRIPTS
   training/augmentation.py
   training/camera.py
   training/losses.py
+  training/overrides.py
+  training/paired.py
   training/poses.py
   training/scene.py
   training/session.py
   training/trainer.py
+  training/validation.py
   visualization/__init__.py
   visualization/convergence.py
   visualization/description.py
