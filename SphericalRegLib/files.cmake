@@ -8,6 +8,7 @@ set(MODULE_PYTHON_SCRIPTS
   cli/common.py
   cli/demo.py
   cli/inspect.py
+  cli/landscape.py
   cli/many.py
   cli/progress_bars.py
   cli/register.py
@@ -22,6 +23,7 @@ set(MODULE_PYTHON_SCRIPTS
   evaluation/benchmark_scaling.py
   evaluation/capture_range.py
   evaluation/demo.py
+  evaluation/landscape.py
   evaluation/metrics.py
   evaluation/protocol.py
   evaluation/runs.py
@@ -150,6 +152,7 @@ set(MODULE_PYTHON_SCRIPTS
   visualization/display.py
   visualization/figures.py
   visualization/html.py
+  visualization/landscape.py
   visualization/orientation.py
   visualization/output.py
   visualization/overlay.py
