@@ -23,6 +23,7 @@ set(MODULE_PYTHON_SCRIPTS
   evaluation/benchmark_scaling.py
   evaluation/capture_range.py
   evaluation/demo.py
+  evaluation/journal.py
   evaluation/landscape.py
   evaluation/metrics.py
   evaluation/protocol.py

@@ -130,6 +130,8 @@ def _options(given: dict[str, Any], poses: dict[str, Any], trunk: dict[str, Any]
     Raises:
         InputError: an unknown view or backbone, an image size that the encoder cannot take, or networks other than the base's.
     """
+    import torch
+
     from SphericalRegLib.models.trunk import ImageTrunk
     from SphericalRegLib.training.poses import PoseRange
     from SphericalRegLib.training.trainer import TrainingOptions
@@ -145,10 +147,13 @@ def _options(given: dict[str, Any], poses: dict[str, Any], trunk: dict[str, Any]
     assert options.regressor is not None
     encoder = replace(options.encoder, trunk=replace(options.encoder.trunk, **changed))
     regressor = replace(options.regressor, trunk=replace(options.regressor.trunk, **changed))
+    size = encoder.trunk.image_size
     try:
-        ImageTrunk(encoder.trunk)
+        ImageTrunk(encoder.trunk)(torch.zeros(1, 1, size, size))
     except ValueError as error:
         raise InputError(f"{error}.") from None
+    except RuntimeError as error:
+        raise InputError(f"backbone {encoder.trunk.backbone!r} cannot be used at {size} pixels: {error}.") from None
     return replace(options, encoder=encoder, regressor=regressor)
 
 

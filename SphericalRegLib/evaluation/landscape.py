@@ -21,14 +21,13 @@ from torch import Tensor
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.se3 import make_transform, se3_exp
 from SphericalRegLib.geometry.so4 import quaternion_exp, se3_from_so4
-from SphericalRegLib.imaging.case import Case, View
-from SphericalRegLib.models.canonical import resample_to_camera
+from SphericalRegLib.imaging.case import Case
 from SphericalRegLib.models.checkpoint import Model
 from SphericalRegLib.progress import Progress, ProgressCallback, silent
-from SphericalRegLib.registration.learned import spherical_terms
+from SphericalRegLib.registration.learned import intensity_terms, spherical_terms
 from SphericalRegLib.registration.pipeline import prepare
-from SphericalRegLib.registration.problem import MultiViewProblem, ViewTerm
-from SphericalRegLib.similarity.named import SIMILARITIES, similarity
+from SphericalRegLib.registration.problem import MultiViewProblem
+from SphericalRegLib.similarity.named import SIMILARITIES
 from SphericalRegLib.visualization.figures import write_figure
 from SphericalRegLib.visualization.landscape import Line, Plane, line_figure, plane_figure
 
@@ -138,10 +137,10 @@ def landscape(
         progress: called several times a second.
     """
     pyramid = prepare(case.volume, device=device)
-    terms = spherical_terms(pyramid, case.views, model.to(pyramid.device))
-    problems = {SPHERICAL: MultiViewProblem(terms)}
+    model = model.to(pyramid.device)
+    problems = {SPHERICAL: MultiViewProblem(spherical_terms(pyramid, case.views, model))}
     for name in options.similarities:
-        problems[name] = MultiViewProblem([_intensity(term, view, name) for term, view in zip(terms, case.views)])
+        problems[name] = MultiViewProblem(intensity_terms(pyramid, case.views, model, name))
     pose = torch.from_numpy(truth.camera_from_world).to(pyramid.device)
     charts = _charts(pose, pyramid.centre, options)
     points = [np.linspace(-1.0, 1.0, count) for count in (options.line_points, options.plane_points)]
@@ -213,13 +212,6 @@ def _charts(pose: Tensor, centre: Tensor, options: LandscapeOptions) -> tuple[_C
         _Chart("se(3)", turns + shifts, ("deg",) * 3 + ("mm",) * 3, reach + (options.translation_mm,) * 3, se3),
         _Chart("SO(4)", p + q, ("deg",) * 6, reach * 2, so4),
     )
-
-
-def _intensity(term: ViewTerm, view: View, name: str) -> ViewTerm:
-    """The same two images as a spherical term's, compared by their intensities."""
-    camera = term.projector.camera
-    image, mask = resample_to_camera(view.radiograph, camera, term.projector.device)
-    return ViewTerm(term.projector, similarity(name, image, mask), term.camera_from_camera1)
 
 
 def peaks(values: np.ndarray) -> int:
