@@ -5,6 +5,7 @@ set(MODULE_PYTHON_SCRIPTS
   cli/__init__.py
   cli/app.py
   cli/benchmark.py
+  cli/benchmark_method.py
   cli/common.py
   cli/demo.py
   cli/inspect.py
@@ -17,6 +18,7 @@ set(MODULE_PYTHON_SCRIPTS
   cli/train.py
   errors.py
   evaluation/__init__.py
+  evaluation/benchmark_optimisers.py
   evaluation/benchmark_register.py
   evaluation/benchmark_render.py
   evaluation/benchmark_rivals.py
@@ -26,6 +28,7 @@ set(MODULE_PYTHON_SCRIPTS
   evaluation/journal.py
   evaluation/landscape.py
   evaluation/metrics.py
+  evaluation/optimisers.py
   evaluation/protocol.py
   evaluation/runs.py
   evaluation/selftest.py
@@ -161,6 +164,7 @@ set(MODULE_PYTHON_SCRIPTS
   visualization/report.py
   visualization/report_index.py
   visualization/report_pictures.py
+  visualization/searches.py
   visualization/setup.py
   )
 

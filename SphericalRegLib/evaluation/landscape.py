@@ -7,8 +7,6 @@ axis and a shift along it. All similarities compare the same two images, in the 
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +29,7 @@ from SphericalRegLib.similarity.named import SIMILARITIES
 from SphericalRegLib.visualization.figures import write_figure
 from SphericalRegLib.visualization.landscape import Line, Plane, line_figure, plane_figure
 
-from .tables import Table, Value, write_text
+from .tables import Table, Value, rows_to_csv, write_text
 from .truth import Truth
 
 AT_ONCE = 64
@@ -100,7 +98,7 @@ class Landscape:
         files.append(write_figure(plane_figure(self.planes), out / "landscape_planes.png"))
         for name, rows in (("lines", self._line_rows()), ("planes", self._plane_rows())):
             files.append(out / f"landscape_{name}.csv")
-            write_text(files[-1], _csv(rows))
+            write_text(files[-1], rows_to_csv(rows))
         return files
 
     def _line_rows(self) -> Iterator[Sequence[Value]]:
@@ -235,9 +233,3 @@ def basin(offsets: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     while low > 0 and values[low - 1] < values[low]:
         low -= 1
     return float(offsets[low]), float(offsets[high])
-
-
-def _csv(rows: Iterator[Sequence[Value]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
