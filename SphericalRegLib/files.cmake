@@ -5,9 +5,11 @@ set(MODULE_PYTHON_SCRIPTS
   cli/__init__.py
   cli/app.py
   cli/benchmark.py
+  cli/benchmark_method.py
   cli/common.py
   cli/demo.py
   cli/inspect.py
+  cli/landscape.py
   cli/many.py
   cli/progress_bars.py
   cli/register.py
@@ -16,13 +18,17 @@ set(MODULE_PYTHON_SCRIPTS
   cli/train.py
   errors.py
   evaluation/__init__.py
+  evaluation/benchmark_optimisers.py
   evaluation/benchmark_register.py
   evaluation/benchmark_render.py
   evaluation/benchmark_rivals.py
   evaluation/benchmark_scaling.py
   evaluation/capture_range.py
   evaluation/demo.py
+  evaluation/journal.py
+  evaluation/landscape.py
   evaluation/metrics.py
+  evaluation/optimisers.py
   evaluation/protocol.py
   evaluation/runs.py
   evaluation/selftest.py
@@ -114,6 +120,7 @@ set(MODULE_PYTHON_SCRIPTS
   similarity/__init__.py
   similarity/base.py
   similarity/filters.py
+  similarity/forward_mode.py
   similarity/gradient_ncc.py
   similarity/local_ncc.py
   similarity/named.py
@@ -136,10 +143,13 @@ set(MODULE_PYTHON_SCRIPTS
   training/augmentation.py
   training/camera.py
   training/losses.py
+  training/overrides.py
+  training/paired.py
   training/poses.py
   training/scene.py
   training/session.py
   training/trainer.py
+  training/validation.py
   visualization/__init__.py
   visualization/convergence.py
   visualization/description.py
@@ -147,6 +157,7 @@ set(MODULE_PYTHON_SCRIPTS
   visualization/display.py
   visualization/figures.py
   visualization/html.py
+  visualization/landscape.py
   visualization/orientation.py
   visualization/output.py
   visualization/overlay.py
@@ -154,6 +165,7 @@ set(MODULE_PYTHON_SCRIPTS
   visualization/report.py
   visualization/report_index.py
   visualization/report_pictures.py
+  visualization/searches.py
   visualization/setup.py
   )
 

@@ -42,6 +42,11 @@ def train(
     backbone: Annotated[str | None, typer.Option("--backbone", help="tiny, or the name of a timm CNN.")] = None,
     image_size: Annotated[int | None, typer.Option("--image-size", min=32, max=512, help="Side of the images, pixels; a multiple of 8.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="X-rays per step.")] = None,
+    accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Batches whose gradients make one step.")] = 1,
+    precision: Annotated[str, typer.Option("--precision", help="float32 or bfloat16.")] = "float32",
+    validations: Annotated[int | None, typer.Option("--validations", min=0, help="How often to validate, evenly over the training.")] = None,
+    stop_below_mm: Annotated[float | None, typer.Option("--stop-below-mm", min=0, help="End when the validation's median error is below.")] = None,
+    patience: Annotated[int | None, typer.Option("--patience", min=1, help="End after so many validations without a gain.")] = None,
     anatomy: Annotated[str, typer.Option("--anatomy", help="What the CTs show, for the model card; the CTs' names by default.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished training of this model, with the same options.")] = False,
     device: Device = "auto",
@@ -56,6 +61,7 @@ def train(
     from SphericalRegLib.models.checkpoint import load_model
     from SphericalRegLib.training.session import About, check_target
     from SphericalRegLib.training.session import train as run
+    from SphericalRegLib.training.validation import ValidationOptions
 
     check_target(out, resume)
     loaded = None if base is None else load_model(base)
@@ -67,7 +73,17 @@ def train(
         "in_plane_mm": in_plane_mm,
         "depth_mm": depth_mm,
     }
-    given = {"minutes": minutes, "iterations": iterations or None, "batch": batch, "seed": seed}
+    given = {
+        "minutes": minutes,
+        "iterations": iterations or None,
+        "batch": batch,
+        "seed": seed,
+        "accumulate": accumulate,
+        "precision": precision,
+        "stop_below_mm": stop_below_mm,
+        "patience": patience,
+        "validation": None if validations is None else ValidationOptions(times=validations),
+    }
     options = _options(given, poses, {"backbone": backbone, "image_size": image_size}, loaded)
     size = options.encoder.trunk.image_size
     its_camera = loaded.camera if loaded is not None and camera is None else _camera(camera, size)
@@ -90,9 +106,22 @@ def train(
     if as_json:
         print_json({"out": out, "card": card})
     else:
-        figures = ", ".join(f"{name} {value:.3g}" for name, value in card["figures"].items())
-        print(f"{card['iterations']} steps in {card['seconds'] / 60:.1f} min: {figures}\nmodel: {out}\ncard: {out.with_suffix('.json')}")
+        print(f"{card['iterations']} steps in {card['seconds'] / 60:.1f} min, stopped: {card['stopped']}")
+        if card["validation"]:
+            print(in_words(card["validation"]))
+        print(f"model: {out}\ncard: {out.with_suffix('.json')}")
         print(f"next: sphericalreg register CASE -o RESULT --model {out}")
+
+
+def in_words(figures: dict[str, float]) -> str:
+    """The validation's last figures for a terminal."""
+    lines = [
+        f"validation on X-rays of the same CT at other poses: gradient cosine {figures['cosine']:.2f}",
+        f"spherical LM: median {figures['start_mm']:.0f} mm before, {figures['mtre_mm']:.2f} mm after it (75 %: {figures['mtre_75_mm']:.2f} mm)",
+    ]
+    if "regressor_deg" in figures:
+        lines.insert(1, f"regressor: {figures['regressor_deg']:.1f} deg, {figures['regressor_mm']:.1f} mm (medians)")
+    return "\n".join(lines)
 
 
 def _options(given: dict[str, Any], poses: dict[str, Any], trunk: dict[str, Any], base: Model | None) -> TrainingOptions:
@@ -101,6 +130,8 @@ def _options(given: dict[str, Any], poses: dict[str, Any], trunk: dict[str, Any]
     Raises:
         InputError: an unknown view or backbone, an image size that the encoder cannot take, or networks other than the base's.
     """
+    import torch
+
     from SphericalRegLib.geometry.pose_range import PoseRange
     from SphericalRegLib.models.trunk import ImageTrunk
     from SphericalRegLib.training.trainer import TrainingOptions
@@ -116,10 +147,13 @@ def _options(given: dict[str, Any], poses: dict[str, Any], trunk: dict[str, Any]
     assert options.regressor is not None
     encoder = replace(options.encoder, trunk=replace(options.encoder.trunk, **changed))
     regressor = replace(options.regressor, trunk=replace(options.regressor.trunk, **changed))
+    size = encoder.trunk.image_size
     try:
-        ImageTrunk(encoder.trunk)
+        ImageTrunk(encoder.trunk)(torch.zeros(1, 1, size, size))
     except ValueError as error:
         raise InputError(f"{error}.") from None
+    except RuntimeError as error:
+        raise InputError(f"backbone {encoder.trunk.backbone!r} cannot be used at {size} pixels: {error}.") from None
     return replace(options, encoder=encoder, regressor=regressor)
 
 

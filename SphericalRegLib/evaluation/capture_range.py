@@ -7,7 +7,6 @@ as they come, so that a run that was stopped goes on where it was.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from SphericalRegLib.imaging.case import Case, View
 from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback, pace, silent
 from SphericalRegLib.simulation.poses import draw_start
 
+from .journal import Journal
 from .metrics import FAILED, PoseErrors, pose_errors, summarise
 from .runs import Result
-from .tables import Table, write_text
+from .tables import Table
 from .truth import Truth
 
 StartRegistrar = Callable[[Case, np.ndarray, int], Result]
@@ -120,20 +120,17 @@ def capture_range(
         Cancelled: from the callback or the registrar; what is done stays.
     """
     folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file, expected a folder for the outcomes.")
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "starts.jsonl"
     header = {
         "case": str(Path(case.path).resolve()),
         "views": [view.radiograph.name for view in case.views],
         "sigma_deg": spread.sigma_deg,
         "sigma_mm": spread.sigma_mm,
         "seed": spread.seed,
-        "options": json.loads(json.dumps(dict(options or {}))),
+        "options": dict(options or {}),
     }
-    done = {} if recompute else _read(file, header)
-    _rewrite(file, header, done)
+    journal = Journal(folder / "starts.jsonl", header, recompute=recompute)
+    journal.keep([values for values in journal.entries if values["error"] is None])  # what failed is tried again
+    done = {outcome.index: outcome for outcome in map(_outcome, journal.entries)}
     camera, centre = case.views[0].radiograph.camera, np.asarray(case.volume.centre_ras_mm)
 
     def errors(pose: np.ndarray) -> PoseErrors:
@@ -146,7 +143,7 @@ def capture_range(
         progress(Progress("starts", len(done), spread.count, pace(time.perf_counter() - begin, computed, computed + spread.count - len(done))))
         start = spread.draw(index, truth.camera_from_world, centre)
         done[index] = _register(case, start, index, registrar, errors)
-        _append(file, done[index])
+        journal.add(_plain(done[index]))
         computed += 1
     outcomes = tuple(done[index] for index in range(spread.count))
     table = _table(outcomes)
@@ -218,27 +215,6 @@ def _heading(header: Mapping[str, Any], count: int) -> str:
     )
 
 
-def _read(file: Path, header: Mapping[str, Any]) -> dict[int, Outcome]:
-    """Outcomes of an earlier run of the same experiment. A last line that was cut short by a crash is dropped."""
-    if not file.exists():
-        return {}
-    lines = file.read_text(encoding="utf-8").splitlines()
-    earlier = _parse(lines[0]) if lines else None
-    if earlier != header:
-        changed = sorted(key for key in header if not isinstance(earlier, dict) or earlier.get(key) != header[key])
-        raise InputError(f"{file} holds another run's outcomes ({', '.join(changed)} differ): choose another folder or recompute.")
-    outcomes = [_outcome(values) for line in lines[1:] if (values := _parse(line)) is not None]
-    return {outcome.index: outcome for outcome in outcomes if outcome.error is None}
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        values = json.loads(line)
-    except ValueError:
-        return None
-    return values if isinstance(values, dict) else None
-
-
 def _outcome(values: dict[str, Any]) -> Outcome:
     def errors(of: Mapping[str, float | None]) -> PoseErrors:
         return PoseErrors(**{key: float("inf") if value is None else value for key, value in of.items()})
@@ -258,16 +234,3 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
         "score": outcome.score,
         "error": outcome.error,
     }
-
-
-def _rewrite(file: Path, header: Mapping[str, Any], done: Mapping[int, Outcome]) -> None:
-    lines = [json.dumps(header), *(json.dumps(_plain(done[index]), allow_nan=False) for index in sorted(done))]
-    write_text(file, "\n".join(lines) + "\n")
-
-
-def _append(file: Path, outcome: Outcome) -> None:
-    """A whole line or none: one write, flushed to the disk."""
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(_plain(outcome), allow_nan=False) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from SphericalRegLib.geometry.camera import Camera
-from SphericalRegLib.geometry.distances import rotation_angle
+from SphericalRegLib.geometry.distances import mean_displacement, rotation_angle
 from SphericalRegLib.geometry.se3 import invert, transform_points
 
 
 def mtre_3d(truth: Tensor, estimate: Tensor, fiducials: Tensor) -> Tensor:
     """(a) Mean 3D displacement of the fiducials, mm."""
-    return _displacements(truth, estimate, fiducials).norm(dim=-1).mean(-1)
+    return mean_displacement(truth.double(), estimate.double(), fiducials.double())
 
 
 def mrpe(truth: Tensor, estimate: Tensor, fiducials: Tensor, camera: Camera) -> Tensor:

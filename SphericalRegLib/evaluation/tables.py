@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +28,7 @@ class Table:
 
     def to_csv(self) -> str:
         """Full precision, for programs; None is empty."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(["" if v is None else v for v in row] for row in self.rows)
-        return buffer.getvalue()
+        return rows_to_csv([self.columns, *self.rows])
 
     def to_markdown(self, digits: int = 2) -> str:
         """Rounded, for people; numbers are aligned to the right."""
@@ -62,6 +58,13 @@ class Table:
     def _is_numeric(self, column: int) -> bool:
         values = [row[column] for row in self.rows if row[column] is not None]
         return bool(values) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+
+
+def rows_to_csv(rows: Iterable[Sequence[Value]]) -> str:
+    """Lines of comma-separated values in full precision; None is empty."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(["" if value is None else value for value in row] for row in rows)
+    return buffer.getvalue()
 
 
 def format_value(value: Value, digits: int = 2) -> str:

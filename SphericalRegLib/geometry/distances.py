@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from SphericalRegLib.geometry.se3 import local, make_transform, so3_exp, so3_log
+from SphericalRegLib.geometry.se3 import local, make_transform, so3_exp, so3_log, transform_points
 from SphericalRegLib.geometry.so4 import safe_norm, so4_distance, so4_from_se3
 
 
@@ -35,3 +35,8 @@ def so4_pose_distance(a: Tensor, b: Tensor, centre: Tensor, rho_mm: float) -> Te
     g, h = so4_from_se3(make_transform(so3_exp(delta[..., :3]), delta[..., 3:]), rho_mm)
     identity = torch.eye(4, dtype=g.dtype, device=g.device)[0]
     return rho_mm / math.sqrt(2.0) * so4_distance(identity, identity, g, h)
+
+
+def mean_displacement(a: Tensor, b: Tensor, points: Tensor) -> Tensor:
+    """Mean distance (...), mm, between where two poses bring the points (N, 3) of the world: the mean target registration error of one of them."""
+    return (transform_points(b, points) - transform_points(a, points)).norm(dim=-1).mean(-1)

@@ -28,6 +28,7 @@ __all__ = [
     "quaternion_from_matrix",
     "quaternion_log",
     "quaternion_multiply",
+    "se3_from_so4",
     "so4_distance",
     "so4_from_se3",
     "so4_matrix",
@@ -62,6 +63,18 @@ def so4_from_se3(transform: Tensor, rho_mm: float) -> tuple[Tensor, Tensor]:
     q = quaternion_from_matrix(transform[..., :3, :3])
     d = quaternion_exp(transform[..., :3, 3] / (2.0 * rho_mm))
     return quaternion_multiply(d, q), quaternion_multiply(quaternion_conjugate(d), q)
+
+
+def se3_from_so4(g: Tensor, h: Tensor, rho_mm: float) -> Tensor:
+    """The rigid transform (..., 4, 4) that `so4_from_se3` embeds as (g, h), each (..., 4): t = rho Log(g conj(h)), |t| < pi rho.
+
+    Every rotation of four-space is the image of one, so that (Log g, Log h) are six coordinates of a rigid motion.
+    """
+    half = 0.5 * quaternion_log(quaternion_multiply(g, quaternion_conjugate(h)))
+    rotation = matrix_from_quaternion(quaternion_multiply(quaternion_exp(-half), g))
+    top = torch.cat((rotation, 2.0 * rho_mm * half[..., None]), dim=-1)
+    last = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=top.dtype, device=top.device).expand(*top.shape[:-2], 1, 4)
+    return torch.cat((top, last), dim=-2)
 
 
 def so4_matrix(p: Tensor, q: Tensor) -> Tensor:

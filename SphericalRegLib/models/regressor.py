@@ -55,7 +55,7 @@ class PoseMixture:
     depth_spread: Tensor
 
     def negative_log_likelihood(self, camera_from_world: Tensor, centre: Tensor) -> Tensor:
-        """-log p(pose) of a (B, 4, 4) pose under the mixture of Gaussians in the tangent chart about `centre` (3,), shifts in camera axes; (B,)."""
+        """-log p(pose) of poses (B, 4, 4) under mixtures of Gaussians in the tangent chart about `centre` (3,), shifts in camera axes; (B,)."""
         delta = local(self.pose, camera_from_world[:, None].expand_as(self.pose), centre)
         rotation = 0.5 * (delta[..., :3] / self.rotation_spread[..., None]).square().sum(-1) + 3 * self.rotation_spread.log()
         shift = (self.pose[..., :3, :3] @ delta[..., 3:, None])[..., 0]  # world to camera axes

@@ -12,6 +12,7 @@ from ..imaging.case import View
 from ..imaging.radiograph import Radiograph
 from ..models.canonical import resample_to_camera
 from ..models.checkpoint import Model
+from ..similarity.named import similarity
 from ..similarity.spherical import SphericalSimilarity
 from .problem import ViewTerm
 from .resolution import VolumePyramid
@@ -43,4 +44,13 @@ def spherical_terms(pyramid: VolumePyramid, views: Sequence[View], model: Model)
         image, mask = resample_to_camera(view.radiograph, camera, pyramid.device)
         relation = torch.as_tensor(view.camera_from_camera1, dtype=torch.float64, device=pyramid.device)
         terms.append(ViewTerm(pyramid.projector(camera, spacing), SphericalSimilarity(model.encoder, image, mask), relation))
+    return terms
+
+
+def intensity_terms(pyramid: VolumePyramid, views: Sequence[View], model: Model, name: str) -> list[ViewTerm]:
+    """The same images as `spherical_terms`, compared by an intensity similarity of that name: what the learned one is measured against."""
+    terms = []
+    for view, term in zip(views, spherical_terms(pyramid, views, model)):
+        image, mask = resample_to_camera(view.radiograph, model.camera, pyramid.device)
+        terms.append(ViewTerm(term.projector, similarity(name, image, mask), term.camera_from_camera1))
     return terms

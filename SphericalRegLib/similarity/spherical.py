@@ -7,6 +7,7 @@ from torch import Tensor
 
 from SphericalRegLib.geometry.so4 import so4_residual
 from SphericalRegLib.models.encoder import Embedding, SphericalEncoder
+from SphericalRegLib.similarity.forward_mode import along_columns
 
 
 def embedding_residual(fixed: Tensor, moving: Tensor, embedding: Embedding = "so4") -> Tensor:
@@ -51,13 +52,8 @@ class SphericalSimilarity:
         def residual(image: Tensor) -> Tensor:
             return self._residual(image, masks)
 
-        def along(tangent: Tensor) -> tuple[Tensor, Tensor]:
-            value, column = torch.func.jvp(residual, (moving,), (tangent,))  # type: ignore[misc]  # no third value without has_aux
-            return value, column
-
         with torch.no_grad():
-            values, columns = torch.func.vmap(along, out_dims=(None, 0))(moving_jacobian.movedim(-1, 0))  # type: ignore[arg-type]  # None: not batched
-        return values, columns.movedim(0, -1)
+            return along_columns(residual, moving, moving_jacobian)
 
     def score(self, moving: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B,), the negative distance: higher is better, 0 at best."""

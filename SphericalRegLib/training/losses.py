@@ -3,6 +3,8 @@
 With S = ||r||^2 the similarity of an X-ray and a DRR, g = dS/d(omega, v) its pose gradient and h that of the squared geodesic distance, gradient
 matching asks g to be h (the lineage of ProST, SOPI and Chen & Kong, WACV 2026). The renderer stands before the network, so g = J_I^T dS/dI with the
 image Jacobian J_I constant in the weights: no second derivative of the renderer is ever needed.
+
+`refinement_loss` goes a step further and asks the pose after a Levenberg-Marquardt step to be the true one.
 """
 
 from __future__ import annotations
@@ -12,9 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from SphericalRegLib.geometry.se3 import local
+from SphericalRegLib.geometry.se3 import local, retract
 from SphericalRegLib.models.encoder import SphericalEncoder
+from SphericalRegLib.optimization.levenberg_marquardt import damped_step
+from SphericalRegLib.optimization.problem import LeastSquaresProblem, linearize
 from SphericalRegLib.similarity.spherical import embedding_residual
+
+REFINEMENT_DAMPING = 1e-2
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,8 @@ class LossWeights:
         gradient: g against h, relative to |h|.
         magnitude: sqrt(S) against the geodesic distance, for each X-ray and its own DRR.
         pairs: the same for every X-ray with every DRR of the batch, relative to the distance. It costs one residual per pair and no rendering.
+        refinement: what is left of the distance after `refinement_steps` steps of Levenberg-Marquardt (`refinement_loss`).
+        refinement_steps: how many; from the second on, the renderer's second derivative is left out.
         rho_mm: the length that weighs a radian; distances below are in units of it.
         soft: distance below which a gradient's direction is not trusted, units of rho.
     """
@@ -32,6 +40,8 @@ class LossWeights:
     gradient: float = 1.0
     magnitude: float = 0.5
     pairs: float = 0.5
+    refinement: float = 0.0
+    refinement_steps: int = 1
     rho_mm: float = 100.0
     soft: float = 0.05
 
@@ -89,3 +99,27 @@ def spherical_loss(
         loss = loss + weights.pairs * (((between + 1e-6).sqrt() - apart) / (apart + 2 * weights.soft)).abs().mean()
     figures["loss"] = float(loss.detach())
     return loss, figures
+
+
+def refinement_loss(problem: LeastSquaresProblem, start: Tensor, true_pose: Tensor, centre: Tensor, weights: LossWeights) -> Tensor:
+    """Mean share of the distance to the true pose (B, 4, 4) that is left after unrolled damped steps from `start` (B, 4, 4).
+
+    The steps are those of `levenberg_marquardt` with the damping held and every step taken: a rejected one would teach nothing. A first step
+    depends on the weights through r and J alone, so its derivative is exact; later ones lack the renderer's second derivative.
+
+    Args:
+        problem: residual and Jacobian with a graph to the weights (`paired.PairedProblem`).
+        start, true_pose, centre, weights: as of `spherical_loss`.
+    """
+    pose, index = start, torch.arange(len(start), device=start.device)
+    before = scaled_tangent(start, true_pose, centre, weights.rho_mm).norm(dim=-1)
+    longest = 2 * before + weights.soft
+    for _ in range(weights.refinement_steps):
+        model = linearize(problem, pose, index)
+        delta, _ = damped_step(model, torch.full_like(model.cost.detach(), REFINEMENT_DAMPING), 1e-6)
+        delta = torch.where(torch.isfinite(delta).all(-1, keepdim=True), delta, 0.0)
+        # An untrained network's steps lead anywhere: beyond twice the way there only their direction counts.
+        length = torch.cat((delta[:, :3], delta[:, 3:] / weights.rho_mm), dim=-1).norm(dim=-1)
+        pose = retract(pose, delta * (longest / length.clamp_min(1e-12)).clamp_max(1.0)[:, None], centre)
+    after = (scaled_tangent(pose, true_pose, centre, weights.rho_mm).square().sum(-1) + 1e-8).sqrt()
+    return (after / (before + weights.soft)).clamp_max(5.0).mean()

@@ -27,9 +27,12 @@ from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
 from SphericalRegLib.progress import Progress, ProgressCallback, silent
 from SphericalRegLib.training.augmentation import DomainRandomization
-from SphericalRegLib.training.losses import LossWeights, spherical_loss
+from SphericalRegLib.training.losses import LossWeights, refinement_loss, spherical_loss
+from SphericalRegLib.training.overrides import PRECISIONS, Precision, in_precision, overridden
+from SphericalRegLib.training.paired import PairedProblem
 from SphericalRegLib.training.poses import Perturbation
 from SphericalRegLib.training.scene import TrainingScene
+from SphericalRegLib.training.validation import Validation, ValidationOptions
 
 GRADIENT_NORM = 1.0
 """Longer gradients are shortened to this."""
@@ -49,6 +52,12 @@ class TrainingOptions:
         weight_decay: of AdamW.
         seed: of everything random.
         checkpoint_seconds: how often the state is saved for a resume.
+        accumulate: batches whose gradients are added up to one step.
+        precision: "float32", or "bfloat16" for the convolutions and transformer blocks.
+        validation: how the training is watched.
+        stop_below_mm: end as soon as the validation's median error after Levenberg-Marquardt is below this.
+        patience: end after so many validations in a row in which that error did not fall below its lowest so far. Not before half of the training:
+            the learning rate is still high there, and most of the gain comes as it falls.
         poses, perturbation, look, loss: what is drawn and what is asked.
         encoder, regressor: the networks; no regressor when None.
     """
@@ -62,12 +71,26 @@ class TrainingOptions:
     weight_decay: float = 1e-4
     seed: int = 0
     checkpoint_seconds: float = 60.0
+    accumulate: int = 1
+    precision: Precision = "float32"
+    validation: ValidationOptions = field(default_factory=ValidationOptions)
+    stop_below_mm: float | None = None
+    patience: int | None = None
     poses: PoseRange = field(default_factory=PoseRange)
     perturbation: Perturbation = field(default_factory=Perturbation)
     look: DomainRandomization = field(default_factory=DomainRandomization)
     loss: LossWeights = field(default_factory=LossWeights)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     regressor: RegressorConfig | None = field(default_factory=RegressorConfig)
+
+    def __post_init__(self) -> None:
+        if not self.minutes > 0 or (self.iterations is not None and self.iterations < 1) or min(self.batch, self.encoder_batch, self.accumulate) < 1:
+            raise InputError(
+                f"A training takes {self.minutes} minutes or {self.iterations} steps of {self.accumulate} x {self.batch} X-rays; "
+                "expected positive numbers."
+            )
+        if self.precision not in PRECISIONS:
+            raise InputError(f"The precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}.")
 
 
 class Trainer:
@@ -100,6 +123,9 @@ class Trainer:
         self.iteration = 0
         self.seconds = 0.0
         self.figures: dict[str, float] = {}
+        self.curve: list[dict[str, float]] = []
+        self.stopped = ""
+        self.validation: Validation | None = None
 
     def _make_regressor(self, base: Model | None) -> PoseRegressor | None:
         if self.options.regressor is None:
@@ -116,14 +142,17 @@ class Trainer:
 
     def run(self, progress: ProgressCallback = silent, state_path: Path | None = None) -> Model:
         """Train for what is left of the time; the state goes to `state_path` now and then, and when the progress callback cancels."""
-        began, saved = time.perf_counter() - self.seconds, time.perf_counter()
+        saved = time.perf_counter()
+        began = saved - self.seconds
         try:
-            while (share := self._share_done(time.perf_counter() - began)) < 1:
+            while (share := self._share_done(time.perf_counter() - began)) < 1 and not self.stopped:
                 self._set_learning_rate(share)
-                step = self.step()
-                self.figures = {name: 0.98 * self.figures.get(name, value) + 0.02 * value for name, value in step.items()}
+                self._remember(self.step())
                 self.seconds = time.perf_counter() - began
                 progress(self._report())
+                if self._validation_is_due(self._share_done(self.seconds)):
+                    self._validate(progress)
+                    began = time.perf_counter() - self.seconds  # watching is not training
                 if state_path is not None and time.perf_counter() - saved > self.options.checkpoint_seconds:
                     self.save_state(state_path)
                     saved = time.perf_counter()
@@ -131,6 +160,28 @@ class Trainer:
             if state_path is not None and self.iteration:
                 self.save_state(state_path)
         return self.model()
+
+    def _remember(self, figures: dict[str, float]) -> None:
+        """A running mean of each figure."""
+        self.figures = {name: 0.98 * self.figures.get(name, value) + 0.02 * value for name, value in figures.items()}
+
+    def _validation_is_due(self, share: float) -> bool:
+        return int(share * self.options.validation.times + 1e-9) > len(self.curve)
+
+    def _validate(self, progress: ProgressCallback) -> None:
+        """One more point of the curve; says when enough is enough."""
+        options = self.options
+        if self.validation is None:
+            self.validation = Validation(self.scenes, options.poses, options.look, options.validation)
+        figures = self.validation(self.encoder, self.regressor, options.loss.rho_mm, progress)
+        self.curve.append({"seconds": self.seconds, "iterations": self.iteration, **figures})
+        if options.stop_below_mm is not None and figures["mtre_mm"] < options.stop_below_mm:
+            self.stopped = f"the validation's median error fell below {options.stop_below_mm:g} mm"
+        errors = [point["mtre_mm"] for point in self.curve]
+        late = len(errors) > options.validation.times / 2
+        before, recent = (errors[: -options.patience], errors[-options.patience :]) if options.patience is not None else ([], [])
+        if late and before and min(recent) >= min(before):
+            self.stopped = f"the validation's median error did not fall for {options.patience} validations"
 
     def _share_done(self, elapsed: float) -> float:
         """How much of the training lies behind, in [0, 1]."""
@@ -140,8 +191,10 @@ class Trainer:
     def _report(self) -> Progress:
         """Progress in steps where these are counted, in seconds otherwise."""
         options = self.options
-        rate = self.iteration * options.batch / self.seconds
+        rate = self.iteration * options.batch * options.accumulate / self.seconds
         shown = [f"{name} {self.figures[name]:.2f}" for name in ("cosine", "loss") if name in self.figures]
+        if self.curve:
+            shown.append(f"validation {self.curve[-1]['mtre_mm']:.1f} mm")
         message = ", ".join((f"{rate:.0f} X-rays/s", *shown))
         if options.iterations is not None:
             return Progress("training", self.iteration, options.iterations, message, cost=self.figures.get("loss"))
@@ -149,7 +202,22 @@ class Trainer:
         return Progress("training, seconds", min(round(self.seconds), budget), budget, message, cost=self.figures.get("loss"))
 
     def step(self) -> dict[str, float]:
-        """One optimiser step on one batch; the figures of its losses."""
+        """One optimiser step; the figures of its losses."""
+        options = self.options
+        self.optimizer.zero_grad(set_to_none=True)
+        figures: dict[str, float] = {}
+        for _ in range(options.accumulate):
+            loss, of_batch = self._loss()
+            (loss / options.accumulate).backward()
+            figures = {name: figures.get(name, 0.0) + value / options.accumulate for name, value in of_batch.items()}
+        for network in self.networks:  # one's wild batch is not the other's
+            nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
+        self.optimizer.step()
+        self.iteration += 1
+        return figures
+
+    def _loss(self) -> tuple[Tensor, dict[str, float]]:
+        """Of one batch of new X-rays of one CT."""
         options = self.options
         scene = self.scenes[int(torch.randint(len(self.scenes), (1,), generator=self.generator))]
         truth = options.poses.sample(options.batch, self.camera, scene.centre, self.generator)
@@ -158,20 +226,21 @@ class Trainer:
         truth, start = truth.to(self.device), start.to(self.device)
         xray, mask = options.look(*scene.tissues(truth), self.generator)
         drr, jacobian = scene.drr.project_with_jacobian(start)
-        loss, figures = spherical_loss(self.encoder, xray[few], mask[few], drr, jacobian, start, truth[few], scene.centre, options.loss)
-        if self.regressor is not None:
-            about = self.regressor.centre  # of the first CT: the pose is what it would be if this CT's centre lay there
-            pose = recentred(truth, scene.centre, about.to(truth)).float()
-            likelihood = self.regressor(xray, mask).negative_log_likelihood(pose, about).mean()
-            loss = loss + likelihood  # the networks share no weights: no balance is to be kept
-            figures["pose nll"] = float(likelihood.detach())
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for network in self.networks:  # one's wild batch is not the other's
-            nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
-        self.optimizer.step()
-        self.iteration += 1
-        return figures
+        trunks = [network.trunk for network in (self.encoder, self.regressor) if network is not None]
+        with overridden(in_precision(options.precision, trunks)):
+            loss, figures = spherical_loss(self.encoder, xray[few], mask[few], drr, jacobian, start, truth[few], scene.centre, options.loss)
+            if options.loss.refinement:
+                problem = PairedProblem(self.encoder, self.encoder(xray[few], mask[few]), mask[few], scene.drr)
+                left = refinement_loss(problem, start, truth[few], scene.centre, options.loss)
+                loss = loss + options.loss.refinement * left
+                figures["left"] = float(left.detach())
+            if self.regressor is not None:
+                about = self.regressor.centre  # of the first CT: the pose is what it would be if this CT's centre lay there
+                pose = recentred(truth, scene.centre, about.to(truth)).float()
+                likelihood = self.regressor(xray, mask).negative_log_likelihood(pose, about).mean()
+                loss = loss + likelihood  # the networks share no weights: no balance is to be kept
+                figures["pose nll"] = float(likelihood.detach())
+        return loss, figures
 
     def model(self) -> Model:
         """The networks as they are, with a model card."""
@@ -181,6 +250,9 @@ class Trainer:
             "iterations": self.iteration,
             "seconds": self.seconds,
             "figures": self.figures,
+            "validation": self.curve[-1] if self.curve else {},
+            "curve": self.curve,
+            "stopped": self.stopped or "at its end",
         }
         return Model(self.encoder, self.regressor, self.camera, card)
 
@@ -195,7 +267,7 @@ class Trainer:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         tensors["random"] = self.generator.get_state()
-        header = {"iteration": self.iteration, "seconds": self.seconds, "figures": self.figures, **self._identity()}
+        header = {"iteration": self.iteration, "seconds": self.seconds, "figures": self.figures, "curve": self.curve, **self._identity()}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, metadata={"state": json.dumps(header)})
@@ -220,7 +292,7 @@ class Trainer:
                 state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.generator.set_state(tensors["random"])
-        self.iteration, self.seconds, self.figures = header["iteration"], header["seconds"], header["figures"]
+        self.iteration, self.seconds, self.figures, self.curve = (header[name] for name in ("iteration", "seconds", "figures", "curve"))
 
     def _set_learning_rate(self, share: float) -> None:
         rise = self.options.warm_up

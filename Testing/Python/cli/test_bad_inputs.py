@@ -103,6 +103,17 @@ def foreign_model(case: Path) -> None:
     bad.beside("m.json", '{"format": "other/9"}')(case)
 
 
+def a_model(case: Path) -> None:
+    from SphericalRegLib.geometry.camera import Camera
+    from SphericalRegLib.models.checkpoint import Model, save_model
+    from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
+    from SphericalRegLib.models.trunk import TrunkConfig
+
+    encoder = SphericalEncoder(EncoderConfig(TrunkConfig(image_size=32, width=32, blocks=0), elements=2))
+    save_model(Model(encoder, None, Camera(1000.0, (6.0, 6.0), (32, 32), (15.5, 15.5))), case.parent / "m.safetensors")
+
+
+LANDSCAPE = "landscape {case} --model {folder}/m.safetensors -o {out} --device cpu --quiet"
 EVALUATE = "evaluate {case} -o {out} --device cpu --quiet"
 SIMULATE = "simulate {folder}/ct.nii.gz -o {out} --device cpu --quiet"
 TRAIN = "train {case}/ct.nii.gz -o {out}.safetensors --iterations 1 --image-size 32 --device cpu --quiet"
@@ -229,6 +240,9 @@ CASES = [
     Bad("a model of another format", "other/9", foreign_model, options=("--model", "{folder}/m.safetensors")),
     Bad("the regressor of no model", "no --model", command="register {case} -o {out} --initial regressor"),
     Bad("evaluation with a missing model", "does not exist", command=EVALUATE, options=("--model", "{folder}/none.safetensors")),
+    Bad("landscape without a truth", "truth.json", bad.also(bad.gone("truth.json"), a_model), LANDSCAPE),
+    Bad("landscape of an unknown similarity", "patch_gradient_ncc", a_model, LANDSCAPE, ("--similarity", "mi")),
+    Bad("landscape without a model", "does not exist", command=LANDSCAPE),
     # simulation
     Bad("simulation of a missing CT", "does not exist", command=SIMULATE),
     Bad("simulation of an unknown sample", "thorax", command="simulate sample:knee -o {out}"),

@@ -259,3 +259,19 @@ def test_rotation_angle_and_its_gradient_are_finite_everywhere(angle):
     assert abs(got.item() - angle) < 1e-14
     (gradient,) = torch.autograd.grad(got, rotation)
     assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-9, 1e-3, 0.5, 2.0])
+def test_the_embedding_of_se3_is_inverted(size):
+    torch.manual_seed(0)
+    motion = se3.se3_exp(size * torch.randn(20, 6, dtype=F64) * torch.tensor([1.0] * 3 + [40.0] * 3, dtype=F64))
+    back = so4.se3_from_so4(*so4.so4_from_se3(motion, 100.0), 100.0)
+    assert (back - motion).abs().max() < 1e-11
+
+
+def test_half_of_a_step_in_so4_is_a_turn_and_half_a_shift():
+    """(exp a, 1) is a screw: a turn by |a| about a and a shift by rho |a| along it."""
+    a = torch.tensor([0.0, 0.3, 0.0], dtype=F64)
+    motion = so4.se3_from_so4(so4.quaternion_exp(a), IDENTITY, 100.0)
+    assert (motion[:3, :3] - se3.so3_exp(a)).abs().max() < 1e-12
+    assert (motion[:3, 3] - 100.0 * a).abs().max() < 1e-10

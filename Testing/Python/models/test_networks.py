@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from SphericalRegLib.geometry.se3 import retract
+from SphericalRegLib.geometry.se3 import local, retract, so3_exp
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.local_contrast import normalize_local_contrast
 from SphericalRegLib.models.regressor import PoseMixture, PoseRegressor, RegressorConfig
@@ -81,11 +81,29 @@ def test_mixture_likelihood_is_that_of_a_gaussian():
     centre = torch.tensor([3.0, -2.0, 1.0]).double()
     pose = torch.eye(4).double()
     pose[2, 3] = 700.0
-    mixture = PoseMixture(pose[None, None], torch.ones(1, 1).double(), torch.full((1, 1), 0.1).double(), torch.full((1, 1), 5.0).double())
-    delta = torch.tensor([[0.05, 0.0, -0.1, 2.0, -4.0, 1.0]]).double()
+    pose[:3, :3] = so3_exp(torch.tensor([0.3, -0.4, 0.5]).double())  # shifts are judged in camera axes
+    one = torch.ones(1, 1).double()
+    mixture = PoseMixture(pose[None, None], one, 0.1 * one, 5 * one, 20 * one)
+    in_camera = torch.tensor([2.0, -4.0, 10.0]).double()
+    delta = torch.cat((torch.tensor([0.05, 0.0, -0.1]).double(), pose[:3, :3].T @ in_camera))[None]
     value = mixture.negative_log_likelihood(retract(pose[None], delta, centre), centre)
-    expected = 0.5 * ((delta[0, :3] / 0.1).square().sum() + (delta[0, 3:] / 5).square().sum()) + 3 * torch.log(torch.tensor(0.5).double())
+    spread = torch.tensor([0.1, 0.1, 0.1, 5, 5, 20]).double()
+    expected = 0.5 * (torch.cat((delta[0, :3], in_camera)) / spread).square().sum() + spread.log().sum()
     assert torch.allclose(value, expected[None], atol=1e-9)
+
+
+def test_draws_of_a_mixture_have_its_spread():
+    pose = torch.eye(4).double()
+    pose[:3, :3] = so3_exp(torch.tensor([0.3, -0.4, 0.5]).double())
+    pose[2, 3] = 700.0
+    one = torch.ones(1, 1).double()
+    mixture = PoseMixture(pose[None, None], one, 0.1 * one, 5 * one, 20 * one)
+    centre = torch.tensor([3.0, -2.0, 1.0]).double()
+    drawn = mixture.sample(4000, centre, torch.Generator().manual_seed(0))
+    delta = local(pose.expand_as(drawn), drawn, centre)
+    shift = delta[:, 3:] @ pose[:3, :3].T
+    assert torch.allclose(delta[:, :3].std(0), torch.full((3,), 0.1).double(), rtol=0.1)
+    assert torch.allclose(shift.std(0), torch.tensor([5.0, 5, 20]).double(), rtol=0.1)
 
 
 def test_regressor_gives_rigid_poses_near_its_reference():

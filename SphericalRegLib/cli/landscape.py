@@ -1,0 +1,50 @@
+"""``sphericalreg landscape``: the similarity around the true pose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import app
+from .common import AsJson, Device, Quiet, check_output_folder, print_json, start
+
+
+@app.command()
+def landscape(
+    case: Annotated[Path, typer.Argument(metavar="CASE", help="A case folder with truth.json.")],
+    model: Annotated[Path, typer.Option("--model", metavar="MODEL.safetensors", help="A model of the case's CT.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for figures and tables.")],
+    rotation_deg: Annotated[float, typer.Option("--rotation-deg", help="How far to turn, in either direction.")] = 30.0,
+    translation_mm: Annotated[float, typer.Option("--translation-mm", help="How far to shift, in either direction.")] = 60.0,
+    rho_mm: Annotated[float, typer.Option("--rho-mm", help="Length of a radian in SO(4).")] = 100.0,
+    line_points: Annotated[int, typer.Option("--line-points", help="Samples of a line.")] = 61,
+    plane_points: Annotated[int, typer.Option("--plane-points", help="Samples along each side of a plane.")] = 31,
+    similarity: Annotated[list[str] | None, typer.Option("--similarity", help="Shown beside the spherical one; may be repeated.")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw the spherical similarity and NCC around the truth of a case, along the coordinates of se(3) and of SO(4): lines and planes."""
+    check_output_folder(out)
+    from SphericalRegLib.evaluation.landscape import LandscapeOptions
+    from SphericalRegLib.evaluation.landscape import landscape as run
+    from SphericalRegLib.evaluation.truth import load_truth
+    from SphericalRegLib.imaging.case import load_case
+    from SphericalRegLib.models.checkpoint import load_model
+
+    from .progress_bars import progress_bars
+
+    options = LandscapeOptions(rotation_deg, translation_mm, rho_mm, line_points, plane_points, tuple(similarity or ["ncc"]))
+    network = load_model(model)
+    truth, loaded = load_truth(case), load_case(case)
+    where = start(device)
+    with progress_bars(quiet) as progress:
+        done = run(loaded, truth, network, options, device=where, progress=progress)
+    files = done.write(out)
+    table = done.table()
+    if as_json:
+        print_json({"files": files, "lines": [dict(zip(table.columns, row)) for row in table.rows]})
+    else:
+        print(table.to_text() + "".join(f"\n{path}" for path in files))

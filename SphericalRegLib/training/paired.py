@@ -1,0 +1,50 @@
+"""The spherical similarity of a batch of X-rays, each with a pose of its own: what is optimised while a network is trained or watched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from SphericalRegLib.geometry.se3 import local
+from SphericalRegLib.models.encoder import SphericalEncoder
+from SphericalRegLib.rendering.projector import Projector
+from SphericalRegLib.similarity.forward_mode import along_columns
+from SphericalRegLib.similarity.spherical import embedding_residual
+
+from .overrides import layer_norms_with_all_derivatives, overridden
+
+
+@dataclass(frozen=True)
+class PairedProblem:
+    """An `optimization.LeastSquaresProblem` whose element b compares the DRR at its pose with X-ray b.
+
+    With autograd on, gradients by the network's weights go through residual and Jacobian. Where the poses carry gradients too (the second of several
+    unrolled steps), the image follows them through its Jacobian, which itself is a constant: the renderer's second derivative is left out.
+
+    Attributes:
+        encoder: the network.
+        fixed: (B, K, 2, 4) embeddings of the X-rays.
+        mask: (B, 1, S, S), where they are valid; laid on the DRRs too.
+        projector: the CT through the training camera.
+    """
+
+    encoder: SphericalEncoder
+    fixed: Tensor
+    mask: Tensor
+    projector: Projector
+
+    def residual_and_jacobian(self, poses: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """r (M, N) and J (M, N, 6) at poses (M, 4, 4) of the X-rays `index` (M,)."""
+        centre, here = self.projector.centre, poses.detach()
+        image, jacobian = self.projector.project_with_jacobian(here)
+        if poses.requires_grad and torch.is_grad_enabled():
+            image = image + torch.einsum("bhwk,bk->bhw", jacobian, local(here, poses, centre).to(jacobian))
+        fixed, mask, kind = self.fixed[index], self.mask[index], self.encoder.config.embedding
+
+        def residual(moving: Tensor) -> Tensor:
+            return embedding_residual(fixed, self.encoder(moving[:, None], mask), kind)
+
+        with overridden(layer_norms_with_all_derivatives(self.encoder) if torch.is_grad_enabled() else {}):
+            return along_columns(residual, image, jacobian)

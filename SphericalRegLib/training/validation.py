@@ -1,0 +1,157 @@
+"""What a training is worth so far: fixed X-rays at poses that were never trained on, and three figures of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from SphericalRegLib.geometry.distances import mean_displacement, rotation_angle
+from SphericalRegLib.geometry.pose_range import PoseRange
+from SphericalRegLib.geometry.se3 import recentred, retract, transform_points
+from SphericalRegLib.imaging.attenuation import Attenuation
+from SphericalRegLib.models.encoder import SphericalEncoder
+from SphericalRegLib.models.regressor import PoseRegressor
+from SphericalRegLib.optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
+from SphericalRegLib.progress import Progress, ProgressCallback
+
+from .augmentation import DomainRandomization
+from .losses import scaled_tangent
+from .paired import PairedProblem
+from .scene import TrainingScene
+
+STAGE = "validation"
+TARGETS = 64
+
+
+@dataclass(frozen=True)
+class ValidationOptions:
+    """How a training is watched.
+
+    Attributes:
+        times: how often, evenly over the training and at its end; 0 never.
+        xrays: how many X-rays, of all CTs together.
+        sigma_deg, sigma_mm: standard deviation per axis of the starts of Levenberg-Marquardt about the true poses.
+        iterations: of Levenberg-Marquardt.
+        seed: of poses, looks and starts; the training's own seed is another stream of random numbers whatever its value.
+    """
+
+    times: int = 10
+    xrays: int = 32
+    sigma_deg: float = 10.0
+    sigma_mm: float = 20.0
+    iterations: int = 15
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Xrays:
+    """Of one CT: X-rays and masks (B, 1, S, S), true poses and starts (B, 4, 4), bone points (N, 3)."""
+
+    scene: TrainingScene
+    image: Tensor
+    mask: Tensor
+    truth: Tensor
+    start: Tensor
+    targets: Tensor
+
+
+class Validation:
+    """A fixed set of X-rays of the training's CTs, made once.
+
+    Args:
+        scenes: the CTs; those of the training, or others (leave-one-out).
+        poses, look: what the training draws from.
+        options: see `ValidationOptions`.
+    """
+
+    def __init__(self, scenes: list[TrainingScene], poses: PoseRange, look: DomainRandomization, options: ValidationOptions) -> None:
+        self.options = options
+        counts = [len(part) for part in np.array_split(np.arange(max(options.xrays, len(scenes))), len(scenes))]
+        # The word in front keeps the stream apart from a training's, whose seed is a small number as well.
+        seeds = np.random.SeedSequence([0x56414C, options.seed]).generate_state(len(scenes), np.uint64)
+        self.sets = [_make(scene, count, poses, look, options, int(seed >> 1)) for scene, count, seed in zip(scenes, counts, seeds)]
+
+    def __call__(self, encoder: SphericalEncoder, regressor: PoseRegressor | None, rho_mm: float, progress: ProgressCallback) -> dict[str, float]:
+        """The figures of networks as they are.
+
+        "cosine": mean cosine between the similarity's pose gradient and the squared geodesic's at the starts, radians weighed by `rho_mm`.
+        "regressor_deg", "regressor_mm": median error of the likeliest hypothesis, the latter at the CT's centre.
+        "start_mm", "mtre_mm", "mtre_75_mm", "below_2_mm": mean 3D displacement of bone points at the starts (median) and after Levenberg-Marquardt
+        on the spherical similarity (median, 75 %, share).
+        """
+        was_training = encoder.training
+        encoder.eval()
+        values: dict[str, list[Tensor]] = {}
+        try:
+            with torch.no_grad():
+                for number, xrays in enumerate(self.sets):
+                    for name, value in self._of(xrays, encoder, regressor, rho_mm, _part(progress, number, len(self.sets))).items():
+                        values.setdefault(name, []).append(value.double().cpu())
+        finally:
+            encoder.train(was_training)
+        joined = {name: torch.cat(parts) for name, parts in values.items()}
+        after = joined.pop("after")
+        figures = {name: float(value.mean() if name == "cosine" else value.median()) for name, value in joined.items()}
+        quartiles = torch.quantile(after, torch.tensor([0.5, 0.75], dtype=after.dtype)).tolist()
+        return {**figures, "mtre_mm": quartiles[0], "mtre_75_mm": quartiles[1], "below_2_mm": float((after < 2.0).double().mean())}
+
+    def _of(
+        self, xrays: _Xrays, encoder: SphericalEncoder, regressor: PoseRegressor | None, rho_mm: float, progress: ProgressCallback
+    ) -> dict[str, Tensor]:
+        """Figures (B,) of each X-ray."""
+        centre, everyone = xrays.scene.centre, torch.arange(len(xrays.truth), device=xrays.truth.device)
+        problem = PairedProblem(encoder, encoder(xrays.image, xrays.mask), xrays.mask, xrays.scene.drr)
+        r, jacobian = problem.residual_and_jacobian(xrays.start, everyone)
+        weigh = torch.tensor([1.0] * 3 + [rho_mm] * 3, dtype=r.dtype, device=r.device)
+        gradient = (jacobian.transpose(1, 2) @ r[..., None])[..., 0] * weigh
+        wanted = -scaled_tangent(xrays.start, xrays.truth, centre, rho_mm).to(gradient)
+        found: dict[str, Tensor] = {"cosine": torch.nn.functional.cosine_similarity(gradient, wanted, dim=-1)}
+        if regressor is not None:
+            mixture = regressor(xrays.image, xrays.mask)
+            likeliest = recentred(mixture.pose[everyone, mixture.weight.argmax(1)].double(), regressor.centre.double(), centre)
+            found["regressor_deg"] = torch.rad2deg(rotation_angle(likeliest, xrays.truth))
+            found["regressor_mm"] = mean_displacement(xrays.truth, likeliest, centre[None])
+
+        def report(step: Progress) -> None:
+            progress(replace(step, stage=STAGE, pose=None))
+
+        lm = LMOptions(max_iterations=self.options.iterations, cost_tolerance=1e-5, step_tolerance_rad=1e-5, step_tolerance_mm=1e-3)
+        end = levenberg_marquardt(problem, xrays.start, centre, lm, report).pose
+        found["start_mm"] = mean_displacement(xrays.truth, xrays.start, xrays.targets)
+        found["after"] = mean_displacement(xrays.truth, end, xrays.targets)
+        return found
+
+
+def bone_points(bone: Attenuation, body: Attenuation, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Points (count, 3) in world mm, centres of voxels that hold bone; of the body where there is too little bone."""
+    voxels = np.argwhere(bone.mu > 0.3)
+    if len(voxels) < count:
+        voxels = np.argwhere(body.mu > 0)
+    chosen = voxels[rng.choice(len(voxels), count, replace=len(voxels) < count)]
+    affine = torch.from_numpy(np.asarray(bone.world_from_voxel, dtype=np.float64))
+    return transform_points(affine, torch.from_numpy(chosen.astype(np.float64))).numpy()
+
+
+def _make(scene: TrainingScene, count: int, poses: PoseRange, look: DomainRandomization, options: ValidationOptions, seed: int) -> _Xrays:
+    generator = torch.Generator().manual_seed(seed)
+    camera, centre = scene.drr.camera, scene.centre
+    truth = poses.sample(count, camera, centre.cpu(), generator)
+    scale = torch.tensor([math.radians(options.sigma_deg)] * 3 + [options.sigma_mm] * 3, dtype=torch.float64)
+    start = retract(truth, torch.randn(count, 6, dtype=torch.float64, generator=generator) * scale, centre.cpu())
+    truth, start = truth.to(centre.device), start.to(centre.device)
+    image, mask = look(*scene.tissues(truth), generator)
+    targets = bone_points(scene.bone.attenuation, scene.drr.attenuation, TARGETS, np.random.default_rng(seed))
+    return _Xrays(scene, image, mask, truth, start, torch.from_numpy(targets).to(centre.device))
+
+
+def _part(progress: ProgressCallback, number: int, count: int) -> ProgressCallback:
+    """Progress of one CT's X-rays as part of that of all."""
+
+    def report(step: Progress) -> None:
+        progress(replace(step, done=number * step.total + step.done, total=count * step.total))
+
+    return report

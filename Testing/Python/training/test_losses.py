@@ -1,0 +1,192 @@
+"""The losses against finite differences on an analytic renderer."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from training_scene import CENTRE, BlobProjector, poses
+
+from SphericalRegLib.geometry.se3 import local, retract
+from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
+from SphericalRegLib.models.trunk import TrunkConfig
+from SphericalRegLib.optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
+from SphericalRegLib.similarity.spherical import embedding_residual
+from SphericalRegLib.training.losses import REFINEMENT_DAMPING, LossWeights, refinement_loss, scaled_tangent, spherical_loss
+from SphericalRegLib.training.overrides import layer_norms_with_all_derivatives, overridden
+from SphericalRegLib.training.paired import PairedProblem
+
+GRADIENT = LossWeights(gradient=1.0, magnitude=0.0, pairs=0.0)
+RENDERER = BlobProjector()
+COUNT = 3
+
+
+def make_encoder(kind: str = "so4") -> SphericalEncoder:
+    torch.manual_seed(3)
+    config = EncoderConfig(TrunkConfig(image_size=32, width=32, blocks=1), elements=3, embedding=kind)
+    return SphericalEncoder(config).double()
+
+
+@pytest.fixture(scope="module")
+def batch():
+    truth = poses(COUNT)
+    step = 0.5 * torch.randn(COUNT, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    start = retract(truth, step * torch.tensor([0.2] * 3 + [15.0] * 3).double(), CENTRE)
+    xray = (1.7 * RENDERER.project(truth) + 0.2)[:, None]
+    mask = torch.ones_like(xray)
+    mask[..., :3] = 0
+    return xray, mask, start, truth
+
+
+def squared_similarity(encoder, xray, mask, pose) -> torch.Tensor:
+    moving = encoder(RENDERER.project(pose)[:, None], mask)
+    return embedding_residual(encoder(xray, mask), moving, encoder.config.embedding).square().sum(-1)
+
+
+def along(function, pose: torch.Tensor, h: float = 1e-4) -> torch.Tensor:
+    """Central differences (B, 6) of a function (B,) of the poses along the tangent."""
+    columns = []
+    for k in range(6):
+        step = torch.zeros(6, dtype=torch.float64)
+        step[k] = h * (1.0 if k < 3 else 100.0)
+        ends = [function(retract(pose, sign * step.expand(len(pose), 6), CENTRE)) for sign in (1, -1)]
+        columns.append((ends[0] - ends[1]) / (2 * step[k]))
+    return torch.stack(columns, dim=1)
+
+
+def loss_of(encoder, batch, weights=GRADIENT):
+    xray, mask, start, truth = batch
+    return spherical_loss(encoder, xray, mask, *RENDERER.project_with_jacobian(start), start, truth, CENTRE, weights)
+
+
+@pytest.mark.parametrize("kind", ["so4", "cosine", "euclidean"])
+def test_gradient_matching_against_differences(batch, kind) -> None:
+    xray, mask, start, truth = batch
+    encoder = make_encoder(kind)
+    units = torch.tensor([1.0] * 3 + [GRADIENT.rho_mm] * 3).double()
+    with torch.no_grad():
+        g = along(lambda pose: squared_similarity(encoder, xray, mask, pose), start) * units
+        h = along(lambda pose: scaled_tangent(pose, truth, CENTRE, GRADIENT.rho_mm).square().sum(-1), start) * units
+    expected = ((g - h).square().sum(-1) / (h.norm(dim=-1) + GRADIENT.soft).square()).clamp_max(50.0).mean()
+    loss, figures = loss_of(encoder, batch)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert figures["cosine"] == pytest.approx(float(torch.nn.functional.cosine_similarity(g, h, dim=-1).mean()), abs=1e-4)
+
+
+def directional(function, parameters: list[torch.Tensor], loss: torch.Tensor, h: float = 1e-5) -> tuple[float, float]:
+    """Derivative of a loss along a random change of the weights: by backward, and by central differences."""
+    grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+    torch.manual_seed(0)
+    ways = [torch.randn_like(p) for p in parameters]
+    exact = sum(float((g * w).sum()) for g, w in zip(grads, ways) if g is not None)
+    values = []
+    for sign in (1, -1, -1):  # there, back, and beyond
+        with torch.no_grad():
+            for p, w in zip(parameters, ways):
+                p.add_(sign * h * w)
+        values.append(float(function()))
+    with torch.no_grad():
+        for p, w in zip(parameters, ways):
+            p.add_(h * w)
+    return exact, (values[0] - values[2]) / (2 * h)
+
+
+@pytest.mark.parametrize("weights", [GRADIENT, LossWeights(0.0, 1.0, 0.0), LossWeights(0.0, 0.0, 1.0), LossWeights()])
+def test_the_weights_gradient_against_differences(batch, weights) -> None:
+    encoder = make_encoder()
+    loss, _ = loss_of(encoder, batch, weights)
+    exact, numeric = directional(lambda: loss_of(encoder, batch, weights)[0].detach(), list(encoder.parameters()), loss)
+    assert exact == pytest.approx(numeric, rel=1e-3, abs=1e-6)
+
+
+def test_a_term_of_weight_zero_is_left_out(batch) -> None:
+    encoder = make_encoder()
+    whole, *parts = (
+        loss_of(encoder, batch, LossWeights(*weights))[0].item() for weights in ((1, 0.5, 0.5), (1, 0, 0), (0, 0.5, 0), (0, 0, 0.5))
+    )
+    assert whole == pytest.approx(sum(parts))
+    assert "cosine" not in loss_of(encoder, batch, LossWeights(0, 0.5, 0))[1]
+
+
+def paired(encoder, batch) -> PairedProblem:
+    xray, mask, _, _ = batch
+    return PairedProblem(encoder, encoder(xray, mask), mask, RENDERER)
+
+
+def test_each_x_ray_has_its_own_pose(batch) -> None:
+    """Residual and Jacobian of the paired problem; motions along the rays drop out of an exact line integral, so differences agree."""
+    xray, mask, start, _ = batch
+    encoder = make_encoder()
+    index = torch.tensor([2, 0])
+    with torch.no_grad():
+        r, jacobian = paired(encoder, batch).residual_and_jacobian(start[index], index)
+        assert r.shape == (2, 18) and jacobian.shape == (2, 18, 6)
+        assert torch.allclose(r.square().sum(-1), squared_similarity(encoder, xray, mask, start)[index])
+        numeric = along(lambda pose: squared_similarity(encoder, xray[index], mask[index], pose), start[index])
+    assert torch.allclose(2 * (jacobian.transpose(1, 2) @ r[..., None])[..., 0], numeric, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_refinement_is_that_of_levenberg_marquardt(batch, steps) -> None:
+    _, _, start, truth = batch
+    encoder = make_encoder()
+    near = retract(truth, 0.1 * local(truth, start, CENTRE), CENTRE)
+    weights = LossWeights(refinement_steps=steps)
+    with torch.no_grad():
+        problem = paired(encoder, batch)
+        loss = refinement_loss(problem, near, truth, CENTRE, weights)
+        fixed = REFINEMENT_DAMPING
+        options = LMOptions(steps, fixed, min_lambda=fixed, max_lambda=fixed, accept_ratio=0.0, gradient_tolerance=0, cost_tolerance=0)
+        after = levenberg_marquardt(problem, near, CENTRE, options).pose
+        before = scaled_tangent(near, truth, CENTRE, weights.rho_mm).norm(dim=-1)
+        expected = (scaled_tangent(after, truth, CENTRE, weights.rho_mm).norm(dim=-1) / (before + weights.soft)).mean()
+    assert float(loss) == pytest.approx(float(expected), abs=1e-3)
+
+
+def test_refinement_gradient_of_one_step_is_exact(batch) -> None:
+    _, _, start, truth = batch
+    encoder = make_encoder()
+
+    def value() -> torch.Tensor:
+        return refinement_loss(paired(encoder, batch), start, truth, CENTRE, LossWeights())
+
+    exact, numeric = directional(lambda: value().detach(), list(encoder.parameters()), value(), h=1e-6)
+    assert exact == pytest.approx(numeric, rel=1e-3, abs=1e-6)
+
+
+def test_a_second_step_sees_the_first(batch) -> None:
+    """Its gradient goes through the first step's pose too; what it lacks is the renderer's second derivative, a small part near the truth."""
+    _, _, start, truth = batch
+    encoder = make_encoder()
+    near = retract(truth, 0.3 * local(truth, start, CENTRE), CENTRE)
+
+    def value() -> torch.Tensor:
+        return refinement_loss(paired(encoder, batch), near, truth, CENTRE, replace(LossWeights(), refinement_steps=2))
+
+    exact, numeric = directional(lambda: value().detach(), list(encoder.parameters()), value(), h=1e-6)
+    assert exact == pytest.approx(numeric, rel=0.1)
+
+
+def test_layer_norm_keeps_all_its_derivatives() -> None:
+    """Reverse over forward mode through a layer norm, against differences; torch's own loses the part that goes through mean and variance."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.LayerNorm(8)).double()
+    x, tangent, way, weight = (torch.randn(2, 3, 8, dtype=torch.float64) for _ in range(4))
+
+    def column(scale: torch.Tensor) -> torch.Tensor:
+        return (torch.func.jvp(lambda z: network(z * scale), (x,), (tangent,))[1] * weight).sum()
+
+    plain = network(x)
+    with overridden(layer_norms_with_all_derivatives(network)):
+        assert torch.allclose(network(x), plain)
+        scale = torch.ones_like(x, requires_grad=True)
+        (gradient,) = torch.autograd.grad(column(scale), scale)
+        with torch.no_grad():
+            numeric = (column(scale + 1e-6 * way) - column(scale - 1e-6 * way)) / 2e-6
+    assert float((gradient * way).sum()) == pytest.approx(float(numeric), rel=1e-6)
+    assert "forward" not in network[0].__dict__

@@ -1,0 +1,261 @@
+"""Training on a phantom: it learns, it goes on where it was, it can be stopped, and it says how good it is."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "registration"))
+import registration_phantom as phantom
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.geometry.pose_range import PoseRange
+from SphericalRegLib.geometry.se3 import recentred, transform_points
+from SphericalRegLib.imaging.volume import Volume
+from SphericalRegLib.models.checkpoint import load_model
+from SphericalRegLib.models.encoder import EncoderConfig
+from SphericalRegLib.models.regressor import RegressorConfig
+from SphericalRegLib.models.trunk import TrunkConfig
+from SphericalRegLib.progress import Cancelled, Progress, silent
+from SphericalRegLib.training.losses import LossWeights
+from SphericalRegLib.training.poses import Perturbation
+from SphericalRegLib.training.session import About, check_target, state_path, train
+from SphericalRegLib.training.trainer import Trainer, TrainingOptions
+from SphericalRegLib.training.validation import Validation, ValidationOptions, bone_points
+
+CAMERA = Camera(1000.0, (7.0, 7.0), (32, 32), (15.5, 15.5))
+TRUNK = TrunkConfig(image_size=32, width=32, blocks=1)
+OPTIONS = TrainingOptions(
+    iterations=6,
+    batch=8,
+    poses=PoseRange(("ap",), 10, 10, 5, 5, 20),
+    perturbation=Perturbation(8.0, 8.0, 16.0),
+    encoder=EncoderConfig(TRUNK, elements=4),
+    regressor=RegressorConfig(TRUNK, components=2),
+    validation=ValidationOptions(times=0),
+)
+WATCHED = ValidationOptions(times=2, xrays=4, iterations=2)
+
+
+def make(options: TrainingOptions = OPTIONS, **keywords) -> Trainer:
+    return Trainer([phantom.volume()], CAMERA, options, **keywords)
+
+
+def weights_of(trainer_or_model) -> dict[str, torch.Tensor]:
+    parts = {"encoder": trainer_or_model.encoder, "regressor": trainer_or_model.regressor}
+    return {f"{part}.{name}": value.clone() for part, network in parts.items() for name, value in network.state_dict().items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_some_steps_reduce_the_loss() -> None:
+    trainer = make(replace(OPTIONS, iterations=60, learning_rate=3e-3))
+    figures = []
+    trainer._set_learning_rate(0.2)
+    for _ in range(60):
+        figures.append(trainer.step())
+    first, last = ({name: np.mean([f[name] for f in part]) for name in figures[0]} for part in (figures[:10], figures[-20:]))
+    assert last["loss"] < 0.6 * first["loss"]
+    assert last["pose nll"] < first["pose nll"] - 1
+    assert last["cosine"] > first["cosine"]
+
+
+def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    options = replace(OPTIONS, validation=WATCHED)
+    whole = make(options)
+    whole.run()
+
+    def stop(step: Progress) -> None:
+        if step.stage == "training" and step.done == 4:
+            raise Cancelled
+
+    first = make(options)
+    with pytest.raises(Cancelled):
+        first.run(stop, tmp_path / "m.state")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.state"]
+    second = make(replace(options, minutes=99.0))
+    second.resume(tmp_path / "m.state")
+    assert second.iteration == 4 and len(second.curve) == 1
+    second.run()
+    assert_same(weights_of(second), weights_of(whole))
+    assert [{**p, "seconds": 0} for p in second.curve] == [{**p, "seconds": 0} for p in whole.curve]
+    assert second.figures == pytest.approx(whole.figures)
+
+
+def test_a_state_belongs_to_its_training(tmp_path: Path) -> None:
+    path = tmp_path / "m.state"
+    trainer = make(replace(OPTIONS, iterations=1))
+    trainer.run(silent, path)
+    for options, word in ((replace(OPTIONS, iterations=1, seed=3), "seed"), (replace(OPTIONS, iterations=1, loss=LossWeights(pairs=0)), "loss")):
+        with pytest.raises(InputError, match=f"another {word}"):
+            make(options).resume(path)
+    volume = phantom.volume()
+    other = Volume(np.where(volume.hu > 500, 40, volume.hu).astype(np.float32), volume.world_from_voxel, name="other")
+    with pytest.raises(InputError, match="another cts"):
+        Trainer([other], CAMERA, replace(OPTIONS, iterations=1)).resume(path)
+    with pytest.raises(InputError, match="another camera"):
+        Trainer([volume], replace(CAMERA, sdd_mm=900.0), replace(OPTIONS, iterations=1)).resume(path)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(InputError, match="not the state"):
+        make(replace(OPTIONS, iterations=1)).resume(path)
+
+
+def test_accumulated_batches_make_one_step() -> None:
+    """Two batches of four, added up, are what the step is made of: its figures are their mean."""
+    both = make(replace(OPTIONS, batch=4, accumulate=2))
+    single = make(replace(OPTIONS, batch=4))
+    losses = [single._loss()[1]["loss"] for _ in range(2)]
+    figures = both.step()
+    assert both.iteration == 1
+    assert figures["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize("change", [{"precision": "bfloat16"}, {"loss": LossWeights(refinement=1.0, refinement_steps=2)}, {"regressor": None}])
+def test_variants_take_a_step(change) -> None:
+    trainer = make(replace(OPTIONS, **change))
+    figures = trainer.step()
+    assert all(np.isfinite(value) for value in figures.values())
+    assert ("left" in figures) == (trainer.options.loss.refinement > 0)
+    assert ("pose nll" in figures) == (trainer.regressor is not None)
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.networks.parameters())
+    assert not any("forward" in module.__dict__ for module in trainer.networks.modules())
+
+
+def test_bfloat16_is_near_float32() -> None:
+    a, b = (make(replace(OPTIONS, precision=precision))._loss()[1] for precision in ("float32", "bfloat16"))
+    assert a["loss"] != b["loss"] and a["loss"] == pytest.approx(b["loss"], rel=0.1)
+
+
+def test_session_writes_a_model_and_forgets_the_state(tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    seen: list[Progress] = []
+    about = About("phantom", "make m", "")
+    model = train([phantom.volume()], CAMERA, replace(OPTIONS, validation=WATCHED), out, about=about, progress=seen.append)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.json", "m.safetensors"]
+    loaded = load_model(out)
+    assert_same(weights_of(loaded), weights_of(model))
+    card = loaded.card
+    assert card["anatomy"] == "phantom" and card["command"] == "make m" and card["stopped"] == "at its end"
+    assert len(card["curve"]) == 2 and card["validation"] == card["curve"][-1]
+    assert {"cosine", "regressor_deg", "regressor_mm", "start_mm", "mtre_mm", "mtre_75_mm", "below_2_mm"} <= set(card["validation"])
+    assert [step.done for step in seen if step.stage == "training"] == list(range(1, 7))
+    assert "X-rays/s" in seen[0].message and any("validation" in step.message for step in seen)
+    assert any(step.stage == "validation" for step in seen)
+
+
+def test_targets_are_checked(tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    with pytest.raises(InputError, match="no unfinished"):
+        check_target(out, True)
+    state_path(out).write_text("x")
+    with pytest.raises(InputError, match="unfinished"):
+        check_target(out, False)
+    with pytest.raises(InputError, match="safetensors"):
+        check_target(tmp_path / "m.pt", False)
+    for changes in ({"minutes": 0}, {"iterations": 0}, {"batch": 0}, {"accumulate": 0}, {"precision": "float16"}):
+        with pytest.raises(InputError):
+            replace(OPTIONS, **changes)
+    with pytest.raises(InputError, match="pixels"):
+        Trainer([phantom.volume()], replace(CAMERA, size_px=(40, 40)), OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("errors", "options", "stops"),
+    [
+        ([5.0, 1.9], {"stop_below_mm": 2.0}, 2),
+        ([5.0, 4.0, 4.5, 4.2, 4.1], {"patience": 2}, 4),
+        ([5.0, 4.0, 3.0, 2.5, 2.4, 2.3], {"patience": 2, "stop_below_mm": 1.0}, None),
+        ([1.0, 4.0, 4.5], {"patience": 2}, None),  # before half of the training nothing is over
+    ],
+)
+def test_early_stop(monkeypatch, errors, options, stops) -> None:
+    trainer = make(replace(OPTIONS, validation=replace(WATCHED, times=6), **options))
+    given = iter(errors)
+    monkeypatch.setattr(trainer, "validation", lambda *_: {"mtre_mm": next(given)})
+    for number in range(1, len(errors) + 1):
+        trainer._validate(silent)
+        assert bool(trainer.stopped) == (stops == number)
+        if trainer.stopped:
+            return
+    assert stops is None
+
+
+def test_validation_knows_a_perfect_network() -> None:
+    """With the true poses as starts and a regressor that is right, nothing is wrong; its X-rays depend on its seed alone."""
+    trainer = make()
+    exact = Validation(trainer.scenes, OPTIONS.poses, OPTIONS.look, ValidationOptions(xrays=3, sigma_deg=0.0, sigma_mm=0.0, iterations=1))
+    (xrays,) = exact.sets
+    assert torch.allclose(xrays.start, xrays.truth)
+    again, other = (Validation(trainer.scenes, OPTIONS.poses, OPTIONS.look, ValidationOptions(xrays=3, seed=seed)).sets[0] for seed in (0, 1))
+    assert torch.equal(again.image, xrays.image) and not torch.equal(other.truth, xrays.truth)
+
+    def right(image, mask):
+        pose = xrays.truth[:, None].float()
+        from SphericalRegLib.models.regressor import PoseMixture
+
+        return PoseMixture(pose, *[torch.ones(3, 1)] * 4)
+
+    right.centre = trainer.scenes[0].centre
+    figures = exact(trainer.encoder, right, 100.0, silent)
+    assert figures["start_mm"] == pytest.approx(0, abs=1e-6)
+    assert figures["regressor_deg"] < 0.05 and figures["regressor_mm"] < 0.01
+    assert trainer.encoder.training
+
+
+def test_validation_can_be_cancelled() -> None:
+    trainer = make()
+
+    def stop(step: Progress) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        Validation(trainer.scenes, OPTIONS.poses, OPTIONS.look, WATCHED)(trainer.encoder, None, 100.0, stop)
+    assert trainer.encoder.training
+
+
+def test_bone_points_lie_in_bone() -> None:
+    scene = make().scenes[0]
+    points = bone_points(scene.bone.attenuation, scene.drr.attenuation, 50, np.random.default_rng(0))
+    voxels = np.linalg.solve(scene.bone.attenuation.world_from_voxel, np.c_[points, np.ones(50)].T)[:3].round().astype(int)
+    assert (scene.bone.attenuation.mu[tuple(voxels)] > 0.3).all()
+    nothing = replace(scene.bone.attenuation, mu=0 * scene.bone.attenuation.mu)
+    assert len(bone_points(nothing, scene.drr.attenuation, 50, np.random.default_rng(0))) == 50
+
+
+def test_several_cts_share_one_regressor_about_their_centres() -> None:
+    """A copy of the CT that lies elsewhere in its world gives the same loss: poses are about each CT's own centre."""
+    volume = phantom.volume()
+    affine = volume.world_from_voxel.copy()
+    affine[:3, 3] += [100.0, -50.0, 30.0]
+    moved = Volume(volume.hu, affine, name="moved")
+    here, there = make(), make()
+    there.scenes = [*Trainer([moved], CAMERA, OPTIONS).scenes]
+    assert here._loss()[1]["pose nll"] == pytest.approx(there._loss()[1]["pose nll"], abs=1e-3)
+    both = Trainer([volume, moved], CAMERA, OPTIONS)
+    both.run()
+    assert [ct["name"] for ct in both.model().card["cts"]] == ["phantom", "moved"]
+
+
+def test_a_base_is_recentred_on_the_new_ct(tmp_path: Path) -> None:
+    base = make().model()
+    volume = phantom.volume()
+    affine = volume.world_from_voxel.copy()
+    affine[:3, 3] += [100.0, -50.0, 30.0]
+    image = torch.rand(1, 1, 32, 32)
+    before, centre = base.regressor(image).pose.detach().clone(), base.regressor.centre.clone()
+    tuned = Trainer([Volume(volume.hu, affine)], CAMERA, OPTIONS, base=base)
+    after = tuned.regressor(image).pose.detach()
+    new = tuned.scenes[0].centre.float()
+    assert torch.allclose(tuned.regressor.centre, new)
+    assert torch.allclose(after[..., :3, :3], before[..., :3, :3], atol=1e-5)
+    assert torch.allclose(transform_points(after[0], new[None]), transform_points(before[0], centre[None]), atol=1e-2)
+    assert torch.allclose(recentred(before, centre, new), after, atol=1e-2)
