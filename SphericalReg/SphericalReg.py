@@ -227,9 +227,11 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         Raises:
             InputError: input that cannot be used, in one sentence.
         """
+        from SphericalRegModule.dependencies import ensure
         from SphericalRegModule.job import Done
         from SphericalRegModule.runner import Runner, run_to_end
 
+        ensure()
         from SphericalRegLib.mrml.session import ResultNodes, run, write_outcome
 
         request = self.readRequest(ctNode, xrayNode, geometry, initial, labelsNode, labels, maskNode, frame, device, seed, options)

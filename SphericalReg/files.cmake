@@ -6,6 +6,7 @@ set(MODULE_PYTHON_SCRIPTS
   SphericalRegModule/batch_section.py
   SphericalRegModule/dependencies.py
   SphericalRegModule/geometry_section.py
+  SphericalRegModule/installer.py
   SphericalRegModule/job.py
   SphericalRegModule/live.py
   SphericalRegModule/panel.py
