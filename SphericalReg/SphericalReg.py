@@ -266,17 +266,20 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         cases: str | Path | Sequence[Any],
         outputFolder: str | Path | None = None,
         *,
+        initial: Any = None,
         device: str = "auto",
         seed: int = 0,
+        options: Any = None,
         progress: Callable[[Any], None] | None = None,
         **keywords: Any,
     ) -> list[dict[str, Any]]:
-        """Register many.
+        """Register many: the poses of case folders are those of ``sphericalreg batch``.
 
         Args:
             cases: a folder of case folders, a list of case folders, or a list of (ctNode, xrayNode) pairs.
             outputFolder: results and batch.csv of case folders; needed for those. A later call goes on where an earlier one stopped.
-            device, seed, progress: as of `register`.
+            initial: as of `register`, for all of them; None: what a case's geometry.json says, else all named views.
+            device, seed, options, progress: as of `register`.
             keywords: for pairs of nodes, further arguments of `register`.
 
         Returns:
@@ -289,8 +292,9 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         ensure()
         if isinstance(cases, (str, Path)) or all(isinstance(case, (str, Path)) for case in cases):
             folders = [Path(case) for case in ([cases] if isinstance(cases, (str, Path)) else cases)]
-            return run_to_end(lambda report: batch_of_folders(folders, outputFolder, device, seed, report), progress)
-        return batch_of_nodes(self, cases, device=device, seed=seed, progress=progress, **keywords)
+            chosen = self.options if options is None else options
+            return run_to_end(lambda report: batch_of_folders(folders, outputFolder, device, seed, report, initial, chosen), progress)
+        return batch_of_nodes(self, cases, initial=initial, device=device, seed=seed, options=options, progress=progress, **keywords)
 
     def renderDRR(self, ctNode: Any, xrayNode: Any, drrNode: Any = None, *, longerSide: int | None = None, device: str = "auto") -> Any:
         """Render the CT, where it stands in the scene, onto the detector of a placed X-ray.

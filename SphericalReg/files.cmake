@@ -1,5 +1,6 @@
 # Written by Testing/cmake_lists.py.
 set(MODULE_PYTHON_SCRIPTS
+  Resources/Scripts/register_cases.py
   SphericalReg.py
   SphericalRegModule/__init__.py
   SphericalRegModule/batch.py

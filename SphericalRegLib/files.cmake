@@ -23,6 +23,7 @@ set(MODULE_PYTHON_SCRIPTS
   evaluation/demo.py
   evaluation/metrics.py
   evaluation/protocol.py
+  evaluation/registrar.py
   evaluation/runs.py
   evaluation/selftest.py
   evaluation/selftest_reference.py
