@@ -28,7 +28,7 @@ from slicer.i18n import tr as _
 
 from SphericalRegLib.errors import InputError
 
-from .installer import install_selectively, satisfied
+from .installer import install_selectively, lacking, satisfied
 
 # Import name -> requirement. Kept short: what registration and training need, not what benchmarks need.
 REQUIRED = {
@@ -54,11 +54,13 @@ Install = Callable[[list[str]], None]
 
 
 def missing() -> list[str]:
-    """Requirements that are not met; torch first. Looks only, imports nothing."""
-    found = [requirement for name, requirement in {**TORCH, **REQUIRED}.items() if not _met(name, requirement)]
+    """Requirements that are not met, torch first, and what packages that are there lack. Looks only, imports nothing."""
+    found = [requirement for name, requirement in TORCH.items() if not _met(name, requirement)]
+    for name, requirement in REQUIRED.items():
+        found += _lacking(requirement) if _met(name, requirement) else [requirement]
     if found:
-        _met.cache_clear()  # so that the next call sees what was installed meanwhile
-    return found
+        _forget_what_is_there()  # so that the next call sees what was installed meanwhile
+    return list(dict.fromkeys(found))
 
 
 def ensure(ask: Ask | None = None, install: Install | None = None, install_torch: Install | None = None) -> None:
@@ -137,7 +139,7 @@ def remove_installed(uninstall: Install | None = None) -> list[str]:
     except (subprocess.CalledProcessError, RuntimeError, OSError) as error:
         raise InputError(_("The packages could not be removed: {why}").format(why=_why(error, said))) from error
     importlib.invalidate_caches()
-    _met.cache_clear()
+    _forget_what_is_there()
     slicer.app.settings().setValue(INSTALLED_SETTING, "{}")
     return names
 
@@ -260,6 +262,16 @@ def _message_box(question: str) -> bool:
             ).format(question=question)
         )
     return bool(slicer.util.confirmOkCancelDisplay(question, windowTitle="SphericalReg"))
+
+
+def _forget_what_is_there() -> None:
+    _met.cache_clear()
+    _lacking.cache_clear()
+
+
+@functools.lru_cache
+def _lacking(requirement: str) -> tuple[str, ...]:
+    return tuple(lacking(requirement, [*BUNDLED, *TORCH]))
 
 
 @functools.lru_cache

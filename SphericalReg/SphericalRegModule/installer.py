@@ -56,12 +56,36 @@ def satisfied(requirement: str) -> bool:
     return _satisfied(_packaging("requirements").Requirement(requirement))
 
 
+def lacking(requirement: str, untouched: Collection[str]) -> list[str]:
+    """What an installed package needs, directly or not, and is not there: an installation that broke off left it so."""
+    canonical = _packaging("utils").canonicalize_name
+    seen = {canonical(name) for name in untouched}
+    found: list[str] = []
+
+    def look(one: Any) -> None:
+        for needed in _needs(one):
+            if canonical(needed.name) in seen:
+                continue
+            seen.add(canonical(needed.name))
+            if _version(needed) is None:
+                found.append(f"{needed.name}{needed.specifier}")
+            else:
+                look(needed)
+
+    look(_packaging("requirements").Requirement(requirement))
+    return found
+
+
 def _satisfied(requirement: Any) -> bool:
+    version = _version(requirement)
+    return version is not None and bool(requirement.specifier.contains(version, prereleases=True))
+
+
+def _version(requirement: Any) -> str | None:
     try:
-        version = importlib.metadata.version(requirement.name)
+        return importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return bool(requirement.specifier.contains(version, prereleases=True))
+        return None
 
 
 def _needs(requirement: Any) -> list[Any]:

@@ -30,11 +30,11 @@ def dependencies(slicer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
     monkeypatch.setattr(module, "TORCH", {"tiny_torch": "tiny-torch>=2"})
     monkeypatch.setattr(module, "REQUIRED", {"tiny": "tiny>=1", "rich": "rich>=1"})
-    module._met.cache_clear()
+    module._forget_what_is_there()
     yield module
     for key in (module.INSTALLED_SETTING, module.OFFLINE_SETTING):
         slicer.app.settings().remove(key)
-    module._met.cache_clear()
+    module._forget_what_is_there()
 
 
 @pytest.fixture
@@ -101,6 +101,12 @@ def test_an_old_version_is_missing_too(dependencies: Any, monkeypatch: pytest.Mo
     assert "h5py>=999" in dependencies.missing()
 
 
+def test_what_a_package_lacks_is_missing_too(dependencies: Any, site: Path, shelf: Path) -> None:
+    """An installation broke off: the package is there, a part of it is not."""
+    real_pip(site)(["--no-deps", "--no-index", "--find-links", str(shelf), "tiny", "tiny-torch"])
+    assert dependencies.missing() == ["tiny-part"]
+
+
 def test_declining_changes_nothing(dependencies: Any) -> None:
     questions: list[str] = []
     with pytest.raises(InputError, match="tiny-torch>=2, tiny>=1 are needed and were not installed"):
@@ -129,13 +135,14 @@ def test_torch_and_the_others_go_separate_ways(dependencies: Any, site: Path, sh
     def bring(name: str) -> Any:
         def install(requirements: list[str]) -> None:
             calls.append((name, requirements))
-            pip(["--no-deps", "--no-index", "--find-links", str(shelf), *requirements])
+            parts = ["tiny-part"] if name == "pip" else []
+            pip(["--no-deps", "--no-index", "--find-links", str(shelf), *requirements, *parts])
 
         return install
 
     dependencies.ensure(yes, bring("pip"), bring("torch"))
     assert calls == [("torch", ["tiny-torch>=2"]), ("pip", ["tiny>=1"])]
-    assert dependencies.installed() == {"tiny-torch": "2.7", "tiny": "1.5"}
+    assert dependencies.installed() == {"tiny-torch": "2.7", "tiny": "1.5", "tiny-part": "0.3"}
     dependencies.ensure(never, never, never)
 
 
@@ -178,6 +185,30 @@ def test_slicer_5_12(slicer: ModuleType, dependencies: Any, monkeypatch: pytest.
     assert keywords["requester"] == "SphericalReg"
     assert f"numpy=={metadata.version('numpy')}\n" in pins
     assert f"vtk=={metadata.version('vtk')}\n" in pins
+
+
+def test_slicer_5_12_for_real(
+    slicer: ModuleType, dependencies: Any, site: Path, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slicer's own slicer.packaging, with real pip behind a PythonSlicer of ours; runs where SLICER_PY names Slicer's Python."""
+    pytest.importorskip("slicer.packaging", reason="needs SLICER_PY: <Slicer's source>/Base/Python/slicer")
+    launcher = tmp_path / "bin" / "PythonSlicer"
+    launcher.parent.mkdir()
+    launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    launcher.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{launcher.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PIP_TARGET", str(site))
+    slicer.app.settings().setValue(dependencies.OFFLINE_SETTING, str(shelf))
+    numpy = metadata.version("numpy")
+    dependencies.ensure(yes)
+    assert dependencies.installed() == {"tiny-torch": "2.7", "tiny": "1.5", "tiny-part": "0.3"}
+    assert metadata.version("numpy") == numpy
+    for path in site.glob("tiny_part*"):  # as after an installation that broke off: slicer.packaging only logs when a part fails
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    dependencies._forget_what_is_there()
+    assert dependencies.missing() == ["tiny-part"]
+    dependencies.ensure(yes)
+    assert "tiny-part" in dependencies.installed()
 
 
 def test_the_pins_are_what_slicer_has(dependencies: Any) -> None:
