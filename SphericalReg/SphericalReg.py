@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unittest
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -177,6 +178,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         ScriptedLoadableModuleLogic.__init__(self)
         self.options: Any = None  # RegistrationOptions for calls that give none; None: the library's
         self._prepared: dict[_Key, Any] = {}
+        self._running: set[Any] = set()  # what nobody waits for is kept alive here
 
     def getParameterNode(self) -> Any:
         return SphericalRegParameterNode(super().getParameterNode())
@@ -219,17 +221,21 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             options: SphericalRegLib RegistrationOptions.
             progress: called in the main thread with SphericalRegLib Progress reports.
             waitForCompletion: return when it is done (the application stays alive meanwhile), or at once.
-            finished: without waiting: called in the main thread with the result's nodes, or with Failed or Stopped (SphericalRegModule.job).
+            finished: without waiting: called in the main thread with the result's nodes, or with Failed or Stopped (SphericalRegModule.job). Closing
+                the scene stops the registration.
 
         Returns:
             ResultNodes (transform, xray, drr), whose transform carries the result in its attributes; without waiting, a Runner (`cancel`, `busy`).
 
         Raises:
             InputError: input that cannot be used, in one sentence.
+            Cancelled: `progress` raised it, or the scene was closed.
         """
+        from SphericalRegModule.dependencies import ensure
         from SphericalRegModule.job import Done
-        from SphericalRegModule.runner import Runner, run_to_end
+        from SphericalRegModule.runner import Runner, SceneClosing, run_to_end
 
+        ensure()
         from SphericalRegLib.mrml.session import ResultNodes, run, write_outcome
 
         request = self.readRequest(ctNode, xrayNode, geometry, initial, labelsNode, labels, maskNode, frame, device, seed, options)
@@ -240,15 +246,19 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             return write_outcome(slicer.mrmlScene, outcome, ctNode, xrayNode, existing)
 
         if waitForCompletion:
-            return show(run_to_end(lambda report: run(request, report), progress))
+            return show(run_to_end(lambda report: run(request, report), progress, ends_with_scene=True))
 
         def end(message: Any) -> None:
+            self._running.discard(runner)
+            closing.removeObservers()
             answer = show(message.value) if isinstance(message, Done) else message
             if finished is not None:
                 finished(answer)
 
         runner = Runner(progress or (lambda _report: None), end)
+        closing = SceneClosing(runner.cancel)
         runner.start(lambda report: run(request, report))
+        self._running.add(runner)
         return runner
 
     def registerBatch(
@@ -256,17 +266,20 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         cases: str | Path | Sequence[Any],
         outputFolder: str | Path | None = None,
         *,
+        initial: Any = None,
         device: str = "auto",
         seed: int = 0,
+        options: Any = None,
         progress: Callable[[Any], None] | None = None,
         **keywords: Any,
     ) -> list[dict[str, Any]]:
-        """Register many.
+        """Register many: the poses of case folders are those of ``sphericalreg batch``.
 
         Args:
             cases: a folder of case folders, a list of case folders, or a list of (ctNode, xrayNode) pairs.
             outputFolder: results and batch.csv of case folders; needed for those. A later call goes on where an earlier one stopped.
-            device, seed, progress: as of `register`.
+            initial: as of `register`, for all of them; None: what a case's geometry.json says, else all named views.
+            device, seed, options, progress: as of `register`.
             keywords: for pairs of nodes, further arguments of `register`.
 
         Returns:
@@ -279,8 +292,9 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         ensure()
         if isinstance(cases, (str, Path)) or all(isinstance(case, (str, Path)) for case in cases):
             folders = [Path(case) for case in ([cases] if isinstance(cases, (str, Path)) else cases)]
-            return run_to_end(lambda report: batch_of_folders(folders, outputFolder, device, seed, report), progress)
-        return batch_of_nodes(self, cases, device=device, seed=seed, progress=progress, **keywords)
+            chosen = self.options if options is None else options
+            return run_to_end(lambda report: batch_of_folders(folders, outputFolder, device, seed, report, initial, chosen), progress)
+        return batch_of_nodes(self, cases, initial=initial, device=device, seed=seed, options=options, progress=progress, **keywords)
 
     def renderDRR(self, ctNode: Any, xrayNode: Any, drrNode: Any = None, *, longerSide: int | None = None, device: str = "auto") -> Any:
         """Render the CT, where it stands in the scene, onto the detector of a placed X-ray.
@@ -401,19 +415,31 @@ def _key(ctNode: Any, labelsNode: Any, labels: Any, device: str, options: Any) -
 
 
 class SphericalRegTest(ScriptedLoadableModuleTest):
-    """Runs in Slicer ("Reload and Test") and on the harness alike."""
+    """Runs in Slicer ("Reload and Test") and on the harness alike; SphericalRegModule.selftest says what is looked at."""
 
     def setUp(self) -> None:
         slicer.mrmlScene.Clear()
 
     def runTest(self) -> None:
-        self.setUp()
-        self.test_registers_the_sample_case()
+        for name in unittest.TestLoader().getTestCaseNames(type(self)):
+            self.setUp()
+            getattr(self, name)()
 
     def test_registers_the_sample_case(self) -> None:
-        """The pose found for a simulated X-ray brings a landmark of the CT to within some pixels of where the truth has it."""
-        from SphericalRegModule.selftest import check_sample_case
+        self._check("registers_the_sample_case", "Simulating and registering a small case")
 
-        self.delayDisplay("Simulating and registering a small case")
-        check_sample_case(SphericalRegLogic())
+    def test_the_saved_transform_moves_the_ct_the_right_way(self) -> None:
+        self._check("saved_transform", "Rendering the CT from the saved transform")
+
+    def test_cancel_changes_nothing(self) -> None:
+        self._check("cancel", "Cancelling a registration")
+
+    def test_closing_the_scene_ends_what_runs(self) -> None:
+        self._check("scene_close", "Closing the scene during a registration")
+
+    def _check(self, name: str, message: str) -> None:
+        from SphericalRegModule import selftest
+
+        self.delayDisplay(message)
+        getattr(selftest, f"check_{name}")(SphericalRegLogic())
         self.delayDisplay("Test passed")

@@ -1,11 +1,13 @@
 # Written by Testing/cmake_lists.py.
 set(MODULE_PYTHON_SCRIPTS
+  Resources/Scripts/register_cases.py
   SphericalReg.py
   SphericalRegModule/__init__.py
   SphericalRegModule/batch.py
   SphericalRegModule/batch_section.py
   SphericalRegModule/dependencies.py
   SphericalRegModule/geometry_section.py
+  SphericalRegModule/installer.py
   SphericalRegModule/job.py
   SphericalRegModule/live.py
   SphericalRegModule/panel.py

@@ -25,6 +25,7 @@ _PUBLIC = {
     "attenuation": "imaging.attenuation",
     "load_case": "imaging.case",
     "load_model": "models.checkpoint",
+    "pose_from_landmarks": "geometry.pnp",
     "register": "registration.pipeline",
 }
 

@@ -30,6 +30,7 @@ set(MODULE_PYTHON_SCRIPTS
   evaluation/metrics.py
   evaluation/optimisers.py
   evaluation/protocol.py
+  evaluation/registrar.py
   evaluation/runs.py
   evaluation/selftest.py
   evaluation/selftest_reference.py
@@ -38,6 +39,8 @@ set(MODULE_PYTHON_SCRIPTS
   geometry/__init__.py
   geometry/camera.py
   geometry/distances.py
+  geometry/p3p.py
+  geometry/pnp.py
   geometry/quaternions.py
   geometry/pose_range.py
   geometry/se3.py

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,36 @@ COLUMNS = ("name", "verdict", "score", "seconds", "error")
 
 
 def batch_of_folders(
-    folders: Sequence[Path], output: str | Path | None, device: str, seed: int, progress: ProgressCallback
+    folders: Sequence[Path],
+    output: str | Path | None,
+    device: str,
+    seed: int,
+    progress: ProgressCallback,
+    initial: Any = None,
+    options: Any = None,
 ) -> list[dict[str, Any]]:
-    """Register case folders, resumably; touches nothing of the scene.
+    """Register case folders, resumably; touches nothing of the scene. The poses are those of ``sphericalreg batch``.
+
+    Args:
+        initial: a named view or camera_from_world (4, 4) for all of them; None: what each case says.
+        options: RegistrationOptions; None: the library's.
 
     Raises:
         InputError: no case, or no output folder.
         Cancelled: out of `progress`; what is done stays.
     """
-    from SphericalRegLib.evaluation.protocol import batch
-    from SphericalRegLib.evaluation.runs import find_cases
-    from SphericalRegLib.imaging.files import read_json_object
-    from SphericalRegLib.mrml.session import resolved_device
-    from SphericalRegLib.registration.options import RegistrationOptions
-    from SphericalRegLib.registration.pipeline import register
-
     if output is None or not str(output):
         raise InputError("A batch of case folders needs a folder for its results.")
-    where = resolved_device(device)
+    from SphericalRegLib.evaluation.runs import find_cases
 
-    def registrar(case: Any) -> Any:
-        return register(case.volume, case.views, case.initial_camera_from_world, device=where, seed=seed, progress=progress)
+    cases = find_cases(folders)  # before PyTorch is loaded, which takes seconds
+    from SphericalRegLib.evaluation.protocol import batch
+    from SphericalRegLib.evaluation.registrar import CaseRegistrar
+    from SphericalRegLib.imaging.files import read_json_object
+    from SphericalRegLib.mrml.session import resolved_device
 
-    options = {"registration": asdict(RegistrationOptions()), "initial": None, "device": where, "seed": seed}
-    records, _table = batch(find_cases(folders), output, registrar, options=options, progress=progress)
+    registrar = CaseRegistrar(initial, device=resolved_device(device), seed=seed, options=options, progress=progress)
+    records, _table = batch(cases, output, registrar, options=registrar.options, progress=progress)
     rows = []
     for record in records:
         result = {} if record.error else read_json_object(Path(output) / record.name / "result.json", "result")

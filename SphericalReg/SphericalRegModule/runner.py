@@ -8,6 +8,7 @@ from typing import Any
 
 import qt
 import slicer
+from slicer.util import VTKObservationMixin
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.progress import Cancelled, Progress
@@ -70,23 +71,47 @@ class Runner:
         self._job = None
 
 
-def run_to_end(work: Work, on_progress: Callable[[Progress], None] | None = None) -> Any:
+class SceneClosing(VTKObservationMixin):
+    """Calls back when the scene is about to close: what was read from it has no place to be written to. Ends with `removeObservers`."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        VTKObservationMixin.__init__(self)
+        self._then = then
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_closing)
+
+    def _on_closing(self, caller: Any, event: str) -> None:
+        self._then()
+
+
+def run_to_end(work: Work, on_progress: Callable[[Progress], None] | None = None, *, ends_with_scene: bool = False) -> Any:
     """Run work in a thread and wait, with the application alive; returns its value.
+
+    Args:
+        work: what to do.
+        on_progress: called here; what it raises (Cancelled, for one) ends the work.
+        ends_with_scene: closing the scene ends it too.
 
     Raises:
         InputError: the work refused its input.
+        Cancelled: it was ended.
         RuntimeError: it failed otherwise; the details are in the message.
     """
     job = Job(work)
-    while True:
-        for message in job.messages():
-            if isinstance(message, Progress):
-                if on_progress is not None:
-                    on_progress(message)
-            else:
-                return value_of(message)
-        slicer.app.processEvents()
-        time.sleep(POLL_MS / 2000)
+    closing = SceneClosing(job.cancel) if ends_with_scene else None
+    try:
+        while True:
+            for message in job.messages():
+                if isinstance(message, Progress):
+                    if on_progress is not None:
+                        on_progress(message)
+                else:
+                    return value_of(message)
+            slicer.app.processEvents()
+            time.sleep(POLL_MS / 2000)
+    finally:
+        job.cancel()
+        if closing is not None:
+            closing.removeObservers()
 
 
 def value_of(message: Message) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,34 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
+from SphericalRegLib.errors import InputError
+
 CATEGORY = "SphericalReg"
 NAME = "SphericalRegPelvis"
 SIZE_PX = 256
 
 
+class Loader:
+    """What Sample Data calls when the case is chosen. Reads like any other of its kind, so that a reload of the module does not list it twice."""
+
+    def __call__(self, source: Any = None) -> tuple[Any, Any]:
+        with slicer.util.tryWithErrorDisplay(_("The sample case could not be made.")):
+            from .dependencies import ensure
+
+            ensure()
+            with slicer.util.WaitCursor():
+                ct, xray = load_sample_case()
+        selection = slicer.app.applicationLogic().GetSelectionNode()
+        selection.SetActiveVolumeID(ct.GetID())
+        slicer.app.applicationLogic().PropagateVolumeSelection()
+        return ct, xray
+
+    def __repr__(self) -> str:
+        return f"<loader of {NAME}>"
+
+
 def register_sample_data() -> None:
-    """List the case in Slicer's Sample Data module, where that is there."""
+    """List the case in Slicer's Sample Data module, where that is there. Nothing is downloaded, so there are no addresses; None would not do."""
     try:
         import SampleData
     except ModuleNotFoundError:
@@ -23,10 +45,10 @@ def register_sample_data() -> None:
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category=CATEGORY,
         sampleName=NAME,
-        uris=None,
-        fileNames=None,
-        nodeNames=None,
-        customDownloader=lambda source: load_sample_case(),
+        uris=[],
+        fileNames=[],
+        nodeNames=[],
+        customDownloader=Loader(),
         thumbnailFileName=str(Path(__file__).resolve().parents[1] / "Resources" / "Icons" / "SphericalReg.png"),
     )
 
@@ -35,7 +57,7 @@ def load_sample_case(folder: str | Path | None = None) -> tuple[Any, Any]:
     """Simulate an X-ray of the packaged pelvis CT and load both; returns (CT node, X-ray node).
 
     Args:
-        folder: where the case lies; made there once. None: in Slicer's temporary folder.
+        folder: where the case lies; made there once. None: in Slicer's temporary folder, and anew if another version made it.
     """
     from SphericalRegLib.imaging.case import find_case_files
     from SphericalRegLib.imaging.files import read_json_object
@@ -46,8 +68,13 @@ def load_sample_case(folder: str | Path | None = None) -> tuple[Any, Any]:
     from SphericalRegLib.mrml.volumes import volume_to_node
     from SphericalRegLib.mrml.voxels import set_voxels
 
-    case = make_sample_case(Path(slicer.app.temporaryPath) / "SphericalRegSample" if folder is None else Path(folder))
-    files = find_case_files(case)
+    if folder is None:
+        folder = Path(slicer.app.temporaryPath) / "SphericalRegSample"
+        try:
+            find_case_files(make_sample_case(folder))
+        except InputError:
+            shutil.rmtree(folder, ignore_errors=True)  # of another version, or its CT is gone
+    files = find_case_files(make_sample_case(Path(folder)))
     (view,) = files.views
     geometry = read_json_object(view.geometry, "geometry file")
     geometry.pop("initial_camera_from_world", None)  # as in a theatre: only the view's name is known

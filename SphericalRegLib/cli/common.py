@@ -17,11 +17,9 @@ import typer
 from SphericalRegLib.errors import InputError
 
 if TYPE_CHECKING:
-    from SphericalRegLib.imaging.case import Case
     from SphericalRegLib.imaging.volume import Volume
     from SphericalRegLib.models.checkpoint import Model
 
-REGRESSOR = "regressor"
 SAMPLE = "sample:"
 
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N. auto takes a GPU where there is one (on Apple machines the CPU).")]
@@ -111,6 +109,7 @@ def read_start(initial: str | None) -> Any:
         InputError: neither a named view nor a readable file.
     """
     from SphericalRegLib.geometry.views import NAMED_VIEWS
+    from SphericalRegLib.imaging.case import REGRESSOR
     from SphericalRegLib.imaging.transforms import read_pose
 
     if initial is None or initial == REGRESSOR or initial in NAMED_VIEWS:
@@ -126,6 +125,8 @@ def read_model(path: Path | None, begin: Any) -> Model | None:
     Raises:
         InputError: as `load_model` does; ``--initial regressor`` without a model that has one.
     """
+    from SphericalRegLib.imaging.case import REGRESSOR
+
     model = None
     if path is not None:
         from SphericalRegLib.models.checkpoint import load_model
@@ -141,13 +142,6 @@ def model_name(path: Path) -> dict[str, str]:
     from SphericalRegLib.imaging.files import read_json_object
 
     return {"file": path.name, "sha256": str(read_json_object(path.with_suffix(".json"), "model card")["weights_sha256"])}
-
-
-def pose_to_start_from(begin: Any, case: Case) -> Any:
-    """What `register` is given as its initial pose: that of ``--initial``, or the case's own, or None, which asks the model or tries all views."""
-    if isinstance(begin, str) and begin == REGRESSOR:
-        return None
-    return case.initial_camera_from_world if begin is None else begin
 
 
 def print_json(result: Any) -> None:

@@ -20,7 +20,6 @@ from .common import (
     Seed,
     check_output_folder,
     model_name,
-    pose_to_start_from,
     print_json,
     read_model,
     read_start,
@@ -29,8 +28,6 @@ from .common import (
 
 if TYPE_CHECKING:
     from SphericalRegLib.imaging.case import Case
-    from SphericalRegLib.imaging.volume import Volume
-    from SphericalRegLib.registration.resolution import VolumePyramid
     from SphericalRegLib.registration.result import RegistrationResult
 
 Cases = Annotated[list[Path], typer.Argument(metavar="CASES...", help="Case folders, or folders of case folders.")]
@@ -110,39 +107,22 @@ def _run(
     network = read_model(model, begin)
     found = find_cases(cases)
     where = start(device)
+    from SphericalRegLib.evaluation.registrar import CaseRegistrar
     from SphericalRegLib.imaging.files import write_json
-    from SphericalRegLib.registration.options import RegistrationOptions
-    from SphericalRegLib.registration.pipeline import prepare, register
     from SphericalRegLib.visualization.output import describe_inputs, write_result_folder
 
     from .progress_bars import progress_bars
 
-    prepared: list[tuple[Volume, VolumePyramid]] = []  # the last CT: cases of one patient come one after the other
-
-    def of(case: Case) -> VolumePyramid:
-        if not prepared or not _same(prepared[-1][0], case.volume):
-            prepared[:] = [(case.volume, prepare(case.volume, device=where))]
-        return prepared[-1][1]
-
-    def registrar(case: Case) -> RegistrationResult:
-        return register(of(case), case.views, pose_to_start_from(begin, case), model=network, device=where, seed=seed)
+    registrar = CaseRegistrar(begin, model=network, device=where, seed=seed)
+    options = registrar.options if model is None else {**registrar.options, "model": model_name(model)}
 
     def write(result: RegistrationResult, case: Case, folder: Path) -> None:
         if pictures:
-            inputs = describe_inputs(case.volume, case.views)
-            write_result_folder(result, of(case), case.views, folder, title=f"Registration of {case.name}", inputs=inputs)
+            inputs, pyramid = describe_inputs(case.volume, case.views), registrar.prepared(case)
+            write_result_folder(result, pyramid, case.views, folder, title=f"Registration of {case.name}", inputs=inputs)
         else:
             write_json(folder / "result.json", result.to_dict())
 
-    start_text = initial if initial is None or isinstance(begin, str) else begin.tolist()
-    options = {"registration": asdict(RegistrationOptions()), "initial": start_text, "device": where, "seed": seed}
-    if model is not None:
-        options["model"] = model_name(model)
     with progress_bars(quiet) as progress:
         done = run(found, out, registrar, options=options, recompute=recompute, write=write, progress=progress)
     return done, lambda records: sum(record.error is not None for record in records)
-
-
-def _same(a: Volume, b: Volume) -> bool:
-    same_grid = a.shape == b.shape and (a.world_from_voxel == b.world_from_voxel).all() and (a.centre_ras_mm == b.centre_ras_mm).all()
-    return a is b or (bool(same_grid) and bool((a.hu == b.hu).all()))

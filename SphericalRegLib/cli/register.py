@@ -20,7 +20,6 @@ from .common import (
     Quiet,
     Seed,
     check_output_folder,
-    pose_to_start_from,
     print_json,
     read_model,
     read_start,
@@ -47,7 +46,7 @@ def register(
     Writes result.json, ct_to_xray.tfm (for 3D Slicer), drr.nrrd, overlay.png, difference.png, convergence.png and report.html.
     """
     check_output_folder(out)
-    from SphericalRegLib.imaging.case import load_case
+    from SphericalRegLib.imaging.case import load_case, pose_to_start_from
 
     begin = read_start(initial)
     network = read_model(model, begin)

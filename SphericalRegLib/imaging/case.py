@@ -31,6 +31,9 @@ from SphericalRegLib.imaging.volume import Volume
 
 CT_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
+REGRESSOR = "regressor"
+"""In an initial pose's place: the model is asked, whatever the case says."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -175,3 +178,10 @@ def _locate(folder: Path, named: dict[str, Any], key: str, suffixes: tuple[str, 
     if len(found) > 1:
         raise InputError(f"case {folder} has several files for {key}: {', '.join(p.name for p in found)}; keep one or name it in case.json")
     return found[0] if found else None
+
+
+def pose_to_start_from(begin: Any, case: Case) -> Any:
+    """What `register` is given as its initial pose: `begin`, or the case's own where that is None, or None for `REGRESSOR`: the model is asked."""
+    if isinstance(begin, str) and begin == REGRESSOR:
+        return None
+    return case.initial_camera_from_world if begin is None else begin

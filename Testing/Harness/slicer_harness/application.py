@@ -148,6 +148,9 @@ class Application:
     def processEvents(self, *_: Any) -> None:
         self._qt.processEvents()
 
+    def thread(self) -> Any:
+        return self._qt.thread()
+
     def testingEnabled(self) -> bool:
         return self._testing
 

@@ -1,0 +1,74 @@
+"""Registers one case after the other, the same way wherever a batch is started from: command line, Slicer's panel, its Python console."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from SphericalRegLib.imaging.case import Case, pose_to_start_from
+from SphericalRegLib.imaging.volume import Volume
+from SphericalRegLib.models.checkpoint import Model
+from SphericalRegLib.progress import ProgressCallback, silent
+from SphericalRegLib.registration.options import RegistrationOptions
+from SphericalRegLib.registration.pipeline import prepare, register
+from SphericalRegLib.registration.resolution import VolumePyramid
+from SphericalRegLib.registration.result import RegistrationResult
+
+
+class CaseRegistrar:
+    """A `Registrar` for `runs.register_cases`. A CT that follows itself, as a patient's cases do, is prepared once.
+
+    Args:
+        initial: a named view or camera_from_world (4, 4) for all cases, or "regressor", which asks the model whatever a case says; None: what each
+            case says, else the model's regressor, else all named views.
+        model: of the cases' CT, or None.
+        device: "cpu", "cuda", ...
+        seed: the same seed on the same device gives the same poses.
+        options: of the registration.
+        progress: of each registration.
+    """
+
+    def __init__(
+        self,
+        initial: str | np.ndarray | None = None,
+        *,
+        model: Model | None = None,
+        device: str = "cpu",
+        seed: int = 0,
+        options: RegistrationOptions | None = None,
+        progress: ProgressCallback = silent,
+    ) -> None:
+        self._initial, self._model, self._device, self._seed, self._progress = initial, model, device, seed, progress
+        self._registration = RegistrationOptions() if options is None else options
+        self._last: tuple[Volume, VolumePyramid] | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What decides the results, as plain values: the `options` of `register_cases`."""
+        initial = self._initial if self._initial is None or isinstance(self._initial, str) else np.asarray(self._initial).tolist()
+        return {"registration": asdict(self._registration), "initial": initial, "device": self._device, "seed": self._seed}
+
+    def prepared(self, case: Case) -> VolumePyramid:
+        """The case's CT, ready to be rendered."""
+        if self._last is None or not _same(self._last[0], case.volume):
+            self._last = (case.volume, prepare(case.volume, self._registration, self._device))
+        return self._last[1]
+
+    def __call__(self, case: Case) -> RegistrationResult:
+        return register(
+            self.prepared(case),
+            case.views,
+            pose_to_start_from(self._initial, case),
+            model=self._model,
+            options=self._registration,
+            device=self._device,
+            seed=self._seed,
+            progress=self._progress,
+        )
+
+
+def _same(a: Volume, b: Volume) -> bool:
+    same_grid = a.shape == b.shape and (a.world_from_voxel == b.world_from_voxel).all() and (a.centre_ras_mm == b.centre_ras_mm).all()
+    return a is b or (bool(same_grid) and bool((a.hu == b.hu).all()))
