@@ -57,6 +57,7 @@ def spherical_loss(
     xray: Tensor,
     mask: Tensor,
     drr: Tensor,
+    drr_mask: Tensor,
     drr_jacobian: Tensor,
     drr_pose: Tensor,
     true_pose: Tensor,
@@ -68,14 +69,15 @@ def spherical_loss(
     Args:
         encoder: the network in training.
         xray, mask: (B, 1, S, S) X-rays and where they are valid.
-        drr, drr_jacobian: (B, S, S) and (B, S, S, 6), rendered at `drr_pose`.
+        drr, drr_mask, drr_jacobian: (B, S, S), (B, 1, S, S) and (B, S, S, 6), rendered at `drr_pose`; the mask leaves out what lies beyond the CT
+            as well.
         drr_pose, true_pose: (B, 4, 4); the X-rays were made at `true_pose`.
         centre: (3,), the CT's centre.
         weights: the terms.
     """
     kind = encoder.config.embedding
     drr = drr.detach().requires_grad_(weights.gradient > 0)
-    fixed, moving = encoder(xray, mask), encoder(drr[:, None], mask)
+    fixed, moving = encoder(xray, mask), encoder(drr[:, None], drr_mask)
     squared = embedding_residual(fixed, moving, kind).square().sum(-1)
     target = scaled_tangent(drr_pose, true_pose, centre, weights.rho_mm).to(drr)
     distance = target.norm(dim=-1)
@@ -97,7 +99,6 @@ def spherical_loss(
         between = embedding_residual(fixed[:, None], moving[None], kind).square().sum(-1)
         apart = scaled_tangent(drr_pose[None], true_pose[:, None], centre, weights.rho_mm).norm(dim=-1).to(drr)
         loss = loss + weights.pairs * (((between + 1e-6).sqrt() - apart) / (apart + 2 * weights.soft)).abs().mean()
-    figures["loss"] = float(loss.detach())
     return loss, figures
 
 

@@ -41,7 +41,8 @@ class PairedProblem:
         image, jacobian = self.projector.project_with_jacobian(here)
         if poses.requires_grad and torch.is_grad_enabled():
             image = image + torch.einsum("bhwk,bk->bhw", jacobian, local(here, poses, centre).to(jacobian))
-        fixed, mask, kind = self.fixed[index], self.mask[index], self.encoder.config.embedding
+        fixed, kind = self.fixed[index], self.encoder.config.embedding
+        mask = self.mask[index] * self.projector.validity(here)[:, None]
 
         def residual(moving: Tensor) -> Tensor:
             return embedding_residual(fixed, self.encoder(moving[:, None], mask), kind)

@@ -47,6 +47,9 @@ class TrainingOptions:
         iterations: so many steps in the minutes' place, where the same seed must give the same model.
         batch: X-rays per step, for the regressor.
         encoder_batch: so many of them are compared with DRRs as well, which costs several times as much.
+        regressor_first: share of the training in which the regressor is trained alone, which is several times as fast; the encoder begins with its
+            trunk. With a base, or without a regressor, there is no such part.
+        goes_on_share: share of the batches in which the patient goes on beyond the CT's ends.
         learning_rate: peak of the one-cycle schedule.
         warm_up: share of the time in which the learning rate rises.
         weight_decay: of AdamW.
@@ -66,6 +69,8 @@ class TrainingOptions:
     iterations: int | None = None
     batch: int = 32
     encoder_batch: int = 8
+    regressor_first: float = 0.35
+    goes_on_share: float = 0.75
     learning_rate: float = 1.5e-3
     warm_up: float = 0.05
     weight_decay: float = 1e-4
@@ -122,6 +127,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.networks.parameters(), options.learning_rate, weight_decay=options.weight_decay)
         self.iteration = 0
         self.seconds = 0.0
+        self.joined = base is not None or self.regressor is None
         self.figures: dict[str, float] = {}
         self.curve: list[dict[str, float]] = []
         self.stopped = ""
@@ -204,6 +210,8 @@ class Trainer:
     def step(self) -> dict[str, float]:
         """One optimiser step; the figures of its losses."""
         options = self.options
+        if not self.joined and self._share_done(self.seconds) >= options.regressor_first:
+            self._join()
         self.optimizer.zero_grad(set_to_none=True)
         figures: dict[str, float] = {}
         for _ in range(options.accumulate):
@@ -224,12 +232,17 @@ class Trainer:
         few = slice(None if self.regressor is None else options.encoder_batch)
         start = options.perturbation.sample(truth[few], scene.centre.cpu(), self.generator)
         truth, start = truth.to(self.device), start.to(self.device)
-        xray, mask = options.look(*scene.tissues(truth), self.generator)
-        drr, jacobian = scene.drr.project_with_jacobian(start)
+        goes_on = bool(torch.rand(1, generator=self.generator) < options.goes_on_share)
+        xray, mask = options.look(*scene.tissues(truth, goes_on=goes_on), self.generator)
         trunks = [network.trunk for network in (self.encoder, self.regressor) if network is not None]
         with overridden(in_precision(options.precision, trunks)):
-            loss, figures = spherical_loss(self.encoder, xray[few], mask[few], drr, jacobian, start, truth[few], scene.centre, options.loss)
-            if options.loss.refinement:
+            loss, figures = torch.zeros((), device=self.device), dict[str, float]()
+            if not self._regressor_alone():
+                drr, jacobian = scene.drr.project_with_jacobian(start)
+                shown = mask[few] * scene.drr.validity(start)[:, None]
+                pair = (xray[few], mask[few], drr, shown, jacobian)
+                loss, figures = spherical_loss(self.encoder, *pair, start, truth[few], scene.centre, options.loss)
+            if options.loss.refinement and not self._regressor_alone():
                 problem = PairedProblem(self.encoder, self.encoder(xray[few], mask[few]), mask[few], scene.drr)
                 left = refinement_loss(problem, start, truth[few], scene.centre, options.loss)
                 loss = loss + options.loss.refinement * left
@@ -240,7 +253,16 @@ class Trainer:
                 likelihood = self.regressor(xray, mask).negative_log_likelihood(pose, about).mean()
                 loss = loss + likelihood  # the networks share no weights: no balance is to be kept
                 figures["pose nll"] = float(likelihood.detach())
-        return loss, figures
+        return loss, {**figures, "loss": float(loss.detach())}
+
+    def _regressor_alone(self) -> bool:
+        return self.regressor is not None and not self.joined
+
+    def _join(self) -> None:
+        """The encoder enters, with the trunk that the regressor has learned: what tells poses apart is what a distance between poses needs."""
+        if self.regressor is not None and self.regressor.config.trunk == self.encoder.config.trunk:
+            self.encoder.trunk.load_state_dict(self.regressor.trunk.state_dict())
+        self.joined = True
 
     def model(self) -> Model:
         """The networks as they are, with a model card."""
@@ -267,7 +289,8 @@ class Trainer:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         tensors["random"] = self.generator.get_state()
-        header = {"iteration": self.iteration, "seconds": self.seconds, "figures": self.figures, "curve": self.curve, **self._identity()}
+        now = {"iteration": self.iteration, "seconds": self.seconds, "figures": self.figures, "curve": self.curve, "joined": self.joined}
+        header = {**now, **self._identity()}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, metadata={"state": json.dumps(header)})
@@ -292,7 +315,9 @@ class Trainer:
                 state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.generator.set_state(tensors["random"])
-        self.iteration, self.seconds, self.figures, self.curve = (header[name] for name in ("iteration", "seconds", "figures", "curve"))
+        self.iteration, self.seconds, self.figures, self.curve, self.joined = (
+            header[name] for name in ("iteration", "seconds", "figures", "curve", "joined")
+        )
 
     def _set_learning_rate(self, share: float) -> None:
         rise = self.options.warm_up

@@ -143,7 +143,7 @@ def _make(scene: TrainingScene, count: int, poses: PoseRange, look: DomainRandom
     scale = torch.tensor([math.radians(options.sigma_deg)] * 3 + [options.sigma_mm] * 3, dtype=torch.float64)
     start = retract(truth, torch.randn(count, 6, dtype=torch.float64, generator=generator) * scale, centre.cpu())
     truth, start = truth.to(centre.device), start.to(centre.device)
-    image, mask = look(*scene.tissues(truth), generator)
+    image, mask = look(*scene.tissues(truth, goes_on=True), generator)
     targets = bone_points(scene.bone.attenuation, scene.drr.attenuation, TARGETS, np.random.default_rng(seed))
     return _Xrays(scene, image, mask, truth, start, torch.from_numpy(targets).to(centre.device))
 

@@ -61,7 +61,8 @@ def along(function, pose: torch.Tensor, h: float = 1e-4) -> torch.Tensor:
 
 def loss_of(encoder, batch, weights=GRADIENT):
     xray, mask, start, truth = batch
-    return spherical_loss(encoder, xray, mask, *RENDERER.project_with_jacobian(start), start, truth, CENTRE, weights)
+    drr, jacobian = RENDERER.project_with_jacobian(start)
+    return spherical_loss(encoder, xray, mask, drr, mask, jacobian, start, truth, CENTRE, weights)
 
 
 @pytest.mark.parametrize("kind", ["so4", "cosine", "euclidean"])

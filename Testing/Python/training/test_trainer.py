@@ -17,6 +17,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.pose_range import PoseRange
 from SphericalRegLib.geometry.se3 import recentred, transform_points
+from SphericalRegLib.imaging.attenuation import Attenuation
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.models.checkpoint import load_model
 from SphericalRegLib.models.encoder import EncoderConfig
@@ -25,6 +26,7 @@ from SphericalRegLib.models.trunk import TrunkConfig
 from SphericalRegLib.progress import Cancelled, Progress, silent
 from SphericalRegLib.training.losses import LossWeights
 from SphericalRegLib.training.poses import Perturbation
+from SphericalRegLib.training.scene import continued
 from SphericalRegLib.training.session import About, check_target, state_path, train
 from SphericalRegLib.training.trainer import Trainer, TrainingOptions
 from SphericalRegLib.training.validation import Validation, ValidationOptions, bone_points
@@ -34,6 +36,7 @@ TRUNK = TrunkConfig(image_size=32, width=32, blocks=1)
 OPTIONS = TrainingOptions(
     iterations=6,
     batch=8,
+    regressor_first=0.0,
     poses=PoseRange(("ap",), 10, 10, 5, 5, 20),
     perturbation=Perturbation(8.0, 8.0, 16.0),
     encoder=EncoderConfig(TRUNK, elements=4),
@@ -113,6 +116,7 @@ def test_accumulated_batches_make_one_step() -> None:
     """Two batches of four, added up, are what the step is made of: its figures are their mean."""
     both = make(replace(OPTIONS, batch=4, accumulate=2))
     single = make(replace(OPTIONS, batch=4))
+    single._join()
     losses = [single._loss()[1]["loss"] for _ in range(2)]
     figures = both.step()
     assert both.iteration == 1
@@ -259,3 +263,30 @@ def test_a_base_is_recentred_on_the_new_ct(tmp_path: Path) -> None:
     assert torch.allclose(after[..., :3, :3], before[..., :3, :3], atol=1e-5)
     assert torch.allclose(transform_points(after[0], new[None]), transform_points(before[0], centre[None]), atol=1e-2)
     assert torch.allclose(recentred(before, centre, new), after, atol=1e-2)
+
+
+def test_the_encoder_enters_with_the_trunk_of_the_regressor() -> None:
+    trainer = make(replace(OPTIONS, regressor_first=0.5))
+    before = {name: value.clone() for name, value in trainer.encoder.state_dict().items()}
+    for _ in range(3):
+        assert "cosine" not in trainer.step()
+    assert all(torch.equal(value, before[name]) for name, value in trainer.encoder.state_dict().items())
+    learned = {name: value.clone() for name, value in trainer.regressor.trunk.state_dict().items()}
+    trainer.options = replace(trainer.options, learning_rate=0.0)
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = 0.0
+    assert "cosine" in trainer.step()
+    assert all(torch.equal(value, learned[name]) for name, value in trainer.encoder.trunk.state_dict().items())
+
+
+def test_the_patient_goes_on_where_the_ct_ends() -> None:
+    """A block that reaches both ends along k: beyond them the patient goes on, and the other sides are as they were."""
+    mu = np.zeros((10, 10, 8), np.float32)
+    mu[3:7, 3:7] = 0.02
+    affine = np.diag([5.0, 5.0, 10.0, 1.0])
+    ct = Attenuation(mu, affine, np.array([22.5, 22.5, 35.0]), (False, False, False, False, True, True))
+    longer = continued(ct, 25.0)
+    assert longer.mu.shape == (10, 10, 8 + 3 + 3)
+    assert (longer.mu == mu[:, :, :1]).all()
+    assert longer.world_from_voxel[:3, 3].tolist() == [0.0, 0.0, -30.0]
+    assert (longer.centre_ras_mm == ct.centre_ras_mm).all()

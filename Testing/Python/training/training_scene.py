@@ -41,6 +41,9 @@ class BlobProjector:
     def project(self, poses: Tensor) -> Tensor:
         return torch.stack([self.image(pose) for pose in poses])
 
+    def validity(self, poses: Tensor) -> Tensor:
+        return torch.ones(len(poses), self.camera.rows, self.camera.columns, dtype=torch.bool)
+
     def project_with_jacobian(self, poses: Tensor) -> tuple[Tensor, Tensor]:
         def at(pose: Tensor) -> Tensor:
             return torch.func.jacfwd(lambda delta: self.image(retract(pose, delta, self.centre)))(pose.new_zeros(6))
