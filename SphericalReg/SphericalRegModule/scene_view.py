@@ -18,7 +18,7 @@ COLOUR = (0.29, 0.78, 1.0)
 
 def show_camera(placed: PlacedCamera) -> Any:
     """Draw a camera's source, detector and corner rays; one model, moved when it is there already."""
-    model = next((node for node in slicer.util.getNodesByClass("vtkMRMLModelNode") if node.GetAttribute(FRUSTUM)), None)
+    model = _model()
     if model is None:
         model = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "X-ray source and detector")
         model.SetAttribute(FRUSTUM, "1")
@@ -29,6 +29,17 @@ def show_camera(placed: PlacedCamera) -> Any:
         display.SetLighting(False)
     model.SetAndObservePolyData(frustum(placed))
     return model
+
+
+def remove_camera() -> None:
+    """Take the drawing away."""
+    model = _model()
+    if model is not None:
+        slicer.mrmlScene.RemoveNode(model)
+
+
+def _model() -> Any:
+    return next((node for node in slicer.util.getNodesByClass("vtkMRMLModelNode") if node.GetAttribute(FRUSTUM)), None)
 
 
 def frustum(placed: PlacedCamera) -> vtk.vtkPolyData:

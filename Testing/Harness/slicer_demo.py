@@ -98,7 +98,7 @@ class Demo:
 def screenshots(folder: Path) -> None:
     """Click through the sample case and save a picture of each state."""
     import slicer
-    from SphericalRegModule import xray_view
+    from SphericalRegModule import choices, xray_view
     from SphericalRegModule.sample_data import load_sample_case
 
     xray_view.show_layout()
@@ -120,7 +120,7 @@ def screenshots(folder: Path) -> None:
     demo.wait(lambda: not demo.widget.panel.runner.busy)
     print(f"registered in {time.perf_counter() - began:.1f} s: {ui.verdictLabel.text}{ui.errorLabel.text}")
     demo.save(folder / "result.png", "resultCollapsibleButton")
-    for picture, name in ((xray_view.RED_BLUE, "difference"), (xray_view.SIGNED, "signed"), (xray_view.CHECKERBOARD, "checkerboard")):
+    for picture, name in ((choices.RED_BLUE, "difference"), (choices.SIGNED, "signed"), (choices.CHECKERBOARD, "checkerboard")):
         ui.pictureComboBox.setCurrentIndex(ui.pictureComboBox.findText(picture))
         demo.save(folder / f"{name}.png", "resultCollapsibleButton")
     ui.pictureComboBox.setCurrentIndex(0)
