@@ -12,6 +12,7 @@ set(MODULE_PYTHON_SCRIPTS
   SphericalRegModule/inputs_section.py
   SphericalRegModule/job.py
   SphericalRegModule/live.py
+  SphericalRegModule/packages_section.py
   SphericalRegModule/panel.py
   SphericalRegModule/parameters.py
   SphericalRegModule/prepared.py

@@ -23,6 +23,7 @@ from .geometry_section import GeometrySection
 from .initial_section import InitialSection
 from .inputs_section import InputsSection
 from .job import Done, Failed, Message, failure
+from .packages_section import PackagesSection
 from .prepared import keep
 from .result_section import ResultSection
 from .runner import Runner
@@ -55,7 +56,8 @@ class Panel(VTKObservationMixin):
         # The section for a trained network belongs here: between where the search starts and the search.
         self.result = ResultSection(self)
         self.batch = BatchSection(self)
-        self._sections = (self.inputs, self.geometry, self.initial, self.result, self.batch)
+        self.packages = PackagesSection(self)
+        self._sections = (self.inputs, self.geometry, self.initial, self.result, self.batch, self.packages)
         ui.registerButton.connect("clicked(bool)", self.on_register)
         ui.copyDetailsButton.connect("clicked(bool)", self.on_copy_details)
         ui.progressBar.visible = False

@@ -241,3 +241,23 @@ def test_closing_and_reloading_leaves_no_observer(slicer: ModuleType, chosen: An
     gc.collect()
     alive = [found for found in gc.get_objects() if type(found) is Panel and found.parameters is not None]
     assert not alive
+
+
+def test_packages_that_were_brought_are_listed_and_removed(slicer: ModuleType, chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what the module's own list names; removed once, after a question."""
+    from SphericalRegModule import dependencies
+
+    ui, there, asked, removed = chosen.ui, {"roma": "1.5.4", "timm": "1.0.20"}, [], []
+    monkeypatch.setattr(dependencies, "installed", lambda: dict(there))
+    monkeypatch.setattr(dependencies, "remove_installed", lambda: (removed.extend(there), there.clear()))
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, **_keywords: asked.append(text) or len(asked) > 1)
+    assert ui.packagesLabel.text == ""
+    ui.advancedCollapsibleButton.collapsed = False
+    assert ui.packagesLabel.text == "roma 1.5.4, timm 1.0.20"
+    ui.removePackagesButton.click()
+    assert removed == []
+    ui.removePackagesButton.click()
+    assert removed == ["roma", "timm"]
+    assert "roma\ntimm" in asked[1]
+    assert "Restart Slicer" in ui.statusLabel.text
+    assert not ui.removePackagesButton.enabled

@@ -46,7 +46,14 @@ SLICER_NAMES = {
     "vtkMRMLTransformableNode",
     "vtkMRMLVolumeNode",
 }
-SIGNATURES = {"clicked(bool)", "itemChanged(QListWidgetItem*)", "timeout()", "toggled(bool)", "startupCompleted()"}
+SIGNATURES = {
+    "clicked(bool)",
+    "contentsCollapsed(bool)",
+    "itemChanged(QListWidgetItem*)",
+    "startupCompleted()",
+    "timeout()",
+    "toggled(bool)",
+}
 FILE_SCOPE = {"slicer", "vtk", "qt", "ctk", "numpy", "scipy", "SimpleITK", "SphericalRegLib", "SphericalRegModule"} | set(sys.stdlib_module_names)
 
 
