@@ -57,15 +57,16 @@ class SphericalRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic: Any = None
         self.panel: Any = None
+        self.uiWidget: Any = None
         self._parameterNode: Any = None
         self._parameterNodeGuiTag: Any = None
 
     def setup(self) -> None:
         ScriptedLoadableModuleWidget.setup(self)
-        uiWidget = slicer.util.loadUI(self.resourcePath("UI/SphericalReg.ui"))
-        self.layout.addWidget(uiWidget)
-        self.ui = slicer.util.childWidgetVariables(uiWidget)
-        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.uiWidget = slicer.util.loadUI(self.resourcePath("UI/SphericalReg.ui"))
+        self.layout.addWidget(self.uiWidget)
+        self.ui = slicer.util.childWidgetVariables(self.uiWidget)
+        self.uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = SphericalRegLogic()
         from SphericalRegModule.panel import Panel
 
@@ -80,6 +81,9 @@ class SphericalRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
         if self.panel is not None:
             self.panel.close()
+        if self.uiWidget is not None:  # a reload only hides it, and its connections would keep this panel alive
+            self.uiWidget.deleteLater()
+            self.uiWidget = None
 
     def enter(self) -> None:
         self.initializeParameterNode()

@@ -23,6 +23,7 @@ set(MODULE_PYTHON_SCRIPTS
   SphericalRegModule/scene_view.py
   SphericalRegModule/selftest.py
   SphericalRegModule/undo.py
+  SphericalRegModule/watch.py
   SphericalRegModule/xray_view.py
   )
 

@@ -9,7 +9,6 @@ import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
-from slicer.util import VTKObservationMixin
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.mrml.detector import placed_camera
@@ -27,9 +26,10 @@ from .packages_section import PackagesSection
 from .prepared import keep
 from .result_section import ResultSection
 from .runner import Runner
+from .watch import Watch
 
 
-class Panel(VTKObservationMixin):
+class Panel:
     """Connects the widgets to the logic, section by section in the panel's order.
 
     A section has `update` (the parameters changed), `show_state` (what can be pressed now) and `forget` (the scene goes away).
@@ -40,11 +40,12 @@ class Panel(VTKObservationMixin):
     """
 
     def __init__(self, ui: Any, logic: Any) -> None:
-        VTKObservationMixin.__init__(self)
         self.ui, self.logic = ui, logic
         self.parameters: Any = None
         self.runner = Runner(self._on_progress, self._on_end)
-        self._watched: Any = None
+        self._parameters_watch = Watch(vtk.vtkCommand.ModifiedEvent, self.update)
+        # an X-ray may be chosen before it is filled, and a sequence's proxy shows one frame after the other
+        self._xray_watch = Watch(slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self.update)
         self._updating = False
         self._details = ""
         self._then: Any = None
@@ -68,14 +69,14 @@ class Panel(VTKObservationMixin):
         self.runner.abandon()
         for section in self._sections:
             section.forget()
-        self.removeObservers()
+        self._parameters_watch.follow(None)
+        self._xray_watch.follow(None)
         self.logic.forgetPrepared()
 
     def setParameters(self, parameters: Any) -> None:
         """Follow a parameter node, or none: then what runs is cancelled, for its scene goes away."""
-        if self.parameters is not None:
-            self.removeObserver(self.parameters, vtk.vtkCommand.ModifiedEvent, self.update)
-            self._watch(None)
+        self._parameters_watch.follow(parameters)
+        self._xray_watch.follow(None)
         if parameters is None:
             self.runner.abandon()
             self.logic.forgetPrepared()
@@ -83,9 +84,7 @@ class Panel(VTKObservationMixin):
         for section in self._sections:
             section.forget()
         self.parameters = parameters
-        if parameters is not None:
-            self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.update)
-            self.update()
+        self.update()
         self._show_state()
 
     # -- following the parameters
@@ -96,7 +95,7 @@ class Panel(VTKObservationMixin):
             return
         self._updating = True
         try:
-            self._watch(self.parameters.xrayVolume)
+            self._xray_watch.follow(self.parameters.xrayVolume)
             for section in self._sections:
                 section.update()
         except InputError as error:
@@ -105,15 +104,11 @@ class Panel(VTKObservationMixin):
             self._updating = False
         self._show_state()
 
-    def _watch(self, xray: Any) -> None:
-        """Follow the X-ray's image: a node may be chosen before it is filled, and a sequence's proxy shows one frame after the other."""
-        if xray is self._watched:
-            return
-        if self._watched is not None:
-            self.removeObserver(self._watched, slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self.update)
-        self._watched = xray
-        if xray is not None:
-            self.addObserver(xray, slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self.update)
+    @property
+    def observers(self) -> int:
+        """How many the panel and its parts hold now."""
+        watches = (self._parameters_watch, self._xray_watch, self.result.watch)
+        return sum(watch.following for watch in watches) + len(self.initial.live.Observations)
 
     def missing(self) -> str:
         """What keeps the registration from starting, or an empty text."""

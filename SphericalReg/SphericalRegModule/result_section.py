@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import slicer
 from slicer.i18n import tr as _
-from slicer.util import VTKObservationMixin
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.mrml.detector import placed_camera
@@ -20,6 +19,7 @@ from . import scene_view, xray_view
 from .blink import Blink
 from .choices import OVERLAY
 from .undo import Before, go_back, stand
+from .watch import Watch
 
 if TYPE_CHECKING:
     from .panel import Panel
@@ -28,12 +28,12 @@ COLOURED = "SphericalReg comparison"
 MOST_UNDOS = 20
 
 
-class ResultSection(VTKObservationMixin):
+class ResultSection:
     """Shows one outcome at a time, or those of a run, frame by frame."""
 
     def __init__(self, panel: Panel) -> None:
-        VTKObservationMixin.__init__(self)
         self.panel, self.ui = panel, panel.ui
+        self.watch = Watch(slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self._on_drr)
         self.blink = Blink(self._show_blink)
         self._outcome: Any = None
         self._frames: Sequence[Any] = ()
@@ -51,7 +51,7 @@ class ResultSection(VTKObservationMixin):
         """The scene or the panel goes away."""
         self.ui.blinkButton.checked = False
         self.blink.stop()
-        self.removeObservers()
+        self.watch.follow(None)
         self._forget_outcome()
         self._undo, self._plots, self._shown, self._moved = [], {}, (), None
         self.ui.verdictLabel.text = ""
@@ -117,7 +117,7 @@ class ResultSection(VTKObservationMixin):
         p.EndModify(modified)
         for node in (nodes.xray, nodes.drr):
             xray_view.set_window(node)
-        self._follow_frames()
+        self.watch.follow(p.drrVolume)
         self._say()
         xray_view.show_layout()
         self.show_pictures(fit=True)
@@ -133,10 +133,6 @@ class ResultSection(VTKObservationMixin):
             return
         self._take_back()
         (self.show_run if frames else self.show_outcome)(frames or outcome, ct, xray)
-
-    def _follow_frames(self) -> None:
-        self.removeObservers()
-        self.addObserver(self.panel.parameters.drrVolume, slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self._on_drr)
 
     def _on_drr(self, caller: Any, event: str) -> None:
         """Another frame of a run is shown, or a live DRR."""
@@ -229,7 +225,7 @@ class ResultSection(VTKObservationMixin):
         from SphericalRegLib.mrml.run_session import remove_run
 
         before, run = self._undo.pop()
-        self.removeObservers()
+        self.watch.follow(None)
         self.ui.blinkButton.checked = False
         self._forget_outcome()
         if run is not None:

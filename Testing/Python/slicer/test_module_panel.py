@@ -6,7 +6,7 @@ import gc
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -226,21 +226,64 @@ def test_the_scene_file_brings_the_panel_back(slicer: ModuleType, chosen: Any, t
     assert chosen.ui.seedSpinBox.value == 7
 
 
-def test_closing_and_reloading_leaves_no_observer(slicer: ModuleType, chosen: Any) -> None:
-    from SphericalRegModule.panel import Panel
+def test_closing_scenes_and_entering_leaves_nothing_behind(slicer: ModuleType, chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
+    """Neither observers, nor parameter nodes, nor the images of scenes that are gone."""
+    import weakref
 
+    register(chosen, wait)
+    observers = chosen.panel.observers
+    assert observers == 3
+    image = weakref.ref(chosen._parameterNode.placedXray.GetImageData())
     for _ in range(3):
         slicer.mrmlScene.Clear()
-    for _ in range(3):
         chosen.exit()
         chosen.enter()
-    chosen.cleanup()
-    assert chosen.Observations == {} or not chosen.Observations
-    assert not chosen.panel.Observations
-    assert not chosen.panel.initial.live.following
     gc.collect()
-    alive = [found for found in gc.get_objects() if type(found) is Panel and found.parameters is not None]
-    assert not alive
+    assert len([found for found in gc.get_objects() if type(found).__name__ == "SphericalRegParameterNode"]) == 1
+    assert image() is None
+    assert chosen.panel.observers == 1, "the parameter node's"
+    chosen.cleanup()
+    assert chosen.Observations == []
+    assert chosen.panel.observers == 0
+
+
+@pytest.fixture
+def same_modules() -> Iterator[None]:
+    """A reload imports the library anew: the other tests get back the modules that they know."""
+
+    def ours() -> list[str]:
+        return [name for name in sys.modules if name.partition(".")[0] in ("SphericalReg", "SphericalRegLib", "SphericalRegModule")]
+
+    known = {name: sys.modules[name] for name in ours()}
+    yield
+    for name in ours():
+        del sys.modules[name]
+    sys.modules.update(known)
+
+
+def test_reloading_makes_a_new_panel_and_lets_the_old_one_go(
+    slicer: ModuleType, same_modules: None, chosen: Any, phantom: Any, wait: Callable[..., float]
+) -> None:
+    import weakref
+
+    chosen.ui.placeButton.click()
+    old = weakref.ref(chosen.panel)
+    options = chosen.logic.options
+    for _ in range(2):
+        slicer.modules.SphericalRegWidget.onReload()
+        slicer.app.processEvents()
+    new = slicer.modules.SphericalRegWidget
+    new.logic.options = options
+    assert type(new) is not type(chosen)
+    assert new._parameterNode.ctVolume is phantom.ct
+    assert new.panel.initial.live.following
+    new.ui.registerButton.click()
+    wait(lambda: not new.panel.runner.busy)
+    assert new.ui.errorLabel.text == ""
+    chosen.panel = None
+    gc.collect()
+    assert old() is None
+    new.cleanup()
 
 
 def test_packages_that_were_brought_are_listed_and_removed(slicer: ModuleType, chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
