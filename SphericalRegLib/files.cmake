@@ -74,6 +74,7 @@ set(MODULE_PYTHON_SCRIPTS
   mrml/parts.py
   mrml/poses.py
   mrml/provenance.py
+  mrml/removing.py
   mrml/run_session.py
   mrml/session.py
   mrml/tables.py

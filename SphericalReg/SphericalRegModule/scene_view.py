@@ -9,6 +9,7 @@ import slicer
 import vtk
 
 from SphericalRegLib.mrml.detector import PlacedCamera
+from SphericalRegLib.mrml.removing import remove
 
 from .xray_view import VIEW
 
@@ -35,7 +36,7 @@ def remove_camera() -> None:
     """Take the drawing away."""
     model = _model()
     if model is not None:
-        slicer.mrmlScene.RemoveNode(model)
+        remove(slicer.mrmlScene, model)
 
 
 def _model() -> Any:

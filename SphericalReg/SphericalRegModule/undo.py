@@ -10,6 +10,7 @@ import slicer
 
 from SphericalRegLib.mrml.detector import PlacedCamera, is_mirrored, placed_camera, set_image
 from SphericalRegLib.mrml.matrices import from_vtk, to_vtk
+from SphericalRegLib.mrml.removing import remove
 from SphericalRegLib.mrml.voxels import voxels
 
 
@@ -91,7 +92,7 @@ def go_back(before: Before, parameters: Any) -> None:
             set_image(image.node, image.pixels, image.placed, mirrored=image.mirrored)
             _say(image.node, image.said)
     for node in reversed(made):  # images first: they may hang under the transform
-        scene.RemoveNode(node)
+        remove(scene, node)
 
 
 def _image(node: Any) -> Image | None:

@@ -18,6 +18,7 @@ from ..imaging.pixels import StoredImage
 from ..progress import Progress, ProgressCallback, silent
 from .detector import placed_camera
 from .frames import Run, browser_of, read_frames, run_of
+from .removing import remove
 from .session import Outcome, Request, ResultNodes, read_request, run, write_outcome
 from .tables import fill_table, result_row
 from .xrays import Exposure, exposure_of
@@ -177,8 +178,8 @@ def remove_run(scene: Any, nodes: RunNodes) -> None:
     """Take a run's sequences out of its browser and out of the scene, its table too; the nodes that are shown stay."""
     for sequence in nodes.sequences:
         nodes.browser.RemoveSynchronizedSequenceNode(sequence.GetID())
-        scene.RemoveNode(sequence)
-    scene.RemoveNode(nodes.table)
+        remove(scene, sequence)
+    remove(scene, nodes.table)
     if nodes.browser.GetNumberOfSynchronizedSequenceNodes(True) == 0:
         scene.RemoveNode(nodes.browser)
 

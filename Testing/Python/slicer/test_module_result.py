@@ -29,7 +29,9 @@ def pose_in_scene(widget: Any, ct: Any) -> np.ndarray:
 def test_undo_of_a_first_registration_leaves_nothing_behind(slicer: ModuleType, chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
     scene = slicer.mrmlScene
     xray_view.show_layout()
-    kinds = ("vtkMRMLScalarVolumeNode", "vtkMRMLLinearTransformNode", "vtkMRMLModelNode")
+    kinds = ("vtkMRMLScalarVolumeNode", "vtkMRMLLinearTransformNode", "vtkMRMLModelNode", "vtkMRMLDisplayNode", "vtkMRMLStorageNode")
+    register(chosen, wait)  # makes what stays: the CT's volume rendering, the plot
+    chosen.ui.undoButton.click()
     before = [scene.GetNumberOfNodesByClass(kind) for kind in kinds]
     register(chosen, wait)
     assert scene.GetNumberOfNodesByClass(kinds[0]) == before[0] + 2
