@@ -24,6 +24,7 @@ _PUBLIC = {
     "Volume": "imaging.volume",
     "attenuation": "imaging.attenuation",
     "load_case": "imaging.case",
+    "pose_from_landmarks": "geometry.pnp",
     "register": "registration.pipeline",
 }
 

@@ -31,6 +31,8 @@ set(MODULE_PYTHON_SCRIPTS
   geometry/__init__.py
   geometry/camera.py
   geometry/distances.py
+  geometry/p3p.py
+  geometry/pnp.py
   geometry/quaternions.py
   geometry/se3.py
   geometry/so4.py
