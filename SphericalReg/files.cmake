@@ -11,6 +11,7 @@ set(MODULE_PYTHON_SCRIPTS
   SphericalRegModule/initial_section.py
   SphericalRegModule/inputs_section.py
   SphericalRegModule/job.py
+  SphericalRegModule/landmarks.py
   SphericalRegModule/live.py
   SphericalRegModule/packages_section.py
   SphericalRegModule/panel.py

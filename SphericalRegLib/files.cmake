@@ -72,6 +72,7 @@ set(MODULE_PYTHON_SCRIPTS
   mrml/frames.py
   mrml/geometry_attribute.py
   mrml/labelling.py
+  mrml/landmarks.py
   mrml/matrices.py
   mrml/parts.py
   mrml/poses.py

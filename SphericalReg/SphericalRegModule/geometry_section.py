@@ -17,6 +17,8 @@ from SphericalRegLib.mrml.detector import placed_camera
 from SphericalRegLib.mrml.geometry_attribute import keep_geometry, kept_geometry
 from SphericalRegLib.mrml.xrays import node_geometry, stored_image
 
+from .choices import SCENE
+
 if TYPE_CHECKING:
     from .panel import Panel
 
@@ -75,6 +77,8 @@ class GeometrySection:
             if edited(values, self.known):
                 self.known = values
                 keep_geometry(xray, values)
+                if p.initial == SCENE:  # the X-ray that was placed is what will be registered
+                    self.panel.initial.refresh_placed()
         show_origins(self.ui, self.known)
 
     def on_load(self, checked: bool = False) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import slicer
+from slicer.i18n import tr as _
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.mrml.detector import is_mirrored, placed_camera, set_image
@@ -33,16 +34,24 @@ class InitialSection:
         self.panel, self.ui = panel, panel.ui
         self.live = LiveDRR(self._render_live)
         self._place_tip = self.ui.placeButton.toolTip
+        self._landmarks_tip = self.ui.landmarksButton.toolTip
         self.ui.placeButton.connect("clicked(bool)", self.on_place)
+        self.ui.landmarksButton.connect("clicked(bool)", self.on_landmarks)
 
     def forget(self) -> None:
         """The scene or the panel goes away."""
         self.live.stop()
+        self.ui.landmarksLabel.text = ""
 
     def show_state(self, busy: bool) -> None:
-        missing = self.panel.missing()
+        missing = self.panel.missing_inputs()
         self.ui.placeButton.enabled = not busy and not missing
         self.ui.placeButton.toolTip = missing or self._place_tip
+        p = self.panel.parameters
+        if not missing and (p.ctPoints is None or p.xrayPoints is None):
+            missing = _("Choose the points in the CT and those in the X-ray")
+        self.ui.landmarksButton.enabled = not busy and not missing
+        self.ui.landmarksButton.toolTip = missing or self._landmarks_tip
 
     def update(self) -> None:
         """Follow, or let go; an X-ray that was placed for another image is left to itself."""
@@ -89,6 +98,26 @@ class InitialSection:
             view: Any = (p.primaryDeg, p.secondaryDeg) if p.initial == ANGLES else "ap" if p.initial in (ALL_VIEWS, SCENE) else p.initial
             self.place(view)
 
+    def on_landmarks(self, checked: bool = False) -> None:
+        """Stand the X-ray where the landmarks say, and tell how well they fit."""
+        from SphericalRegLib.mrml.landmarks import pixels_on, put_on
+
+        from .landmarks import in_words, landmark_pose
+
+        with self.panel.reporting():
+            ensure()
+            p = self.panel.parameters
+            self.ui.landmarksLabel.text = ""
+            found = landmark_pose(
+                p.ctVolume, p.xrayVolume, p.placedXray, p.ctPoints, p.xrayPoints, self.panel.geometry.known, self.panel.inputs.frame
+            )
+            on_detector = None if p.placedXray is None else pixels_on(p.xrayPoints, p.placedXray)
+            self.place(found.camera_from_world)
+            if on_detector is not None:  # the detector was moved: its points go with it
+                put_on(p.xrayPoints, p.placedXray, on_detector)
+            names = [p.ctPoints.GetNthControlPointLabel(number) for number in range(p.ctPoints.GetNumberOfControlPoints())]
+            self.ui.landmarksLabel.text = in_words(found, names)
+
     def place(self, view: Any) -> None:
         """Stand the X-ray before the CT: at a named view, C-arm angles or camera_from_world (4, 4); one of them gets handles, and the DRR follows."""
         p = self.panel.parameters
@@ -132,15 +161,20 @@ class InitialSection:
         p.outputTransform.SetCenterOfTransformation(*((low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2])))
 
     def refresh_placed(self) -> None:
-        """Put the frame that is chosen now onto the placed detector, unless that has frames of its own."""
+        """Put the frame and the geometry that are chosen now onto the placed detector, unless that has frames of its own."""
         p = self.panel.parameters
         placed = None if p.placedXray is None or p.placedFrom is not p.xrayVolume or p.placedXray is p.xrayVolume else placed_camera(p.placedXray)
         if placed is None or browser_of(p.placedXray) is not None:
             return
         from .rendering import radiograph_of
 
-        radiograph = radiograph_of(p.xrayVolume, self.panel.geometry.known, self.panel.inputs.frame)
+        try:
+            radiograph = radiograph_of(p.xrayVolume, self.panel.geometry.known, self.panel.inputs.frame)
+        except InputError:  # a value is being typed; Register says what is wrong with it
+            return
         radiograph_to_node(slicer.mrmlScene, radiograph, placed.world_from_camera, node=p.placedXray)
+        if self.live.following:
+            self.render()
 
     # -- DRRs
 

@@ -110,8 +110,8 @@ class Panel:
         watches = (self._parameters_watch, self._xray_watch, self.result.watch)
         return sum(watch.following for watch in watches) + len(self.initial.live.Observations)
 
-    def missing(self) -> str:
-        """What keeps the registration from starting, or an empty text."""
+    def missing_inputs(self) -> str:
+        """What is still to be chosen, or an empty text."""
         p = self.parameters
         if p is None:
             return _("No scene")
@@ -121,9 +121,14 @@ class Panel:
             return _("Enter the source-to-detector distance and the pixel spacing")
         if self.inputs.chosen_parts == ():
             return _("Tick the parts of the CT that are rendered")
-        if p.initial == SCENE and p.placedXray is None:
-            return _("Place the X-ray first, or choose another start")
         return ""
+
+    def missing(self) -> str:
+        """What keeps the registration from starting, or an empty text."""
+        p = self.parameters
+        if p is not None and p.initial == SCENE and p.placedXray is None:
+            return self.missing_inputs() or _("Place the X-ray first, or choose another start")
+        return self.missing_inputs()
 
     def _show_state(self) -> None:
         missing, busy = self.missing(), self.runner.busy

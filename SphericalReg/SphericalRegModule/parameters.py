@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Union
 
-from slicer import vtkMRMLLabelMapVolumeNode, vtkMRMLLinearTransformNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode, vtkMRMLTableNode
+from slicer import (
+    vtkMRMLLabelMapVolumeNode,
+    vtkMRMLLinearTransformNode,
+    vtkMRMLMarkupsFiducialNode,
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
+    vtkMRMLTableNode,
+)
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 
 from .choices import ALL_VIEWS, INITIAL_POSES, PICTURES
@@ -33,6 +40,8 @@ class SphericalRegParameterNode:
     initial: Annotated[str, Choice(list(INITIAL_POSES))] = ALL_VIEWS
     primaryDeg: Annotated[float, WithinRange(-180, 180)] = 0.0
     secondaryDeg: Annotated[float, WithinRange(-90, 90)] = 0.0
+    ctPoints: vtkMRMLMarkupsFiducialNode
+    xrayPoints: vtkMRMLMarkupsFiducialNode
     live: bool = False
     outputTransform: vtkMRMLLinearTransformNode
     picture: Annotated[str, Choice(list(PICTURES))] = PICTURES[0]

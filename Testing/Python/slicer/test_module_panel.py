@@ -150,6 +150,23 @@ def test_place_drag_and_register_from_there(slicer: ModuleType, chosen: Any, pha
     assert np.corrcoef(voxels(parameters.drrVolume).ravel(), placed.ravel())[0, 1] > 0.98
 
 
+def test_an_edit_of_the_geometry_reaches_the_placed_xray(chosen: Any) -> None:
+    from SphericalRegLib.mrml.detector import placed_camera
+
+    ui, p = chosen.ui, chosen._parameterNode
+    ui.placeButton.click()
+    before = placed_camera(p.placedXray)
+    ui.sddSpinBox.value = 950
+    ui.mirroredCheckBox.checked = True
+    after, drr = placed_camera(p.placedXray), placed_camera(p.drrVolume)
+    assert before is not None
+    assert after is not None
+    assert drr is not None
+    assert after.camera.sdd_mm == drr.camera.sdd_mm == 950
+    assert after.camera.principal_point_px[0] == 95 - 50
+    assert after.world_from_camera == pytest.approx(before.world_from_camera, abs=1e-9)
+
+
 def test_cancel(chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
     ui = chosen.ui
     ui.registerButton.click()

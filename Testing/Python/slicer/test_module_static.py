@@ -39,6 +39,7 @@ SLICER_NAMES = {
     "util",
     "vtkMRMLLabelMapVolumeNode",
     "vtkMRMLLinearTransformNode",
+    "vtkMRMLMarkupsFiducialNode",
     "vtkMRMLScalarVolumeNode",
     "vtkMRMLSegmentationNode",
     "vtkMRMLSliceCompositeNode",
