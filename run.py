@@ -5,6 +5,8 @@
     python run.py test [pytest args]  lint, type check and tests; with arguments, pytest alone with them
     python run.py lint                lint and type check
     python run.py sphericalreg ...    the command line, e.g. ``python run.py sphericalreg inspect my_case``
+    python run.py slicer-demo         the Slicer module with a sample case: in Slicer where the environment variable SLICER names it, else on a
+                                      stand-in; --screenshot FILE saves a picture, --measure prints rates, latencies and leaks
 
 It uses the standard library alone, and no syntax newer than Python 3.6, so that an old Python can still read the sentence that says it is too old.
 """
@@ -24,7 +26,7 @@ STAMP = VENV / "sphericalreg-installed"
 LOG = VENV / "sphericalreg-install.log"
 TORCH_INDEX = "SPHERICALREG_TORCH_INDEX_URL"
 LINES_OF_A_FAILURE = 25
-EXTRAS = {"demo": {"reference"}, "sphericalreg": {"reference"}, "test": {"test", "slicer"}, "lint": {"test"}}
+EXTRAS = {"demo": {"reference"}, "sphericalreg": {"reference"}, "test": {"test", "slicer"}, "slicer-demo": {"slicer"}, "lint": {"test"}}
 # What Qt and VTK need of the system, with Debian's names; Testing/Python/conftest.py skips by the same list.
 SYSTEM_LIBRARIES = {
     "libEGL.so.1": "libegl1 libgl1-mesa-dri",
@@ -155,7 +157,8 @@ def provide_system_libraries():
         succeeds(["apt-get", "install", "--yes", "--no-install-recommends", *packages], env=environment)
         missing = {soname: package for soname, package in missing.items() if not loads(soname)}
     if missing:
-        say(f"without {', '.join(missing)}, tests of the Slicer panel are skipped by name (Debian, Ubuntu: apt install {' '.join(packages)})")
+        names = ", ".join(missing)
+        say(f"without {names}, the Slicer panel cannot be shown, and its tests are skipped (Debian, Ubuntu: apt install {' '.join(packages)})")
 
 
 # The words -----------------------------------------------------------------------------------------------------------------------------------
@@ -205,7 +208,18 @@ def sphericalreg(arguments):
     return run(["SphericalRegLib", *arguments])
 
 
-WORDS = {"demo": demo, "test": test, "lint": lint, "sphericalreg": sphericalreg}
+def slicer_demo(arguments):
+    """In a real Slicer nothing of the environment is used: the module installs what it needs there itself."""
+    script, real = str(ROOT / "Testing" / "Harness" / "slicer_demo.py"), "SLICER" in os.environ
+    if not real:
+        provide_system_libraries()
+    try:
+        return subprocess.call([sys.executable if real else str(PYTHON), script, *arguments], env=dict(os.environ, PYTHONUTF8="1"))
+    except KeyboardInterrupt:
+        return 130
+
+
+WORDS = {"demo": demo, "test": test, "lint": lint, "sphericalreg": sphericalreg, "slicer-demo": slicer_demo}
 
 
 def main(arguments):
@@ -215,7 +229,8 @@ def main(arguments):
     word = arguments[0]
     if word not in WORDS:
         raise Failure(f"{word!r} is not something run.py can do; it can do: {', '.join(sorted(WORDS))}")
-    install(EXTRAS[word])
+    if word != "slicer-demo" or "SLICER" not in os.environ:
+        install(EXTRAS[word])
     return WORDS[word](arguments[1:])
 
 

@@ -6,13 +6,11 @@ import sys
 import unittest
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any
 
 import slicer
-from slicer import vtkMRMLLabelMapVolumeNode, vtkMRMLLinearTransformNode, vtkMRMLScalarVolumeNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -20,15 +18,11 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
+from SphericalRegModule.parameters import SphericalRegParameterNode
 
 _ROOT = Path(__file__).resolve().parents[1]
 if (_ROOT / "SphericalRegLib").is_dir() and str(_ROOT) not in sys.path:  # a source checkout; built and installed, the library lies beside this file
     sys.path.insert(0, str(_ROOT))
-
-INITIAL_POSES = ("all named views", "ap", "pa", "left", "right", "C-arm angles", "the CT's place in the scene")
-ALL_VIEWS, ANGLES, SCENE = INITIAL_POSES[0], INITIAL_POSES[5], INITIAL_POSES[6]
-PICTURES = ("overlay", "X-ray", "DRR", "difference, red and blue", "signed difference", "checkerboard")
-
 
 class SphericalReg(ScriptedLoadableModule):
     """What Slicer's module list knows."""
@@ -56,37 +50,6 @@ def _register_sample_data() -> None:
     register_sample_data()
 
 
-@parameterNodeWrapper
-class SphericalRegParameterNode:
-    """All choices of the panel, saved with the scene. Lengths that are not known are 0; pairs are column and row."""
-
-    ctVolume: vtkMRMLScalarVolumeNode
-    xrayVolume: vtkMRMLScalarVolumeNode
-    frame: Annotated[int, WithinRange(0, 100000)] = 0
-    labelsVolume: vtkMRMLLabelMapVolumeNode
-    labelValues: str = ""
-    maskVolume: vtkMRMLLabelMapVolumeNode
-    sddMm: Annotated[float, WithinRange(0, 5000)] = 0.0
-    spacingColumnMm: Annotated[float, WithinRange(0, 20)] = 0.0
-    spacingRowMm: Annotated[float, WithinRange(0, 20)] = 0.0
-    principalColumnPx: Annotated[float, WithinRange(-20000, 20000)] = 0.0
-    principalRowPx: Annotated[float, WithinRange(-20000, 20000)] = 0.0
-    intensity: Annotated[str, Choice(["counts", "display", "line_integral"])] = "counts"
-    inverted: bool = False
-    mirrored: bool = False
-    initial: Annotated[str, Choice(list(INITIAL_POSES))] = ALL_VIEWS
-    primaryDeg: Annotated[float, WithinRange(-180, 180)] = 0.0
-    secondaryDeg: Annotated[float, WithinRange(-90, 90)] = 0.0
-    live: bool = False
-    outputTransform: vtkMRMLLinearTransformNode
-    picture: Annotated[str, Choice(list(PICTURES))] = PICTURES[0]
-    drrOpacity: Annotated[float, WithinRange(0, 1)] = 0.5
-    device: Annotated[str, Choice(["auto", "cpu", "cuda"])] = "auto"
-    seed: Annotated[int, WithinRange(0, 1000000)] = 0
-    placedXray: vtkMRMLScalarVolumeNode
-    drrVolume: vtkMRMLScalarVolumeNode
-
-
 class SphericalRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """The panel: binds the parameter node, and hands the rest to its parts in SphericalRegModule."""
 
@@ -95,15 +58,16 @@ class SphericalRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic: Any = None
         self.panel: Any = None
+        self.uiWidget: Any = None
         self._parameterNode: Any = None
         self._parameterNodeGuiTag: Any = None
 
     def setup(self) -> None:
         ScriptedLoadableModuleWidget.setup(self)
-        uiWidget = slicer.util.loadUI(self.resourcePath("UI/SphericalReg.ui"))
-        self.layout.addWidget(uiWidget)
-        self.ui = slicer.util.childWidgetVariables(uiWidget)
-        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.uiWidget = slicer.util.loadUI(self.resourcePath("UI/SphericalReg.ui"))
+        self.layout.addWidget(self.uiWidget)
+        self.ui = slicer.util.childWidgetVariables(self.uiWidget)
+        self.uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = SphericalRegLogic()
         from SphericalRegModule.panel import Panel
 
@@ -118,6 +82,9 @@ class SphericalRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
         if self.panel is not None:
             self.panel.close()
+        if self.uiWidget is not None:  # a reload only hides it, and its connections would keep this panel alive
+            self.uiWidget.deleteLater()
+            self.uiWidget = None
 
     def enter(self) -> None:
         self.initializeParameterNode()
@@ -177,7 +144,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
         self.options: Any = None  # RegistrationOptions for calls that give none; None: the library's
-        self._prepared: dict[_Key, Any] = {}
+        self.prepared: Any = None  # Prepared: the CT of the last call, made ready for rendering; one at a time, for it is large
         self._running: set[Any] = set()  # what nobody waits for is kept alive here
 
     def getParameterNode(self) -> Any:
@@ -193,10 +160,11 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         geometry: Any = None,
         initial: Any = None,
         labelsNode: Any = None,
-        labels: Collection[int] | None = None,
+        labels: Collection[int | str] | None = None,
         maskNode: Any = None,
         frame: int | None = None,
         outputTransform: Any = None,
+        moveXray: bool = False,
         device: str = "auto",
         seed: int = 0,
         options: Any = None,
@@ -212,10 +180,11 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             geometry: a SphericalRegLib Camera, a mapping with the keys of geometry.json or such a file; what it leaves open is taken from the node.
             initial: camera_from_world (4, 4), a named view ("ap", "pa", "left", "right"), "scene" (where the CT stands before a placed X-ray), or
                 None: all named views are tried.
-            labelsNode: label map of the CT; labels: those of its values that are rendered.
+            labelsNode: label map or segmentation of the CT; labels: its numbers, or its segments' names or IDs, that are rendered (None: all).
             maskNode: label map of the X-ray's size; zero leaves a pixel out.
-            frame: of a run.
+            frame: of a run, from 0; None: the frame that a sequence's proxy shows.
             outputTransform: vtkMRMLLinearTransformNode; made if None.
+            moveXray: leave the CT where it is, and move the X-ray by the inverse transform instead.
             device: "auto", "cpu", "cuda".
             seed: the same seed on the same device gives the same pose.
             options: SphericalRegLib RegistrationOptions.
@@ -233,17 +202,30 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         """
         from SphericalRegModule.dependencies import ensure
         from SphericalRegModule.job import Done
+        from SphericalRegModule.prepared import keep
         from SphericalRegModule.runner import Runner, SceneClosing, run_to_end
 
         ensure()
         from SphericalRegLib.mrml.session import ResultNodes, run, write_outcome
 
-        request = self.readRequest(ctNode, xrayNode, geometry, initial, labelsNode, labels, maskNode, frame, device, seed, options)
+        request = self.readRequest(
+            ctNode,
+            xrayNode,
+            frame,
+            geometry=geometry,
+            initial=initial,
+            labelsNode=labelsNode,
+            labels=labels,
+            maskNode=maskNode,
+            device=device,
+            seed=seed,
+            options=options,
+        )
         existing = ResultNodes(outputTransform, None, None)
 
         def show(outcome: Any) -> Any:
-            self.keepPrepared(ctNode, labelsNode, request, outcome)
-            return write_outcome(slicer.mrmlScene, outcome, ctNode, xrayNode, existing)
+            self.prepared = keep(outcome.pyramid, ctNode, labelsNode, labels, self.options if options is None else options)
+            return write_outcome(slicer.mrmlScene, outcome, ctNode, xrayNode, existing, move_xray=moveXray)
 
         if waitForCompletion:
             return show(run_to_end(lambda report: run(request, report), progress, ends_with_scene=True))
@@ -260,6 +242,48 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         runner.start(lambda report: run(request, report))
         self._running.add(runner)
         return runner
+
+    def registerRun(
+        self,
+        ctNode: Any,
+        xrayNode: Any,
+        *,
+        outputTransform: Any = None,
+        tableNode: Any = None,
+        moveXray: bool = False,
+        progress: Callable[[Any], None] | None = None,
+        **keywords: Any,
+    ) -> Any:
+        """Register a CT to every frame of a fluoroscopy run; each frame starts from the pose of the one before.
+
+        Args:
+            ctNode: see `register`.
+            xrayNode: the proxy of a sequence, or a vtkMRMLScalarVolumeNode whose slices are the frames.
+            outputTransform: see `register`; it becomes the proxy of a sequence in the run's browser.
+            tableNode: vtkMRMLTableNode for one row a frame; made if None.
+            moveXray: see `register`.
+            progress: called in the main thread with SphericalRegLib Progress reports.
+            keywords: geometry, initial, labelsNode, labels, maskNode, device, seed and options, as of `register`.
+
+        Returns:
+            RunNodes (shown, browser, sequences, table).
+
+        Raises:
+            InputError: input that cannot be used, in one sentence; or no frame could be registered.
+        """
+        from SphericalRegModule.prepared import keep
+        from SphericalRegModule.runner import run_to_end
+
+        from SphericalRegLib.mrml.run_session import register_run, write_run
+        from SphericalRegLib.mrml.session import ResultNodes
+
+        request = self.readRun(ctNode, xrayNode, **keywords)
+        frames = run_to_end(lambda report: register_run(request, report), progress, ends_with_scene=True)
+        pyramid = next(frame.outcome.pyramid for frame in frames if frame.outcome is not None)
+        options = keywords.get("options") or self.options
+        self.prepared = keep(pyramid, ctNode, keywords.get("labelsNode"), keywords.get("labels"), options)
+        shown = ResultNodes(outputTransform, None, None)
+        return write_run(slicer.mrmlScene, frames, ctNode, xrayNode, shown, tableNode, move_xray=moveXray)
 
     def registerBatch(
         self,
@@ -296,7 +320,17 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             return run_to_end(lambda report: batch_of_folders(folders, outputFolder, device, seed, report, initial, chosen), progress)
         return batch_of_nodes(self, cases, initial=initial, device=device, seed=seed, options=options, progress=progress, **keywords)
 
-    def renderDRR(self, ctNode: Any, xrayNode: Any, drrNode: Any = None, *, longerSide: int | None = None, device: str = "auto") -> Any:
+    def renderDRR(
+        self,
+        ctNode: Any,
+        xrayNode: Any,
+        drrNode: Any = None,
+        *,
+        longerSide: int | None = None,
+        device: str = "auto",
+        labelsNode: Any = None,
+        labels: Collection[int | str] | None = None,
+    ) -> Any:
         """Render the CT, where it stands in the scene, onto the detector of a placed X-ray.
 
         Args:
@@ -305,6 +339,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             drrNode: vtkMRMLScalarVolumeNode to be filled; made if None.
             longerSide: pixels along the image's longer side; None: as many as the X-ray.
             device: "auto", "cpu", "cuda".
+            labelsNode, labels: parts of the CT that are rendered, as of `register`.
 
         Returns:
             The DRR's node.
@@ -312,106 +347,84 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         from SphericalRegModule.dependencies import ensure
 
         ensure()
-        from SphericalRegModule.rendering import render_drr
+        from SphericalRegModule.prepared import prepared
+        from SphericalRegModule.rendering import render_drr, standing
 
-        return render_drr(self, ctNode, xrayNode, drrNode, longerSide, device)
+        standing(xrayNode)  # before the CT is prepared, which takes a while
+        self.prepared = prepared(self.prepared, ctNode, labelsNode, labels, device, self.options)
+        return render_drr(self.prepared.pyramid, ctNode, xrayNode, drrNode, longerSide)
 
-    def placeXray(self, ctNode: Any, xrayNode: Any, *, geometry: Any = None, view: Any = "ap", placedNode: Any = None) -> Any:
+    def placeXray(
+        self, ctNode: Any, xrayNode: Any, *, geometry: Any = None, view: Any = "ap", placedNode: Any = None, frame: int | None = None
+    ) -> Any:
         """Stand the X-ray before the CT, which stays where it is; returns the node of the X-ray on its detector.
 
         Args:
             view: a named view, a pair of C-arm angles in degrees (primary, secondary), or camera_from_world (4, 4).
             placedNode: to be filled instead of a new one.
+            frame: of a run, as of `register`.
         """
         from SphericalRegModule.dependencies import ensure
 
         ensure()
         from SphericalRegModule.rendering import place_xray
 
-        return place_xray(ctNode, xrayNode, geometry, view, placedNode)
+        return place_xray(ctNode, xrayNode, geometry, view, placedNode, frame)
 
     # -- shared with the panel
 
-    def readRequest(
+    def readRequest(self, ctNode: Any, xrayNode: Any, frame: int | None = None, **keywords: Any) -> Any:
+        """The inputs of a registration, read from the scene; arguments and errors as of `register`."""
+        from SphericalRegLib.mrml.session import read_request
+
+        return read_request(ctNode, xrayNode, frame=frame, **self._inputs(ctNode, xrayNode, **keywords))
+
+    def readRun(self, ctNode: Any, xrayNode: Any, reference: Any = None, **keywords: Any) -> Any:
+        """The inputs of a run's registration, read from the scene; `reference` (4, 4) is where the camera stands, the rest as of `registerRun`."""
+        from SphericalRegLib.mrml.run_session import read_run
+
+        return read_run(ctNode, xrayNode, reference=reference, **self._inputs(ctNode, xrayNode, **keywords))
+
+    def _inputs(
         self,
         ctNode: Any,
         xrayNode: Any,
+        *,
         geometry: Any = None,
         initial: Any = None,
         labelsNode: Any = None,
-        labels: Iterable[int] | None = None,
+        labels: Iterable[int | str] | None = None,
         maskNode: Any = None,
-        frame: int | None = None,
         device: str = "auto",
         seed: int = 0,
         options: Any = None,
-    ) -> Any:
-        """The inputs of a registration, read from the scene; raises InputError as `register` does."""
+    ) -> dict[str, Any]:
+        """Keywords of the library's `read_request`."""
+        from SphericalRegModule.prepared import key
         from SphericalRegModule.rendering import kept_geometry_of
 
         from SphericalRegLib.imaging.radiograph import geometry_values
-        from SphericalRegLib.mrml.session import read_request, resolved_device
+        from SphericalRegLib.mrml.session import resolved_device
 
         options = self.options if options is None else options
-        values = kept_geometry_of(xrayNode) if geometry is None else geometry_values(geometry)
         where = resolved_device(device)
-        chosen = None if labels is None else tuple(sorted(labels))
-        prepared = self._prepared.get(_key(ctNode, labelsNode, chosen, where, options))
-        return read_request(
-            ctNode,
-            xrayNode,
-            geometry=values,
-            initial=initial,
-            labels=labelsNode,
-            label_values=chosen,
-            mask=maskNode,
-            frame=frame,
-            options=options,
-            device=where,
-            seed=seed,
-            prepared=prepared,
-        )
-
-    def keepPrepared(self, ctNode: Any, labelsNode: Any, request: Any, outcome: Any) -> None:
-        """Keep the prepared CT for the next registration and for live DRRs; one at a time, for it is large."""
-        key = _key(ctNode, labelsNode, request.options.labels, request.device, request.options)
-        self._prepared = {key: outcome.pyramid}
-
-    def preparedVolume(self, ctNode: Any, device: str) -> Any:
-        """The CT prepared for rendering, from the last call if it has not changed."""
-        from SphericalRegLib.mrml.volumes import volume_from_node
-        from SphericalRegLib.registration.pipeline import prepare
-
-        wanted = _key(ctNode, None, None, device, self.options)
-        for key, pyramid in self._prepared.items():
-            if (key.ct, key.device) == (wanted.ct, wanted.device):
-                return pyramid
-        pyramid = prepare(volume_from_node(ctNode), self.options, device)
-        self._prepared = {wanted: pyramid}
-        return pyramid
+        chosen = None if labels is None else tuple(labels)
+        here = self.prepared is not None and self.prepared.key == key(ctNode, labelsNode, chosen, where, options)
+        return {
+            "geometry": kept_geometry_of(xrayNode) if geometry is None else geometry_values(geometry),
+            "initial": initial,
+            "labels": labelsNode,
+            "parts": chosen,
+            "mask": maskNode,
+            "options": options,
+            "device": where,
+            "seed": seed,
+            "prepared": self.prepared.pyramid if here else None,
+        }
 
     def forgetPrepared(self) -> None:
         """Free the memory of the prepared CT."""
-        self._prepared = {}
-
-
-class _Key(NamedTuple):
-    """What a prepared CT depends on; changes with the voxels."""
-
-    ct: Any
-    labelsNode: Any
-    labels: Any
-    device: str
-    attenuation: Any
-
-
-def _key(ctNode: Any, labelsNode: Any, labels: Any, device: str, options: Any) -> _Key:
-    from SphericalRegLib.imaging.attenuation import AttenuationModel
-
-    def state(node: Any) -> Any:
-        return None if node is None or node.GetImageData() is None else (node.GetID(), node.GetImageData().GetMTime())
-
-    return _Key(state(ctNode), state(labelsNode), labels, device, AttenuationModel() if options is None else options.attenuation)
+        self.prepared = None
 
 
 class SphericalRegTest(ScriptedLoadableModuleTest):

@@ -5,18 +5,28 @@ set(MODULE_PYTHON_SCRIPTS
   SphericalRegModule/__init__.py
   SphericalRegModule/batch.py
   SphericalRegModule/batch_section.py
+  SphericalRegModule/blink.py
+  SphericalRegModule/choices.py
   SphericalRegModule/dependencies.py
   SphericalRegModule/geometry_section.py
+  SphericalRegModule/initial_section.py
+  SphericalRegModule/inputs_section.py
   SphericalRegModule/installer.py
   SphericalRegModule/job.py
+  SphericalRegModule/landmarks.py
   SphericalRegModule/live.py
+  SphericalRegModule/packages_section.py
   SphericalRegModule/panel.py
+  SphericalRegModule/parameters.py
+  SphericalRegModule/prepared.py
   SphericalRegModule/rendering.py
   SphericalRegModule/result_section.py
   SphericalRegModule/runner.py
   SphericalRegModule/sample_data.py
   SphericalRegModule/scene_view.py
   SphericalRegModule/selftest.py
+  SphericalRegModule/undo.py
+  SphericalRegModule/watch.py
   SphericalRegModule/xray_view.py
   )
 

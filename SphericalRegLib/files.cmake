@@ -79,11 +79,18 @@ set(MODULE_PYTHON_SCRIPTS
   models/trunk.py
   mrml/__init__.py
   mrml/detector.py
+  mrml/frames.py
   mrml/geometry_attribute.py
+  mrml/labelling.py
+  mrml/landmarks.py
   mrml/matrices.py
+  mrml/parts.py
   mrml/poses.py
   mrml/provenance.py
+  mrml/removing.py
+  mrml/run_session.py
   mrml/session.py
+  mrml/tables.py
   mrml/volumes.py
   mrml/voxels.py
   mrml/xrays.py
@@ -106,6 +113,7 @@ set(MODULE_PYTHON_SCRIPTS
   registration/resolution.py
   registration/result.py
   registration/screening.py
+  registration/spread.py
   rendering/__init__.py
   rendering/autograd.py
   rendering/backends/__init__.py

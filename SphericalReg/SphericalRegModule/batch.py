@@ -47,7 +47,7 @@ def batch_of_folders(
     rows = []
     for record in records:
         result = {} if record.error else read_json_object(Path(output) / record.name / "result.json", "result")
-        rows.append(_row(record.name, result, record.seconds, record.error))
+        rows.append(row(record.name, result, record.seconds, record.error))
     return rows
 
 
@@ -65,18 +65,32 @@ def batch_of_nodes(logic: Any, pairs: Iterable[Any], *, progress: ProgressCallba
         try:
             nodes = logic.register(ct, xray, progress=progress, **keywords)
         except InputError as error:
-            rows.append(_row(name, {}, None, str(error)))
+            rows.append(row(name, {}, None, str(error)))
             continue
-        rows.append(_row(name, result_of(nodes.transform).to_dict(), time.perf_counter() - began, None))
+        rows.append(row(name, result_of(nodes.transform).to_dict(), time.perf_counter() - began, None))
     return rows
 
 
-def _row(name: str, result: dict[str, Any], seconds: float | None, error: str | None) -> dict[str, Any]:
-    return {
-        "name": name,
-        "verdict": result.get("verdict"),
-        "score": result.get("score"),
-        "seconds": seconds,
-        "error": error,
-        "camera_from_world": result.get("camera_from_world"),
-    }
+def row(name: str, result: dict[str, Any], seconds: float | None, error: str | None) -> dict[str, Any]:
+    """One row of a batch: name, verdict, score, seconds, error, camera_from_world."""
+    from SphericalRegLib.mrml.tables import result_row
+
+    return {"name": name, **result_row(result, seconds, error)}
+
+
+def write_rows(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as CSV, the pose in twelve columns.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from SphericalRegLib.evaluation.tables import Table, write_text
+    from SphericalRegLib.mrml.tables import flat
+
+    plain = flat(rows)
+    table = Table(tuple(plain[0]) if plain else (), tuple(tuple(line.values()) for line in plain))
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_text(Path(path), table.to_csv())
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error}") from None

@@ -1,52 +1,196 @@
-"""The panel's part for many cases."""
+"""The panel's part for many cases: pairs of nodes, or a folder of cases; a table of results."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.mrml.tables import fill_table
 
-from .batch import COLUMNS, batch_of_folders
+from .batch import COLUMNS, batch_of_folders, row, write_rows
 from .dependencies import ensure
+from .job import Failed, failure
+from .prepared import keep
 
 if TYPE_CHECKING:
     from .panel import Panel
 
+CT_ROLE, XRAY_ROLE = "BatchCT{number}", "BatchXRay{number}"
+"""Node references of the parameter node, one pair of them for each pair: a node that leaves the scene takes its pair along."""
+
 
 class BatchSection:
-    """A folder of cases, a button, a table."""
+    """Pairs and cases to be registered, and what came of them."""
 
     def __init__(self, panel: Panel) -> None:
         self.panel, self.ui = panel, panel.ui
-        self.ui.batchButton.connect("clicked(bool)", self.on_batch)
+        self._queue: list[tuple[Any, Any]] = []
+        self._rows: list[dict[str, Any]] = []
+        self._count, self._began = 0, 0.0
+        self._listed: list[tuple[str, str]] = []
+        self.ui.batchButton.connect("clicked(bool)", self.on_folder)
+        self.ui.addPairButton.connect("clicked(bool)", self.on_add_pair)
+        self.ui.removePairButton.connect("clicked(bool)", self.on_remove_pair)
+        self.ui.pairsButton.connect("clicked(bool)", self.on_pairs)
+
+    def forget(self) -> None:
+        """The scene or the panel goes away."""
+        self._queue, self._rows, self._listed = [], [], []
+        for table in (self.ui.pairsTable, self.ui.batchTable):
+            table.setRowCount(0)
 
     def show_state(self, busy: bool) -> None:
-        self.ui.batchButton.enabled = not busy
+        p = self.panel.parameters
+        self.ui.batchButton.enabled = not busy and p is not None
+        self.ui.addPairButton.enabled = not busy and p is not None and p.ctVolume is not None and p.xrayVolume is not None
+        self.ui.removePairButton.enabled = self.ui.pairsButton.enabled = not busy and bool(self._listed)
 
-    def on_batch(self, checked: bool = False) -> None:
+    def update(self) -> None:
+        """List the pairs that the parameter node refers to."""
+        listed = [(ct.GetName(), xray.GetName()) for ct, xray in self.pairs()]
+        if listed != self._listed:
+            self._listed = listed
+            fill(self.ui.pairsTable, (_("CT"), _("X-ray")), listed)
+
+    # -- pairs of nodes
+
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """(CT node, X-ray node) of each pair; those that lost a node are left out."""
+        return [(ct, xray) for _number, ct, xray in self._references() if ct is not None and xray is not None]
+
+    def _references(self) -> list[tuple[int, Any, Any]]:
+        node = self.panel.parameters.parameterNode
+        roles: list[str] = []
+        node.GetNodeReferenceRoles(roles)
+        numbers = sorted(int(role.removeprefix("BatchCT")) for role in roles if role.startswith("BatchCT"))
+        return [
+            (n, node.GetNodeReference(CT_ROLE.format(number=n)), node.GetNodeReference(XRAY_ROLE.format(number=n))) for n in numbers
+        ]
+
+    def on_add_pair(self, checked: bool = False) -> None:
+        """Note the CT and the X-ray that are chosen now."""
+        p = self.panel.parameters
+        if (p.ctVolume, p.xrayVolume) in self.pairs():
+            self.ui.statusLabel.text = _("This pair is in the list already.")
+            return
+        number = max((known for known, _ct, _xray in self._references()), default=0) + 1
+        p.parameterNode.SetNodeReferenceID(CT_ROLE.format(number=number), p.ctVolume.GetID())
+        p.parameterNode.SetNodeReferenceID(XRAY_ROLE.format(number=number), p.xrayVolume.GetID())
+        self.panel.update()
+
+    def on_remove_pair(self, checked: bool = False) -> None:
+        """Strike the chosen pair off the list, or the last one."""
+        complete = [number for number, ct, xray in self._references() if ct is not None and xray is not None]
+        at = self.ui.pairsTable.currentRow()
+        number = complete[at if 0 <= at < len(complete) else -1]
+        for role in (CT_ROLE, XRAY_ROLE):
+            self.panel.parameters.parameterNode.RemoveNodeReferenceIDs(role.format(number=number))
+        self.panel.update()
+
+    def on_pairs(self, checked: bool = False) -> None:
+        """Register all pairs, one after the other."""
+        with self.panel.reporting():
+            ensure()
+            self._queue, self._rows = self.pairs(), []
+            self._count = len(self._queue)
+            self._next()
+
+    def _next(self) -> None:
+        from SphericalRegLib.mrml.session import run
+
+        p = self.panel.parameters
+        while self._queue:
+            ct, xray = self._queue[0]
+            self._began = time.perf_counter()
+            try:
+                initial = self.panel.initial.pose(ct, xray)
+                request = self.panel.logic.readRequest(ct, xray, initial=initial, device=p.device, seed=p.seed)
+            except InputError as error:
+                self._pair_failed(failure(error), go_on=False)
+                continue
+            title = _("pair {number} of {count}").format(number=self._count - len(self._queue) + 1, count=self._count)
+
+            def work(report: Any, request: Any = request, title: str = title) -> Any:
+                return run(request, lambda step: report(replace(step, stage=f"{title}, {step.stage}")))
+
+            self.panel.run_job(work, self._pair_done, self._pair_failed, self._pairs_stopped)
+            return
+        self._finish()
+
+    def _pair_done(self, outcome: Any) -> None:
+        from SphericalRegLib.mrml.session import write_outcome
+
+        ct, xray = self._queue.pop(0)
+        seconds = time.perf_counter() - self._began
+        self.panel.logic.prepared = keep(outcome.pyramid, ct, None, None, self.panel.logic.options)
+        try:
+            write_outcome(slicer.mrmlScene, outcome, ct, xray, move_xray=self.panel.parameters.moveXray)
+            self._rows.append(row(_name(ct, xray), outcome.result.to_dict(), seconds, None))
+        except InputError as error:
+            self._rows.append(row(_name(ct, xray), {}, seconds, str(error)))
+        self._next()
+
+    def _pair_failed(self, failed: Failed, go_on: bool = True) -> None:
+        ct, xray = self._queue.pop(0)
+        self._rows.append(row(_name(ct, xray), {}, time.perf_counter() - self._began, failed.sentence))
+        if go_on:
+            self._next()
+
+    def _pairs_stopped(self) -> None:
+        self._queue = []
+        self._finish()
+        self.ui.statusLabel.text = _("Cancelled after {count} of {all} pairs.").format(count=len(self._rows), all=self._count)
+
+    def _finish(self) -> None:
+        folder = self.ui.batchOutputPathLineEdit.currentPath
+        if folder and self._rows:
+            write_rows(Path(folder) / "batch.csv", self._rows)
+        self.show_rows(self._rows)
+
+    # -- a folder of cases
+
+    def on_folder(self, checked: bool = False) -> None:
+        """Register every case of a folder; the scene stays as it is."""
         folder, out = self.ui.batchInputPathLineEdit.currentPath, self.ui.batchOutputPathLineEdit.currentPath
         with self.panel.reporting():
             if not folder or not out:
                 raise InputError(_("Choose a folder of cases and a folder for the results first."))
             ensure()
             device, seed = self.panel.parameters.device, self.panel.parameters.seed
-            self.panel.start(lambda report: batch_of_folders([Path(folder)], out, device, seed, report), self.show_rows)
+            self.panel.run_job(lambda report: batch_of_folders([Path(folder)], out, device, seed, report), self.show_rows)
+
+    # -- results
 
     def show_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Fill the table."""
-        table = self.ui.batchTable
-        table.setColumnCount(len(COLUMNS))
-        table.setHorizontalHeaderLabels(list(COLUMNS))
-        table.setRowCount(len(rows))
-        for number, row in enumerate(rows):
-            for column, key in enumerate(COLUMNS):
-                table.setItem(number, column, qt.QTableWidgetItem(_cell(row[key])))
-        failed = sum(row["error"] is not None for row in rows)
-        self.ui.statusLabel.text = _("{count} cases, {failed} failed.").format(count=len(rows), failed=failed)
+        """Fill the table in the panel and the one in the scene."""
+        p = self.panel.parameters
+        fill(self.ui.batchTable, COLUMNS, [[_cell(line[key]) for key in COLUMNS] for line in rows])
+        if rows:
+            p.batchTable = p.batchTable or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", _("SphericalReg batch"))
+            fill_table(p.batchTable, rows)
+        failed = sum(line["error"] is not None for line in rows)
+        self.ui.statusLabel.text = _("{count} registrations, {failed} failed.").format(count=len(rows), failed=failed)
+
+
+def fill(table: Any, titles: Any, lines: Any) -> None:
+    """Show texts in a QTableWidget."""
+    table.setColumnCount(len(titles))
+    table.setHorizontalHeaderLabels(list(titles))
+    table.setRowCount(len(lines))
+    for number, line in enumerate(lines):
+        for column, text in enumerate(line):
+            table.setItem(number, column, qt.QTableWidgetItem(text))
+
+
+def _name(ct: Any, xray: Any) -> str:
+    return f"{ct.GetName()}, {xray.GetName()}"
 
 
 def _cell(value: Any) -> str:

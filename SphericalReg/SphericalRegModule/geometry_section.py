@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import slicer
 from slicer.i18n import tr as _
@@ -16,6 +16,11 @@ from SphericalRegLib.imaging.pixels import StoredImage
 from SphericalRegLib.mrml.detector import placed_camera
 from SphericalRegLib.mrml.geometry_attribute import keep_geometry, kept_geometry
 from SphericalRegLib.mrml.xrays import node_geometry, stored_image
+
+from .choices import SCENE
+
+if TYPE_CHECKING:
+    from .panel import Panel
 
 LONGEST_ORIGIN = 24
 EDITED = "edited"
@@ -36,6 +41,64 @@ LABELS = {
     "principal_point_px": "principalOriginLabel",
     "intensity": "intensityOriginLabel",
 }
+
+
+class GeometrySection:
+    """Follows the chosen X-ray: its values go into the parameters, edits back into what is kept with its node."""
+
+    def __init__(self, panel: Panel) -> None:
+        self.panel, self.ui = panel, panel.ui
+        self.known: GeometryValues | None = None
+        self._xray_id: str | None = None
+        self.ui.loadGeometryButton.connect("clicked(bool)", self.on_load)
+        self.ui.saveGeometryButton.connect("clicked(bool)", self.on_save)
+
+    def forget(self) -> None:
+        """Another parameter node, or none."""
+        self.known, self._xray_id = None, None
+
+    def show_state(self, busy: bool) -> None:
+        self.ui.saveGeometryButton.enabled = self.known is not None
+
+    def update(self) -> None:
+        """Another X-ray was chosen, or a value was edited."""
+        p = self.panel.parameters
+        xray = p.xrayVolume
+        if xray is None or xray.GetImageData() is None:
+            self.forget()
+            for label in (*LABELS.values(), "sizeLabel", "geometryWarningLabel"):
+                getattr(self.ui, label).text = ""
+            return
+        if self.known is None or xray.GetID() != self._xray_id:
+            self._xray_id, self.known = xray.GetID(), known_geometry(xray)
+            to_parameters(self.known, p)
+        else:
+            values = from_parameters(p, self.known)
+            if edited(values, self.known):
+                self.known = values
+                keep_geometry(xray, values)
+                if p.initial == SCENE:  # the X-ray that was placed is what will be registered
+                    self.panel.initial.refresh_placed()
+        show_origins(self.ui, self.known)
+
+    def on_load(self, checked: bool = False) -> None:
+        """Take the values of a file."""
+        with self.panel.reporting():
+            path = self.ui.geometryPathLineEdit.currentPath
+            if not path or self.panel.parameters.xrayVolume is None:
+                raise InputError(_("Choose an X-ray and a geometry file first."))
+            load(path, self.panel.parameters.xrayVolume)
+            self.forget()  # so that the new values are taken over
+            self.panel.update()
+
+    def on_save(self, checked: bool = False) -> None:
+        """Write the values to a file."""
+        with self.panel.reporting():
+            path = self.ui.geometryPathLineEdit.currentPath
+            if not path or self.known is None:
+                raise InputError(_("Choose an X-ray and a file to write first."))
+            save(path, self.known)
+            self.ui.statusLabel.text = _("Saved {path}.").format(path=Path(path).name)
 
 
 def known_geometry(xray: Any) -> GeometryValues:
@@ -127,7 +190,7 @@ def show_origins(ui: Any, values: GeometryValues) -> None:
     ui.geometryWarningLabel.visible = bool(said)
 
 
-def load(path: str | Path, xray: Any) -> GeometryValues:
+def load(path: str | Path, xray: Any) -> None:
     """Take a geometry file for an X-ray and keep it with the node.
 
     Raises:
@@ -138,7 +201,6 @@ def load(path: str | Path, xray: Any) -> GeometryValues:
     if given.size_px is not None and tuple(given.size_px.value) != size:
         raise InputError(f"{path} is for an image of {given.size_px.value} pixels, the X-ray {xray.GetName()!r} has {size} (columns, rows).")
     keep_geometry(xray, first_known(given, kept_geometry(xray)))
-    return known_geometry(xray)
 
 
 def save(path: str | Path, values: GeometryValues) -> None:

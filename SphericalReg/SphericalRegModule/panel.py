@@ -1,34 +1,38 @@
-"""What the panel's buttons do."""
+"""The panel: its sections, what runs, and what is said about it."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
-from slicer.util import VTKObservationMixin
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.mrml.detector import placed_camera
-from SphericalRegLib.mrml.geometry_attribute import keep_geometry
+from SphericalRegLib.mrml.matrices import scene_from_node
 from SphericalRegLib.progress import Progress
 
-from . import geometry_section as geometry
-from . import xray_view
 from .batch_section import BatchSection
+from .choices import SCENE
 from .dependencies import ensure
+from .geometry_section import GeometrySection
+from .initial_section import InitialSection
+from .inputs_section import InputsSection
 from .job import Done, Failed, Message, failure
-from .live import LiveDRR
+from .packages_section import PackagesSection
+from .prepared import keep
 from .result_section import ResultSection
 from .runner import Runner
+from .watch import Watch
 
-ANGLES, SCENE, ALL_VIEWS = "C-arm angles", "the CT's place in the scene", "all named views"
 
+class Panel:
+    """Connects the widgets to the logic, section by section in the panel's order.
 
-class Panel(VTKObservationMixin):
-    """Connects the widgets to the logic.
+    A section has `update` (the parameters changed), `show_state` (what can be pressed now) and `forget` (the scene goes away).
 
     Args:
         ui: the widgets by name.
@@ -36,23 +40,26 @@ class Panel(VTKObservationMixin):
     """
 
     def __init__(self, ui: Any, logic: Any) -> None:
-        VTKObservationMixin.__init__(self)
         self.ui, self.logic = ui, logic
         self.parameters: Any = None
         self.runner = Runner(self._on_progress, self._on_end)
-        self.live = LiveDRR(self._render_live)
-        self.result = ResultSection(self)
-        self.batch = BatchSection(self)
-        self._known: Any = None
-        self._xray_id: str | None = None
-        self._watched: Any = None
+        self._parameters_watch = Watch(vtk.vtkCommand.ModifiedEvent, self.update)
+        # an X-ray may be chosen before it is filled, and a sequence's proxy shows one frame after the other
+        self._xray_watch = Watch(slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self.update)
         self._updating = False
         self._details = ""
         self._then: Any = None
+        self._failed: Any = None
+        self._stopped: Any = None
+        self.inputs = InputsSection(self)
+        self.geometry = GeometrySection(self)
+        self.initial = InitialSection(self)
+        # The section for a trained network belongs here: between where the search starts and the search.
+        self.result = ResultSection(self)
+        self.batch = BatchSection(self)
+        self.packages = PackagesSection(self)
+        self._sections = (self.inputs, self.geometry, self.initial, self.result, self.batch, self.packages)
         ui.registerButton.connect("clicked(bool)", self.on_register)
-        ui.placeButton.connect("clicked(bool)", self.on_place)
-        ui.loadGeometryButton.connect("clicked(bool)", self.on_load_geometry)
-        ui.saveGeometryButton.connect("clicked(bool)", self.on_save_geometry)
         ui.copyDetailsButton.connect("clicked(bool)", self.on_copy_details)
         ui.progressBar.visible = False
         self.clear_error()
@@ -60,24 +67,24 @@ class Panel(VTKObservationMixin):
     def close(self) -> None:
         """Let go of everything: the panel goes away."""
         self.runner.abandon()
-        self.live.stop()
-        self.removeObservers()
+        for section in self._sections:
+            section.forget()
+        self._parameters_watch.follow(None)
+        self._xray_watch.follow(None)
         self.logic.forgetPrepared()
 
     def setParameters(self, parameters: Any) -> None:
         """Follow a parameter node, or none: then what runs is cancelled, for its scene goes away."""
-        if self.parameters is not None:
-            self.removeObserver(self.parameters, vtk.vtkCommand.ModifiedEvent, self.update)
-            self.live.stop()
-            self._watch(None)
+        self._parameters_watch.follow(parameters)
+        self._xray_watch.follow(None)
         if parameters is None:
             self.runner.abandon()
-            self.result.forget()
             self.logic.forgetPrepared()
-        self.parameters, self._xray_id, self._known = parameters, None, None
-        if parameters is not None:
-            self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.update)
-            self.update()
+        self.parameters = None
+        for section in self._sections:
+            section.forget()
+        self.parameters = parameters
+        self.update()
         self._show_state()
 
     # -- following the parameters
@@ -88,52 +95,23 @@ class Panel(VTKObservationMixin):
             return
         self._updating = True
         try:
-            self._update_geometry()
-            self._update_live()
-            self.result.update()
+            self._xray_watch.follow(self.parameters.xrayVolume)
+            for section in self._sections:
+                section.update()
         except InputError as error:
             self.show_error(failure(error))
         finally:
             self._updating = False
         self._show_state()
 
-    def _update_geometry(self) -> None:
-        xray = self.parameters.xrayVolume
-        self._watch(xray)
-        if xray is None or xray.GetImageData() is None:
-            self._xray_id, self._known = None, None
-            for label in (*geometry.LABELS.values(), "sizeLabel", "geometryWarningLabel"):
-                getattr(self.ui, label).text = ""
-            return
-        if xray.GetID() != self._xray_id:
-            self._xray_id, self._known = xray.GetID(), geometry.known_geometry(xray)
-            geometry.to_parameters(self._known, self.parameters)
-        else:
-            values = geometry.from_parameters(self.parameters, self._known)
-            if geometry.edited(values, self._known):
-                self._known = values
-                keep_geometry(xray, values)
-        geometry.show_origins(self.ui, self._known)
+    @property
+    def observers(self) -> int:
+        """How many the panel and its parts hold now."""
+        watches = (self._parameters_watch, self._xray_watch, self.result.watch)
+        return sum(watch.following for watch in watches) + len(self.initial.live.Observations)
 
-    def _watch(self, xray: Any) -> None:
-        """Follow the X-ray's image: a node may be chosen before it is filled."""
-        if xray is self._watched:
-            return
-        if self._watched is not None:
-            self.removeObserver(self._watched, slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self.update)
-        self._watched = xray
-        if xray is not None:
-            self.addObserver(xray, slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self.update)
-
-    def _update_live(self) -> None:
-        wanted = self.parameters.live and not self.runner.busy and self.parameters.ctVolume is not None and self.parameters.placedXray is not None
-        if wanted and not self.live.following:
-            self.live.follow(self.parameters.ctVolume, self.parameters.placedXray)
-        elif not wanted and self.live.following:
-            self.live.stop()
-
-    def missing(self) -> str:
-        """What keeps the registration from starting, or an empty text."""
+    def missing_inputs(self) -> str:
+        """What is still to be chosen, or an empty text."""
         p = self.parameters
         if p is None:
             return _("No scene")
@@ -141,27 +119,42 @@ class Panel(VTKObservationMixin):
             return _("Choose a CT and an X-ray")
         if p.sddMm <= 0 or min(p.spacingColumnMm, p.spacingRowMm) <= 0:
             return _("Enter the source-to-detector distance and the pixel spacing")
-        if p.initial == SCENE and p.placedXray is None:
-            return _("Place the X-ray first, or choose another start")
+        if self.inputs.chosen_parts == ():
+            return _("Tick the parts of the CT that are rendered")
         return ""
+
+    def missing(self) -> str:
+        """What keeps the registration from starting, or an empty text."""
+        p = self.parameters
+        if p is not None and p.initial == SCENE and p.placedXray is None:
+            return self.missing_inputs() or _("Place the X-ray first, or choose another start")
+        return self.missing_inputs()
 
     def _show_state(self) -> None:
         missing, busy = self.missing(), self.runner.busy
-        self.ui.registerButton.text = _("Cancel") if busy else _("Register")
+        self.ui.registerButton.text = _("Cancel") if busy else _("Register all frames") if self.inputs.all_frames else _("Register")
         self.ui.registerButton.enabled = busy or not missing
         self.ui.registerButton.toolTip = _("Stop the registration") if busy else missing or _("Find the CT's pose")
-        self.ui.placeButton.enabled = not busy and not missing
         self.ui.progressBar.visible = busy
-        self.batch.show_state(busy)
-        self.result.show_state(busy)
+        for section in self._sections:
+            section.show_state(busy)
 
     # -- jobs
 
-    def start(self, work: Any, then: Any) -> None:
-        """Run work beside the panel; `then` takes its value in the main thread."""
+    def run_job(
+        self, work: Any, then: Callable[[Any], None], failed: Callable[[Failed], None] | None = None, stopped: Callable[[], None] | None = None
+    ) -> None:
+        """Run work beside the panel.
+
+        Args:
+            work: takes a progress callback; runs in a thread.
+            then: takes its value, in the main thread.
+            failed: instead of showing the failure.
+            stopped: after it was cancelled.
+        """
         self.clear_error()
-        self.live.stop()
-        self._then = then
+        self.initial.live.stop()
+        self._then, self._failed, self._stopped = then, failed or self.show_error, stopped
         self.ui.progressBar.value = 0
         self.runner.start(work)
         self._show_state()
@@ -174,16 +167,18 @@ class Panel(VTKObservationMixin):
         self.ui.statusLabel.text = ", ".join(words)
 
     def _on_end(self, message: Message) -> None:
-        if isinstance(message, Done):
-            self.ui.statusLabel.text = ""
-            try:
-                self._then(message.value)
-            except InputError as error:
-                self.show_error(failure(error))
-        elif isinstance(message, Failed):
-            self.show_error(message)
-        else:
-            self.ui.statusLabel.text = _("Cancelled. Nothing was changed.")
+        then, failed, stopped = self._then, self._failed, self._stopped
+        self._then = self._failed = self._stopped = None
+        with self.reporting():
+            if isinstance(message, Done):
+                self.ui.statusLabel.text = ""
+                then(message.value)
+            elif isinstance(message, Failed):
+                failed(message)
+            else:
+                self.ui.statusLabel.text = _("Cancelled. Nothing was changed.")
+                if stopped is not None:
+                    stopped()
         self.update()
 
     def show_error(self, failed: Failed) -> None:
@@ -209,63 +204,52 @@ class Panel(VTKObservationMixin):
             return
         with self.reporting():
             ensure()
-            request = self._request()
-            ct, xray, labels = self.parameters.ctVolume, self._target(), self.parameters.labelsVolume
-            from SphericalRegLib.mrml.session import run
+            if self.inputs.all_frames:
+                self._register_run()
+            else:
+                self._register_one()
 
-            def show(outcome: Any) -> None:
-                self.logic.keepPrepared(ct, labels, request, outcome)
-                self.result.show_outcome(outcome, ct, xray)
+    def _register_one(self) -> None:
+        from SphericalRegLib.mrml.session import run
 
-            self.start(lambda report: run(request, report), show)
+        p = self.parameters
+        ct, xray, labels, parts = p.ctVolume, self.initial.target(), p.partsNode, self.inputs.chosen_parts
+        # an X-ray on a detector brings its camera along, and shows the chosen frame already
+        known, frame = (None, None) if placed_camera(xray) is not None else (self.geometry.known, self.inputs.frame)
+        request = self.logic.readRequest(
+            ct, xray, frame, geometry=known, initial=self.initial.pose(ct, xray, known, frame), **self._choices(labels, parts)
+        )
 
-    def on_place(self, checked: bool = False) -> None:
-        """Stand the X-ray before the CT at the initial pose and show both."""
-        with self.reporting():
-            ensure()
-            p = self.parameters
-            view: Any = (p.primaryDeg, p.secondaryDeg) if p.initial == ANGLES else "ap" if p.initial in (ALL_VIEWS, SCENE) else p.initial
-            placed = self.logic.placeXray(p.ctVolume, p.xrayVolume, geometry=self._known, view=view, placedNode=p.placedXray)
-            p.placedXray = placed
-            self._make_movable(p)
-            xray_view.show_layout()
-            p.drrVolume = self.logic.renderDRR(p.ctVolume, placed, p.drrVolume, device=p.device)
-            self.result.show_pictures(fit=True)
-            p.initial = SCENE
-            p.live = True
+        def show(outcome: Any) -> None:
+            self.logic.prepared = keep(outcome.pyramid, ct, labels, parts, self.logic.options)
+            self.result.show_outcome(outcome, ct, xray)
 
-    def _make_movable(self, p: Any) -> None:
-        """Give the CT a transform with handles, about its centre."""
-        if p.outputTransform is None:
-            name = f"{p.ctVolume.GetName()} to {p.xrayVolume.GetName()}"
-            p.outputTransform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
-        from SphericalRegLib.mrml.matrices import scene_from_node
-        from SphericalRegLib.mrml.poses import move_ct
+        self.run_job(lambda report: run(request, report), show)
 
-        move_ct(p.ctVolume, p.outputTransform, scene_from_node(p.ctVolume))
-        p.outputTransform.CreateDefaultDisplayNodes()
-        display = p.outputTransform.GetDisplayNode()
-        display.SetEditorVisibility(True)
-        bounds = [0.0] * 6
-        p.ctVolume.GetRASBounds(bounds)
-        p.outputTransform.SetCenterOfTransformation(*((low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2])))
+    def _register_run(self) -> None:
+        from SphericalRegLib.mrml.run_session import register_run
 
-    def on_load_geometry(self, checked: bool = False) -> None:
-        with self.reporting():
-            path = self.ui.geometryPathLineEdit.currentPath
-            if not path or self.parameters.xrayVolume is None:
-                raise InputError(_("Choose an X-ray and a geometry file first."))
-            self._known = geometry.load(path, self.parameters.xrayVolume)
-            self._xray_id = None  # so that the new values are taken over
-            self.update()
+        p = self.parameters
+        ct, xray, labels, parts = p.ctVolume, p.xrayVolume, p.partsNode, self.inputs.chosen_parts
+        placed = placed_camera(p.placedXray) if p.initial == SCENE else None
+        if placed is not None:
+            initial, reference = np.linalg.inv(placed.world_from_camera) @ scene_from_node(ct), placed.world_from_camera
+        else:
+            initial, reference = self.initial.pose(ct, xray, self.geometry.known, 0), None
+        request = self.logic.readRun(
+            ct, xray, reference=reference, geometry=self.geometry.known, initial=initial, **self._choices(labels, parts)
+        )
 
-    def on_save_geometry(self, checked: bool = False) -> None:
-        with self.reporting():
-            path = self.ui.geometryPathLineEdit.currentPath
-            if not path or self._known is None:
-                raise InputError(_("Choose an X-ray and a file to write first."))
-            geometry.save(path, self._known)
-            self.ui.statusLabel.text = _("Saved {path}.").format(path=Path(path).name)
+        def show(frames: Any) -> None:
+            pyramid = next(frame.outcome.pyramid for frame in frames if frame.outcome is not None)
+            self.logic.prepared = keep(pyramid, ct, labels, parts, self.logic.options)
+            self.result.show_run(frames, ct, xray)
+
+        self.run_job(lambda report: register_run(request, report), show)
+
+    def _choices(self, labels: Any, parts: Any) -> dict[str, Any]:
+        p = self.parameters
+        return {"labelsNode": labels, "labels": parts, "maskNode": p.maskVolume, "device": p.device, "seed": p.seed}
 
     def on_copy_details(self, checked: bool = False) -> None:
         slicer.app.clipboard().setText(f"{self.ui.errorLabel.text}\n\n{self._details}")
@@ -275,49 +259,6 @@ class Panel(VTKObservationMixin):
     def reporting(self) -> Reporting:
         """A context in which errors are shown in the panel's words."""
         return Reporting(self)
-
-    def _target(self) -> Any:
-        """The X-ray to register to: the placed one when the start is where the CT stands before it."""
-        return self.parameters.placedXray if self.parameters.initial == SCENE else self.parameters.xrayVolume
-
-    def _request(self) -> Any:
-        p = self.parameters
-        xray = self._target()
-        return self.logic.readRequest(
-            p.ctVolume,
-            xray,
-            None if placed_camera(xray) is not None else self._known,
-            self._initial(xray),
-            p.labelsVolume,
-            label_numbers(p.labelValues),
-            p.maskVolume,
-            p.frame if frames(xray) > 1 else None,
-            p.device,
-            p.seed,
-        )
-
-    def _initial(self, xray: Any) -> Any:
-        p = self.parameters
-        if p.initial == SCENE:
-            return "scene"
-        if p.initial == ALL_VIEWS:
-            return None
-        if p.initial != ANGLES:
-            return p.initial
-        from SphericalRegLib.geometry.views import c_arm_view
-        from SphericalRegLib.mrml.volumes import volume_from_node
-        from SphericalRegLib.mrml.xrays import radiograph_from_node
-
-        camera = radiograph_from_node(xray, self._known, frame=0).camera
-        return c_arm_view(p.primaryDeg, p.secondaryDeg, camera, volume_from_node(p.ctVolume).centre_ras_mm.tolist()).numpy()
-
-    def _render_live(self, longer_side: int | None) -> None:
-        p = self.parameters
-        if p is None or self.runner.busy or p.ctVolume is None or p.placedXray is None:
-            return
-        p.drrVolume = self.logic.renderDRR(p.ctVolume, p.placedXray, p.drrVolume, longerSide=longer_side, device=p.device)
-        if longer_side is None:
-            self.result.show_pictures()
 
 
 class Reporting:
@@ -334,20 +275,3 @@ class Reporting:
             return False
         self._panel.show_error(failure(error))
         return True
-
-
-def label_numbers(text: str) -> tuple[int, ...] | None:
-    """Numbers of a list such as "1, 2"; None for an empty one.
-
-    Raises:
-        InputError: something else than whole numbers.
-    """
-    parts = text.replace(",", " ").split()
-    if not all(part.isdigit() for part in parts):
-        raise InputError(_("The label values are '{text}'; expected whole numbers such as: 1, 2").format(text=text))
-    return tuple(int(part) for part in parts) or None
-
-
-def frames(xray: Any) -> int:
-    """Number of images in an X-ray's node."""
-    return xray.GetImageData().GetDimensions()[2] if xray.GetImageData() is not None else 0

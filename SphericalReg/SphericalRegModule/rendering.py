@@ -10,13 +10,14 @@ import slicer
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.views import c_arm_view, named_view
 from SphericalRegLib.imaging.geometry_values import GeometryValues, first_known
-from SphericalRegLib.imaging.radiograph import geometry_values
-from SphericalRegLib.mrml.detector import is_mirrored, placed_camera, set_image
+from SphericalRegLib.imaging.radiograph import Radiograph, geometry_values
+from SphericalRegLib.mrml.detector import PlacedCamera, is_mirrored, placed_camera, set_image
+from SphericalRegLib.mrml.frames import stored_frame
 from SphericalRegLib.mrml.geometry_attribute import kept_geometry
 from SphericalRegLib.mrml.matrices import node_from_voxel, scene_from_node
 from SphericalRegLib.mrml.poses import pose_of
-from SphericalRegLib.mrml.session import render, resolved_device
-from SphericalRegLib.mrml.xrays import radiograph_from_node, radiograph_to_node
+from SphericalRegLib.mrml.session import render
+from SphericalRegLib.mrml.xrays import exposure_of, radiograph_to_node
 
 from .geometry_section import dicom_geometry
 from .xray_view import set_window
@@ -27,12 +28,22 @@ def kept_geometry_of(xray: Any) -> GeometryValues:
     return first_known(kept_geometry(xray), dicom_geometry(xray))
 
 
-def place_xray(ct: Any, xray: Any, geometry: Any = None, view: Any = "ap", placed: Any = None) -> Any:
-    """The X-ray on its detector, before the CT where that stands: see `SphericalRegLogic.placeXray`."""
-    values = kept_geometry_of(xray) if geometry is None else geometry_values(geometry)
-    radiograph = radiograph_from_node(xray, values)
+def radiograph_of(xray: Any, geometry: Any = None, frame: int | None = None) -> Radiograph:
+    """An X-ray node's image, or a frame of it, ready for registration; without `geometry`, as it is known of the node."""
+    stored = stored_frame(xray, frame)
+    return exposure_of(xray, kept_geometry_of(xray) if geometry is None else geometry_values(geometry)).radiograph(stored)
+
+
+def centre_of(ct: Any) -> np.ndarray:
+    """(3,): the centre of a CT's grid in its own frame, the point that it turns about."""
     size = np.array(ct.GetImageData().GetDimensions())
-    centre = (node_from_voxel(ct) @ [*((size - 1) / 2), 1])[:3]
+    return (node_from_voxel(ct) @ [*((size - 1) / 2), 1])[:3]
+
+
+def place_xray(ct: Any, xray: Any, geometry: Any = None, view: Any = "ap", placed: Any = None, frame: int | None = None) -> Any:
+    """The X-ray on its detector, before the CT where that stands: see `SphericalRegLogic.placeXray`."""
+    radiograph = radiograph_of(xray, geometry, frame)
+    centre = centre_of(ct)
     if isinstance(view, str):
         pose = named_view(view, radiograph.camera, centre.tolist()).numpy()
     elif np.shape(view) == (2,):
@@ -45,8 +56,8 @@ def place_xray(ct: Any, xray: Any, geometry: Any = None, view: Any = "ap", place
     return node
 
 
-def render_drr(logic: Any, ct: Any, xray: Any, drr: Any = None, longer_side: int | None = None, device: str = "auto") -> Any:
-    """See `SphericalRegLogic.renderDRR`.
+def standing(xray: Any) -> PlacedCamera:
+    """Where a placed X-ray's camera stands.
 
     Raises:
         InputError: the X-ray stands on no detector yet.
@@ -54,9 +65,18 @@ def render_drr(logic: Any, ct: Any, xray: Any, drr: Any = None, longer_side: int
     placed = placed_camera(xray)
     if placed is None:
         raise InputError(f"The X-ray {xray.GetName()!r} has no place in the scene yet: place it first, or register.")
+    return placed
+
+
+def render_drr(pyramid: Any, ct: Any, xray: Any, drr: Any = None, longer_side: int | None = None) -> Any:
+    """A prepared CT, where its node stands, on the detector of a placed X-ray: see `SphericalRegLogic.renderDRR`.
+
+    Raises:
+        InputError: the X-ray stands on no detector yet.
+    """
+    placed = standing(xray)
     if longer_side is not None:
         placed = placed.resized(longer_side)
-    pyramid = logic.preparedVolume(ct, resolved_device(device))
     pose = pose_of(ct, placed.world_from_camera)
     depth = float((pose @ [*pyramid.attenuation.centre_ras_mm, 1])[2])
     pixel_at_ct = max(placed.camera.pixel_spacing_mm) * max(depth, 0.1 * placed.camera.sdd_mm) / placed.camera.sdd_mm

@@ -9,6 +9,7 @@ import slicer
 import vtk
 
 from SphericalRegLib.mrml.detector import PlacedCamera
+from SphericalRegLib.mrml.removing import remove
 
 from .xray_view import VIEW
 
@@ -18,7 +19,7 @@ COLOUR = (0.29, 0.78, 1.0)
 
 def show_camera(placed: PlacedCamera) -> Any:
     """Draw a camera's source, detector and corner rays; one model, moved when it is there already."""
-    model = next((node for node in slicer.util.getNodesByClass("vtkMRMLModelNode") if node.GetAttribute(FRUSTUM)), None)
+    model = _model()
     if model is None:
         model = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "X-ray source and detector")
         model.SetAttribute(FRUSTUM, "1")
@@ -29,6 +30,17 @@ def show_camera(placed: PlacedCamera) -> Any:
         display.SetLighting(False)
     model.SetAndObservePolyData(frustum(placed))
     return model
+
+
+def remove_camera() -> None:
+    """Take the drawing away."""
+    model = _model()
+    if model is not None:
+        remove(slicer.mrmlScene, model)
+
+
+def _model() -> Any:
+    return next((node for node in slicer.util.getNodesByClass("vtkMRMLModelNode") if node.GetAttribute(FRUSTUM)), None)
 
 
 def frustum(placed: PlacedCamera) -> vtk.vtkPolyData:

@@ -115,7 +115,10 @@ def _quick_options() -> Any:
 def _rendered(logic: Any, ct: Any, placed: Any, scene_from_ct: np.ndarray) -> np.ndarray:
     from SphericalRegLib.mrml.session import render
 
-    return render(logic.preparedVolume(ct, "cpu"), placed.camera, np.linalg.inv(placed.world_from_camera) @ scene_from_ct)
+    from .prepared import prepared
+
+    logic.prepared = prepared(logic.prepared, ct, None, None, "cpu", logic.options)
+    return render(logic.prepared.pyramid, placed.camera, np.linalg.inv(placed.world_from_camera) @ scene_from_ct)
 
 
 def _likeness(a: np.ndarray, b: np.ndarray) -> float:

@@ -9,19 +9,14 @@ import slicer
 
 from SphericalRegLib.imaging.normalization import robust_range
 from SphericalRegLib.mrml.detector import PlacedCamera, is_mirrored, placed_camera, set_image
+from SphericalRegLib.mrml.matrices import from_vtk
 from SphericalRegLib.mrml.voxels import voxels
+
+from .choices import CHECKERBOARD, DRR, OVERLAY, RED_BLUE, SIGNED
 
 VIEW = "SphericalRegXRay"
 LAYOUT_ID = 4753  # any number above Slicer's own
 
-OVERLAY, XRAY, DRR, RED_BLUE, SIGNED, CHECKERBOARD = PICTURES = (
-    "overlay",
-    "X-ray",
-    "DRR",
-    "difference, red and blue",
-    "signed difference",
-    "checkerboard",
-)
 COLOURED = (RED_BLUE, SIGNED, CHECKERBOARD)
 
 _LAYOUT = f"""
@@ -64,19 +59,35 @@ def slice_from_image(placed: PlacedCamera, mirrored: bool) -> np.ndarray:
     return matrix
 
 
-def look_at(xray: Any) -> None:
-    """Turn the X-ray view to a placed X-ray and fit it."""
+def look_at(xray: Any, fit: bool = True) -> None:
+    """Turn the X-ray view to a placed X-ray, and fit it unless it is to keep zoom and offset."""
     widget = _slice_widget()
     placed = placed_camera(xray)
     if widget is None or placed is None:
         return
     node = widget.sliceLogic().GetSliceNode()
-    slicer.util.updateVTKMatrixFromArray(node.GetSliceToRAS(), slice_from_image(placed, is_mirrored(xray)))
+    wanted, now = slice_from_image(placed, is_mirrored(xray)), from_vtk(node.GetSliceToRAS())
+    apart = now[:3, 3] - wanted[:3, 3]
+    if not fit and np.allclose(now[:3, :3], wanted[:3, :3]) and abs(apart @ wanted[:3, 2]) < 1e-3:
+        return
+    slicer.util.updateVTKMatrixFromArray(node.GetSliceToRAS(), wanted)
     node.UpdateMatrices()
+    if not fit:
+        return
     composite = widget.sliceLogic().GetSliceCompositeNode()
     if composite.GetBackgroundVolumeID() is None:
         composite.SetBackgroundVolumeID(xray.GetID())
     widget.sliceLogic().FitSliceToBackground()
+
+
+def empty() -> None:
+    """Show nothing in the X-ray view."""
+    widget = _slice_widget()
+    if widget is not None:
+        composite = widget.sliceLogic().GetSliceCompositeNode()
+        composite.SetBackgroundVolumeID(None)
+        composite.SetForegroundVolumeID(None)
+        widget.mrmlSliceNode().SetSliceVisible(False)
 
 
 def show(picture: str, xray: Any, drr: Any, coloured: Any, opacity: float) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..geometry.camera import Camera
-from .matrices import scene_from_voxel
+from .matrices import scene_from_node, scene_from_voxel
 from .voxels import set_voxels
 
 CAMERA = "SphericalReg.Camera"
@@ -67,19 +67,19 @@ def set_image(node: Any, image: np.ndarray, placed: PlacedCamera, *, mirrored: b
     """Put an image, (H, W) or colours (H, W, 3), into a volume node on the placed detector.
 
     Args:
-        node: vtkMRMLScalarVolumeNode, or vtkMRMLVectorVolumeNode for colours; without a parent transform.
+        node: vtkMRMLScalarVolumeNode, or vtkMRMLVectorVolumeNode for colours. Its parent transforms stay, and are allowed for.
         image: float32 or uint8, on the camera's grid.
-        placed: the camera.
+        placed: the camera, where it stands in the scene.
         mirrored: kept as an attribute, for whoever shows the image.
 
     Raises:
-        InputError: the image has another size than the camera.
+        InputError: the image has another size than the camera, or a parent transform is not linear.
     """
     if image.shape[:2] != (placed.camera.rows, placed.camera.columns):
         raise InputError(f"The image has {image.shape[1]} x {image.shape[0]} pixels; expected the camera's {placed.camera.size_px}.")
     was_modifying = node.StartModify()
     try:
-        set_voxels(node, image[None], placed.world_from_pixel)
+        set_voxels(node, image[None], np.linalg.inv(scene_from_node(node)) @ placed.world_from_pixel)
         node.SetAttribute(CAMERA, json.dumps(placed.camera.to_dict()))
         node.SetAttribute(MIRRORED, "1" if mirrored else "0")
     finally:

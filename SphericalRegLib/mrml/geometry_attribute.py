@@ -10,19 +10,20 @@ import numpy as np
 from ..errors import InputError
 from ..imaging.geometry_file import parse_geometry
 from ..imaging.geometry_values import GeometryValues, Sourced, describe_origins
+from .frames import lasting
 
 GEOMETRY = "SphericalReg.Geometry"
 """Attribute: JSON of {"values": keys of geometry.json, "origins": where each value comes from}."""
 
 
 def keep_geometry(node: Any, values: GeometryValues) -> None:
-    """Write what is known into the node's attribute, so that it is saved with the scene."""
+    """Write what is known into the node's attribute (of a run: its sequence's), so that it is saved with the scene."""
     known = describe_origins(values)
     content = {
         "values": {name: sourced.value.tolist() if isinstance(sourced.value, np.ndarray) else sourced.value for name, sourced in known.items()},
         "origins": {name: sourced.origin for name, sourced in known.items()},
     }
-    node.SetAttribute(GEOMETRY, json.dumps(content))
+    lasting(node).SetAttribute(GEOMETRY, json.dumps(content))
 
 
 def kept_geometry(node: Any) -> GeometryValues:
@@ -31,7 +32,7 @@ def kept_geometry(node: Any) -> GeometryValues:
     Raises:
         InputError: the attribute is damaged.
     """
-    text = node.GetAttribute(GEOMETRY)
+    text = lasting(node).GetAttribute(GEOMETRY)
     if not text:
         return GeometryValues()
     try:

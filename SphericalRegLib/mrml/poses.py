@@ -8,6 +8,10 @@ import numpy as np
 
 from ..errors import InputError
 from .matrices import scene_from_node, scene_from_transform, to_vtk
+from .provenance import ROLE
+
+POSE = "transform"
+"""The `ROLE` of a transform that a registration made."""
 
 
 def pose_of(ct: Any, world_from_camera: np.ndarray) -> np.ndarray:
@@ -23,22 +27,46 @@ def move_ct(ct: Any, transform: Any, scene_from_ct: np.ndarray) -> None:
     """Put the CT where `scene_from_ct` (4, 4) takes its own RAS frame, by a linear transform node.
 
     The transform becomes the CT's parent, below the parents that the CT had, which keep their meaning; it takes up the difference to them. Where the
-    CT had none, its toParent matrix is `scene_from_ct` itself: world_from_camera_reference @ camera_from_world for a registered pose.
+    CT had none, its toParent matrix is `scene_from_ct` itself: world_from_camera_reference @ camera_from_world for a registered pose. The transform
+    of an earlier registration is no such parent: the new one takes its place.
 
     Raises:
         InputError: a parent that is not linear, or the transform already stands above the CT's parent.
     """
-    parent = ct.GetParentTransformNode()
+    scene_from_node(ct)  # refuse what is not linear before anything is changed
+    hang(ct, transform)
+    set_scene_matrix(transform, scene_from_ct)
+
+
+def hang(node: Any, transform: Any) -> None:
+    """Put a node under a transform, and that under the parents which the node had; nothing for a node that is under it already.
+
+    Raises:
+        InputError: the transform stands above the node's parent.
+    """
+    if node.GetParentTransformNode() is transform:
+        return
+    parent = node.GetParentTransformNode()
+    while parent is not None and parent is not transform and parent.GetAttribute(ROLE) == POSE:
+        parent = parent.GetParentTransformNode()
+    if parent is not None and parent is not transform and is_above(transform, parent):
+        raise InputError(f"The transform {transform.GetName()!r} stands above the parent of {node.GetName()!r}: choose another one for the result.")
     if parent is not transform:
-        if parent is not None and is_above(transform, parent):
-            raise InputError(f"The transform {transform.GetName()!r} stands above the CT's own parent transform: choose another one for the result.")
-        scene_from_node(ct)  # refuse what is not linear before anything is changed
         transform.SetAndObserveTransformNodeID(None if parent is None else parent.GetID())
+    node.SetAndObserveTransformNodeID(transform.GetID())
+
+
+def release(node: Any, transform: Any) -> None:
+    """Take a node from under a transform, to where it is without that; nothing for a node that is not under it."""
+    if node is not None and transform is not None and node.GetParentTransformNode() is transform:
+        node.SetAndObserveTransformNodeID(transform.GetTransformNodeID())
+
+
+def set_scene_matrix(transform: Any, matrix: np.ndarray) -> None:
+    """Give a transform the toParent matrix with which it does to the nodes under it what `matrix` (4, 4) says, its parents included."""
     above = transform.GetParentTransformNode()
     scene_from_above = np.eye(4) if above is None else scene_from_transform(above)
-    transform.SetMatrixTransformToParent(to_vtk(np.linalg.inv(scene_from_above) @ scene_from_ct))
-    if parent is not transform:
-        ct.SetAndObserveTransformNodeID(transform.GetID())
+    transform.SetMatrixTransformToParent(to_vtk(np.linalg.inv(scene_from_above) @ matrix))
 
 
 def is_above(transform: Any, node: Any) -> bool:

@@ -14,6 +14,7 @@ import torch
 
 from ..errors import InputError
 from ..imaging.geometry_values import GeometryValues
+from ..imaging.pixels import StoredImage
 from ..imaging.radiograph import Radiograph
 from ..imaging.volume import Volume
 from ..progress import Progress, ProgressCallback, silent
@@ -22,11 +23,13 @@ from ..registration.pipeline import prepare, register
 from ..registration.resolution import VolumePyramid
 from ..registration.result import RegistrationResult
 from .detector import PlacedCamera, is_mirrored, placed_camera, set_image
+from .frames import stored_frame
+from .labelling import with_parts
 from .matrices import scene_from_node
-from .poses import move_ct
+from .poses import POSE, hang, move_ct, release, set_scene_matrix
 from .provenance import describe, transform_of
 from .volumes import volume_from_node
-from .xrays import radiograph_from_node, radiograph_to_node, stored_image
+from .xrays import exposure_of, radiograph_to_node, stored_image
 
 CPU_INSTEAD = "The GPU's memory was not enough: the CPU was used instead."
 
@@ -80,7 +83,7 @@ def read_request(
     geometry: GeometryValues | None = None,
     initial: np.ndarray | str | None = None,
     labels: Any = None,
-    label_values: Collection[int] | None = None,
+    parts: Collection[int | str] | None = None,
     mask: Any = None,
     frame: int | None = None,
     options: RegistrationOptions | None = None,
@@ -97,27 +100,40 @@ def read_request(
         ct, xray, labels, mask: nodes.
         geometry: of the X-ray as stored.
         initial: see `Request`, or "scene".
-        label_values: labels of the CT that are rendered; None renders all of it.
-        frame: of a multi-frame X-ray.
+        parts: of the CT's label map (numbers) or segmentation (names or IDs) that are rendered; None renders all of the CT, or all segments.
+        frame: of a run, from 0; None: the one image, or the frame that a sequence's proxy shows.
         options: of the registration.
         device: "auto" is the GPU where there is one.
-        prepared: the CT, prepared before with the same labels and device.
+        prepared: the CT, prepared before with the same parts and device.
 
     Raises:
         InputError: anything that cannot be used, in one sentence.
     """
     placed = placed_camera(xray)
-    radiograph = radiograph_from_node(xray, geometry, frame=frame, mask=mask) if placed is None else _on_detector(xray, placed, mask)
+    stored = stored_frame(xray, frame)
+    radiograph = exposure_of(xray, geometry, mask=mask).radiograph(stored) if placed is None else _on_detector(xray, placed, stored, mask)
     options = RegistrationOptions() if options is None else options
-    if label_values is not None:
-        options = replace(options, labels=tuple(sorted(label_values)))
     reference = None if placed is None else placed.world_from_camera
     if isinstance(initial, str) and initial == "scene":
         if placed is None:
             raise _not_placed(xray)
         initial = np.linalg.inv(placed.world_from_camera) @ scene_from_node(ct)
-    volume: Volume | VolumePyramid = volume_from_node(ct, labels) if prepared is None else prepared
+    volume, options = (prepared, options) if prepared is not None else read_ct(ct, labels, parts, options)
     return Request(volume, radiograph, initial, options, resolved_device(device), seed, reference)
+
+
+def read_ct(
+    ct: Any, labels: Any = None, parts: Collection[int | str] | None = None, options: RegistrationOptions | None = None
+) -> tuple[Volume, RegistrationOptions]:
+    """The CT, and the options that render the chosen parts of it; arguments and errors as of `read_request`."""
+    options = RegistrationOptions() if options is None else options
+    volume = volume_from_node(ct)
+    if labels is None:
+        if parts is not None:
+            raise InputError(f"The parts {', '.join(map(str, parts))} of {ct.GetName()!r} were asked for, but there is no label map or segmentation.")
+        return volume, options
+    volume, chosen = with_parts(volume, ct, labels, parts)
+    return volume, options if chosen is None else replace(options, labels=chosen)
 
 
 def run(request: Request, progress: ProgressCallback = silent) -> Outcome:
@@ -162,7 +178,9 @@ def render(ct: VolumePyramid, camera: Any, camera_from_world: np.ndarray, spacin
         return ct.projector(camera, spacing_mm).project(pose)[0].cpu().numpy()
 
 
-def write_outcome(scene: Any, outcome: Outcome, ct: Any, xray: Any, nodes: ResultNodes | None = None) -> ResultNodes:
+def write_outcome(
+    scene: Any, outcome: Outcome, ct: Any, xray: Any, nodes: ResultNodes | None = None, *, move_xray: bool = False
+) -> ResultNodes:
     """Show a registration in the scene: the X-ray stands on its detector, the CT is moved before it, the DRR lies on the same grid.
 
     Args:
@@ -171,16 +189,30 @@ def write_outcome(scene: Any, outcome: Outcome, ct: Any, xray: Any, nodes: Resul
         ct: the CT's node.
         xray: the X-ray's node; one that lies on a placed detector is used as it is.
         nodes: to be filled instead of new ones; those that are None are made.
+        move_xray: let the CT stand where it is without the transform, and move X-ray and DRR by the inverse instead.
     """
     given = ResultNodes(None, None, None) if nodes is None else nodes
     result = outcome.result
     reference = result.world_from_camera_reference
-    transform = given.transform or scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", f"{ct.GetName()} to {xray.GetName()}")
-    move_ct(ct, transform, transform_of(result))  # first: it refuses what cannot be done
-    detector = xray if placed_camera(xray) is not None else radiograph_to_node(scene, outcome.radiograph, reference, node=given.xray)
+    detector = xray if placed_camera(xray) is not None else given.xray
+    names = (xray.GetName(), ct.GetName()) if move_xray else (ct.GetName(), xray.GetName())
+    transform = given.transform or scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "{} to {}".format(*names))
+    if move_xray:
+        release(ct, transform)
+        reference = scene_from_node(ct) @ np.linalg.inv(result.camera_from_world)
+    else:
+        for image in (detector, given.drr):
+            release(image, transform)
+        move_ct(ct, transform, transform_of(result))  # before the images are touched: it refuses what cannot be done
+    detector = detector or scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{outcome.radiograph.name} on the detector")
     drr = given.drr or scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"DRR of {ct.GetName()}")
+    if move_xray:
+        hang(detector, transform)
+        drr.SetAndObserveTransformNodeID(transform.GetID())
+        set_scene_matrix(transform, reference @ np.linalg.inv(result.world_from_camera_reference))
+    radiograph_to_node(scene, outcome.radiograph, reference, node=detector)
     set_image(drr, outcome.drr, PlacedCamera(outcome.radiograph.camera, reference), mirrored=outcome.radiograph.mirrored)
-    for node, role in ((transform, "transform"), (drr, "drr")):
+    for node, role in ((transform, POSE), (drr, "drr")):
         describe(node, role, result, ct, xray)
     for node in (detector, drr):
         if node.GetDisplayNode() is None:
@@ -200,9 +232,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()
 
 
-def _on_detector(xray: Any, placed: PlacedCamera, mask: Any) -> Radiograph:
+def _on_detector(xray: Any, placed: PlacedCamera, stored: StoredImage, mask: Any) -> Radiograph:
     """The X-ray of a node that `radiograph_to_node` filled: line integrals already."""
-    image = stored_image(xray).grey
+    image = stored.grey
     usable = np.isfinite(image) if mask is None else np.isfinite(image) & (stored_image(mask, 0).grey != 0)
     return Radiograph(image, usable, placed.camera, "line_integral", is_mirrored(xray), xray.GetName())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,35 @@ def node_geometry(node: Any) -> GeometryValues:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Exposure:
+    """How a node's stored values become radiographs; nothing in it belongs to the scene.
+
+    Attributes:
+        values: the geometry of the image as stored, value by value.
+        mask: (H, W), zero excludes a pixel; None: all count.
+        collimator: whether the collimated border is found and excluded.
+        name: of the X-ray.
+    """
+
+    values: GeometryValues
+    mask: np.ndarray | None
+    collimator: bool
+    name: str
+
+    def radiograph(self, stored: StoredImage) -> Radiograph:
+        """Raises InputError for anything that cannot be used, in one sentence."""
+        return Radiograph.from_stored(
+            stored, self.values, mask=self.mask, collimator=self.collimator, name=self.name, where=f"X-ray {self.name!r}"
+        )
+
+
+def exposure_of(node: Any, geometry: GeometryValues | None = None, *, mask: Any = None, collimator: bool = True) -> Exposure:
+    """How an X-ray node is read; arguments as of `radiograph_from_node`."""
+    values = first_known(*(part for part in (geometry, node_geometry(node)) if part is not None))
+    return Exposure(values, None if mask is None else stored_image(mask, 0).grey, collimator, node.GetName())
+
+
 def radiograph_from_node(
     node: Any, geometry: GeometryValues | None = None, *, frame: int | None = None, mask: Any = None, collimator: bool = True
 ) -> Radiograph:
@@ -67,11 +97,8 @@ def radiograph_from_node(
     Raises:
         InputError: anything that cannot be used, in one sentence.
     """
-    stored = stored_image(node, frame)
-    values = first_known(*(part for part in (geometry, node_geometry(node)) if part is not None))
-    excluded = None if mask is None else stored_image(mask, 0).grey
-    name = node.GetName()
-    return Radiograph.from_stored(stored, values, mask=excluded, collimator=collimator, name=name, where=f"X-ray {name!r}")
+    stored = stored_image(node, frame)  # first: its messages say what is wrong with the node
+    return exposure_of(node, geometry, mask=mask, collimator=collimator).radiograph(stored)
 
 
 def radiograph_to_node(scene: Any, radiograph: Radiograph, world_from_camera: np.ndarray, name: str = "", node: Any = None) -> Any:

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """The module with its sample case, on the harness or, where the environment variable SLICER names a Slicer executable, in Slicer itself.
 
-    python Testing/Harness/slicer_demo.py                      opens a window
-    python Testing/Harness/slicer_demo.py --screenshot FOLDER  clicks through it and saves pictures of each state; needs no display
+    python run.py slicer-demo                        opens a window
+    python run.py slicer-demo --screenshot FILE      registers the sample case, saves a picture of the result and ends; needs no display
+    python run.py slicer-demo --screenshots FOLDER   clicks through it and saves a picture of each state (the harness alone)
+    python run.py slicer-demo --measure              prints what takes how long, and whether anything is left behind (some minutes)
 """
 
 from __future__ import annotations
@@ -12,25 +14,32 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 MODULE = ROOT / "SphericalReg" / "SphericalReg.py"
 WINDOW = (1440, 900)
 PANEL_WIDTH = 530
 PICTURE_WIDTH = 1200
 
 
-def in_slicer(executable: str) -> int:
+def in_slicer(executable: str, picture: Path | None, measured: Sequence[int] | None) -> int:
     """Open the module with the sample case in a real Slicer."""
-    code = (
-        "import slicer; slicer.util.selectModule('SphericalReg')\n"
-        "from SphericalRegModule.sample_data import load_sample_case; load_sample_case()\n"
-        "slicer.modules.SphericalRegWidget.enter()"
-    )
-    return subprocess.call([executable, "--additional-module-path", str(MODULE.parent), "--python-code", code])
+    lines = ["import slicer", "slicer.util.selectModule('SphericalReg')"]
+    if measured is not None:
+        lines += [f"import sys; sys.path.insert(0, {str(HERE)!r}); import measure"]
+        lines += ["from SphericalRegModule import xray_view; xray_view.show_layout()"]
+        lines += [f"slicer.util.exit(measure.measure(lambda: slicer.modules.SphericalRegWidget, *{tuple(measured)}))"]
+    elif picture is not None:
+        lines += [f"import sys; sys.path.insert(0, {str(HERE)!r}); import measure", "panel = slicer.modules.SphericalRegWidget"]
+        lines += ["measure.choose_sample(panel)", "measure.register(panel)", "slicer.app.processEvents()"]
+        lines += [f"slicer.util.mainWindow().grab().save({str(picture.resolve())!r})", "slicer.util.exit(0)"]
+    else:
+        lines += ["from SphericalRegModule.sample_data import load_sample_case; load_sample_case()", "slicer.modules.SphericalRegWidget.enter()"]
+    return subprocess.call([executable, "--additional-module-path", str(MODULE.parent), "--python-code", "\n".join(lines)])
 
 
 class Demo:
@@ -98,7 +107,7 @@ class Demo:
 def screenshots(folder: Path) -> None:
     """Click through the sample case and save a picture of each state."""
     import slicer
-    from SphericalRegModule import xray_view
+    from SphericalRegModule import choices, xray_view
     from SphericalRegModule.sample_data import load_sample_case
 
     xray_view.show_layout()
@@ -120,7 +129,7 @@ def screenshots(folder: Path) -> None:
     demo.wait(lambda: not demo.widget.panel.runner.busy)
     print(f"registered in {time.perf_counter() - began:.1f} s: {ui.verdictLabel.text}{ui.errorLabel.text}")
     demo.save(folder / "result.png", "resultCollapsibleButton")
-    for picture, name in ((xray_view.RED_BLUE, "difference"), (xray_view.SIGNED, "signed"), (xray_view.CHECKERBOARD, "checkerboard")):
+    for picture, name in ((choices.RED_BLUE, "difference"), (choices.SIGNED, "signed"), (choices.CHECKERBOARD, "checkerboard")):
         ui.pictureComboBox.setCurrentIndex(ui.pictureComboBox.findText(picture))
         demo.save(folder / f"{name}.png", "resultCollapsibleButton")
     ui.pictureComboBox.setCurrentIndex(0)
@@ -156,22 +165,58 @@ def interactive() -> int:
     return int(code)
 
 
+def picture_of_result(path: Path) -> None:
+    """Register the sample case by clicks and save a picture of the window."""
+    import measure
+    from SphericalRegModule import xray_view
+
+    xray_view.show_layout()
+    demo = Demo()
+    measure.choose_sample(demo.widget)
+    measure.register(demo.widget)
+    demo.save(path, "resultCollapsibleButton")
+    demo.widget.cleanup()
+
+
+def measured(cancels: int, rounds: int, seed: int) -> int:
+    import measure
+    import slicer
+    from slicer_harness.modules import open_module
+    from SphericalRegModule import xray_view
+
+    xray_view.show_layout()
+    _widget, panel = open_module(MODULE)
+    panel.show()
+    return measure.measure(lambda: slicer.modules.SphericalRegWidget, cancels, rounds, seed)
+
+
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--screenshot", metavar="FOLDER", type=Path, help="save pictures into this folder and end")
+    parser = argparse.ArgumentParser(prog="slicer-demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--screenshot", metavar="FILE", type=Path, help="register the sample case, save a picture, and end")
+    parser.add_argument("--screenshots", metavar="FOLDER", type=Path, help="save pictures of all states into this folder, and end")
+    parser.add_argument("--measure", action="store_true", help="print rates, latencies and leaks, and end; 1 if a target is missed")
+    parser.add_argument("--cancels", type=int, default=100, help="with --measure: registrations to cancel (default 100)")
+    parser.add_argument("--rounds", type=int, default=50, help="with --measure: scenes to close and modules to reload (default 50)")
+    parser.add_argument("--seed", type=int, default=0, help="with --measure: of the moments at which it is cancelled")
     chosen = parser.parse_args(arguments)
     executable = os.environ.get("SLICER")
-    if executable and chosen.screenshot is None:
-        return in_slicer(executable)
-    if chosen.screenshot is None and (sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if executable and chosen.screenshots is None:
+        return in_slicer(executable, chosen.screenshot, (chosen.cancels, chosen.rounds, chosen.seed) if chosen.measure else None)
+    window = chosen.screenshot is None and chosen.screenshots is None and not chosen.measure
+    if window and (sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         os.environ.setdefault("QT_QPA_PLATFORM", "")  # the platform's own windows
-    sys.path[:0] = [str(ROOT / "Testing" / "Harness"), str(MODULE.parent)]
+    sys.path[:0] = [str(HERE), str(MODULE.parent)]
     from slicer_harness import boot
 
     boot()
-    if chosen.screenshot is None:
+    if chosen.measure:
+        return measured(chosen.cancels, chosen.rounds, chosen.seed)
+    if window:
         return interactive()
-    screenshots(chosen.screenshot)
+    if chosen.screenshot is not None:
+        picture_of_result(chosen.screenshot)
+    if chosen.screenshots is not None:
+        screenshots(chosen.screenshots)
     return 0
 
 

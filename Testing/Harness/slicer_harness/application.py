@@ -26,7 +26,7 @@ qt.QUiLoader = UiLoader
 import slicer  # noqa: E402
 import slicer.util  # noqa: E402
 import vtk  # noqa: E402
-from PySide6 import QtWidgets  # noqa: E402
+from PySide6 import QtCore, QtWidgets  # noqa: E402
 
 LOGICS = {
     "Colors": "vtkMRMLColorLogic",
@@ -147,6 +147,7 @@ class Application:
 
     def processEvents(self, *_: Any) -> None:
         self._qt.processEvents()
+        self._qt.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)  # Slicer's own event loop does so, and here there is none
 
     def thread(self) -> Any:
         return self._qt.thread()

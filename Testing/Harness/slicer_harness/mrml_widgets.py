@@ -107,7 +107,7 @@ class qMRMLNodeComboBox(QWidget):
             return
         for tag in self._tags:  # the widget is gone, its Python half is still observing
             caller.RemoveObserver(tag)
-        self._tags = []
+        self._tags.clear()
 
     def _matches(self, node: Any) -> bool:
         if node.GetHideFromEditors() and not self._flags["showHidden"]:

@@ -15,6 +15,7 @@ from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.geometry_values import from_user
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.mrml.detector import PlacedCamera, is_mirrored, placed_camera, set_image
+from SphericalRegLib.mrml.labelling import with_parts
 from SphericalRegLib.mrml.matrices import to_vtk
 from SphericalRegLib.mrml.provenance import describe, result_of, transform_of
 from SphericalRegLib.mrml.volumes import labels_to_node, volume_from_node, volume_to_node
@@ -52,17 +53,19 @@ def test_labels_lie_where_the_scene_shows_them(scene: Any, ct: Volume) -> None:
     labels[20:23, 8:11, 4:22] = 7
     labelled = Volume(ct.hu, ct.world_from_voxel, labels=labels, name="phantom")
     node, map_node = volume_to_node(scene, labelled), labels_to_node(scene, labelled)
-    assert np.array_equal(volume_from_node(node, map_node).labels, labels)
+
+    def placed() -> Any:
+        return with_parts(volume_from_node(node), node, map_node, None)[0].labels
+
+    assert np.array_equal(placed(), labels)
     shift = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     step = np.eye(4)
     step[:3, 3] = ct.world_from_voxel[:3, 0]  # one voxel along i
     shift.SetMatrixTransformToParent(to_vtk(step))
     node.SetAndObserveTransformNodeID(shift.GetID())
-    moved = volume_from_node(node, map_node).labels
-    assert moved is not None
-    assert np.array_equal(moved[:-1], labels[1:])
+    assert np.array_equal(placed()[:-1], labels[1:])
     map_node.SetAndObserveTransformNodeID(shift.GetID())
-    assert np.array_equal(volume_from_node(node, map_node).labels, labels)
+    assert np.array_equal(placed(), labels)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture
 def script(tmp_path: Path) -> ModuleType:
     """run.py as a module, pointed at an empty folder."""
-    spec = importlib.util.spec_from_file_location("run_script", ROOT / "run.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(ROOT / "run.py")
     module.VENV = tmp_path / ".venv"
     module.STAMP, module.LOG = module.VENV / module.STAMP.name, module.VENV / module.LOG.name
     module.PYTHON = module.VENV / module.PYTHON.relative_to(ROOT / ".venv")
@@ -104,3 +101,30 @@ def test_missing_system_libraries_are_installed_by_root_and_named_otherwise(
     monkeypatch.setattr(script.os, "geteuid", lambda: 0, raising=False)
     script.provide_system_libraries()
     assert commands[-1][-2:] == ["libegl1", "libgl1-mesa-dri"]
+
+
+def test_the_slicer_demo_runs_in_the_slicer_that_is_named(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With SLICER set no environment is made; the executable gets the module's folder and Python code that stands on its own."""
+    calls: list[list[str]] = []
+    monkeypatch.setattr(script, "install", lambda extras: pytest.fail("nothing is to be installed"))
+    monkeypatch.setattr(script.subprocess, "call", lambda command, **_: calls.append(command) or 0)
+    monkeypatch.setenv("SLICER", "/opt/Slicer/Slicer")
+    assert script.main(["slicer-demo", "--screenshot", "picture.png"]) == 0
+    assert calls == [[sys.executable, str(ROOT / "Testing" / "Harness" / "slicer_demo.py"), "--screenshot", "picture.png"]]
+
+    demo = load(ROOT / "Testing" / "Harness" / "slicer_demo.py")
+    monkeypatch.setattr(demo.subprocess, "call", lambda command: calls.append(command) or 0)
+    for arguments in ([], ["--screenshot", str(tmp_path / "picture.png")], ["--measure"]):
+        assert demo.main(arguments) == 0
+        executable, option, folder, python, code = calls[-1]
+        assert (executable, option, python) == ("/opt/Slicer/Slicer", "--additional-module-path", "--python-code")
+        assert (Path(folder) / "SphericalReg.py").is_file()
+        ast.parse(code)
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -92,7 +92,7 @@ def test_bad_input_is_named_before_anything_is_changed(slicer: ModuleType, logic
 def test_out_of_gpu_memory_goes_on_with_the_cpu(monkeypatch: pytest.MonkeyPatch, phantom: Any, logic: Any) -> None:
     from SphericalRegLib.mrml import session
 
-    request = logic.readRequest(phantom.ct, phantom.xray, GEOMETRY, "ap")
+    request = logic.readRequest(phantom.ct, phantom.xray, geometry=GEOMETRY, initial="ap")
     first = [True]
     real = session._run
 

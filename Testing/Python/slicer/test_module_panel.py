@@ -6,14 +6,14 @@ import gc
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from SphericalRegModule import xray_view
+from SphericalRegModule import choices, xray_view
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -94,7 +94,7 @@ def test_register_by_clicks(slicer: ModuleType, chosen: Any, phantom: Any, wait:
     assert np.corrcoef(drr.ravel(), xray.ravel())[0, 1] > 0.98
 
     view = slicer.app.layoutManager().sliceWidget(xray_view.VIEW).sliceView()
-    ui.pictureComboBox.setCurrentIndex(xray_view.PICTURES.index(xray_view.XRAY))
+    ui.pictureComboBox.setCurrentIndex(choices.PICTURES.index(choices.XRAY))
     slice_node = slicer.app.layoutManager().sliceWidget(xray_view.VIEW).mrmlSliceNode()
     ball_ras = np.append((placed.world_from_pixel @ [*found, 0, 1])[:3], 1)
     to_view = np.linalg.inv(slicer.util.arrayFromVTKMatrix(slice_node.GetXYToRAS()))
@@ -111,7 +111,7 @@ def test_register_by_clicks(slicer: ModuleType, chosen: Any, phantom: Any, wait:
 @pytest.mark.parametrize("picture", xray_view.COLOURED)
 def test_coloured_pictures(slicer: ModuleType, chosen: Any, wait: Callable[..., float], picture: str) -> None:
     register(chosen, wait)
-    chosen.ui.pictureComboBox.setCurrentIndex(xray_view.PICTURES.index(picture))
+    chosen.ui.pictureComboBox.setCurrentIndex(choices.PICTURES.index(picture))
     widget = slicer.app.layoutManager().sliceWidget(xray_view.VIEW)
     node = slicer.mrmlScene.GetNodeByID(widget.sliceLogic().GetSliceCompositeNode().GetBackgroundVolumeID())
     assert node.IsA("vtkMRMLVectorVolumeNode")
@@ -127,7 +127,7 @@ def test_undo_and_register_again(chosen: Any, phantom: Any, wait: Callable[..., 
     assert not ui.undoButton.enabled
     register(chosen, wait)
     assert phantom.ct.GetParentTransformNode() is chosen._parameterNode.outputTransform
-    assert len([1 for _ in chosen.logic._prepared]) == 1
+    assert chosen.logic.prepared is not None
 
 
 def test_place_drag_and_register_from_there(slicer: ModuleType, chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
@@ -138,7 +138,7 @@ def test_place_drag_and_register_from_there(slicer: ModuleType, chosen: Any, pha
     ui.placeButton.click()
     assert ui.errorLabel.text == "", chosen.panel._details
     assert parameters.initial == "the CT's place in the scene"
-    assert chosen.panel.live.following
+    assert chosen.panel.initial.live.following
     before = voxels(parameters.drrVolume).copy()
     matrix = slicer.util.arrayFromTransformMatrix(parameters.outputTransform)
     matrix[:3, 3] += (6, 0, 5)
@@ -148,6 +148,23 @@ def test_place_drag_and_register_from_there(slicer: ModuleType, chosen: Any, pha
     register(chosen, wait)
     assert np.array_equal(slicer.util.arrayFromVolume(parameters.placedXray), placed)
     assert np.corrcoef(voxels(parameters.drrVolume).ravel(), placed.ravel())[0, 1] > 0.98
+
+
+def test_an_edit_of_the_geometry_reaches_the_placed_xray(chosen: Any) -> None:
+    from SphericalRegLib.mrml.detector import placed_camera
+
+    ui, p = chosen.ui, chosen._parameterNode
+    ui.placeButton.click()
+    before = placed_camera(p.placedXray)
+    ui.sddSpinBox.value = 950
+    ui.mirroredCheckBox.checked = True
+    after, drr = placed_camera(p.placedXray), placed_camera(p.drrVolume)
+    assert before is not None
+    assert after is not None
+    assert drr is not None
+    assert after.camera.sdd_mm == drr.camera.sdd_mm == 950
+    assert after.camera.principal_point_px[0] == 95 - 50
+    assert after.world_from_camera == pytest.approx(before.world_from_camera, abs=1e-9)
 
 
 def test_cancel(chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
@@ -166,9 +183,8 @@ def test_cancel(chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
 
 def test_errors_are_words_that_can_be_copied(slicer: ModuleType, chosen: Any) -> None:
     ui = chosen.ui
-    ui.labelValuesLineEdit.text = "femur"
-    ui.registerButton.click()
-    assert "whole numbers" in ui.errorLabel.text
+    ui.loadGeometryButton.click()
+    assert "geometry file" in ui.errorLabel.text
     assert not ui.errorFrame.isHidden()
     ui.copyDetailsButton.click()
     assert "Traceback" in slicer.app.clipboard().text()
@@ -183,7 +199,7 @@ def test_what_the_library_refuses_is_shown(chosen: Any, wait: Callable[..., floa
     assert "Traceback" not in chosen.ui.errorLabel.text
 
 
-def test_export(chosen: Any, wait: Callable[..., float], tmp_path: Path) -> None:
+def test_export(slicer: ModuleType, chosen: Any, wait: Callable[..., float], tmp_path: Path) -> None:
     from SphericalRegLib.imaging.transforms import read_transform
     from SphericalRegLib.mrml.matrices import scene_from_transform
 
@@ -194,9 +210,12 @@ def test_export(chosen: Any, wait: Callable[..., float], tmp_path: Path) -> None
     wait(lambda: not chosen.panel.runner.busy)
     assert chosen.ui.errorLabel.text == "", chosen.panel._details
     names = {path.name for path in (tmp_path / "result").iterdir()}
-    assert {"result.json", "ct_to_xray.tfm", "drr.nrrd", "overlay.png", "difference.png", "report.html"} <= names
+    assert {"result.json", "ct_to_xray.tfm", "ct_to_xray.h5", "drr.nrrd", "overlay.png", "difference.png", "report.html"} <= names
     transform = scene_from_transform(chosen._parameterNode.outputTransform)
-    assert read_transform(tmp_path / "result" / "ct_to_xray.tfm") == pytest.approx(transform, abs=1e-6)
+    for suffix in (".tfm", ".h5"):
+        assert read_transform(tmp_path / "result" / f"ct_to_xray{suffix}") == pytest.approx(transform, abs=1e-6)
+        loaded = slicer.util.loadTransform(str(tmp_path / "result" / f"ct_to_xray{suffix}"))
+        assert scene_from_transform(loaded) == pytest.approx(transform, abs=1e-6)
 
 
 def test_closing_the_scene_while_a_job_runs(slicer: ModuleType, chosen: Any, wait: Callable[..., float]) -> None:
@@ -224,18 +243,81 @@ def test_the_scene_file_brings_the_panel_back(slicer: ModuleType, chosen: Any, t
     assert chosen.ui.seedSpinBox.value == 7
 
 
-def test_closing_and_reloading_leaves_no_observer(slicer: ModuleType, chosen: Any) -> None:
-    from SphericalRegModule.panel import Panel
+def test_closing_scenes_and_entering_leaves_nothing_behind(slicer: ModuleType, chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
+    """Neither observers, nor parameter nodes, nor the images of scenes that are gone."""
+    import weakref
 
+    register(chosen, wait)
+    observers = chosen.panel.observers
+    assert observers == 3
+    image = weakref.ref(chosen._parameterNode.placedXray.GetImageData())
     for _ in range(3):
         slicer.mrmlScene.Clear()
-    for _ in range(3):
         chosen.exit()
         chosen.enter()
-    chosen.cleanup()
-    assert chosen.Observations == {} or not chosen.Observations
-    assert not chosen.panel.Observations
-    assert not chosen.panel.live.following
     gc.collect()
-    alive = [found for found in gc.get_objects() if type(found) is Panel and found.parameters is not None]
-    assert not alive
+    assert len([found for found in gc.get_objects() if type(found).__name__ == "SphericalRegParameterNode"]) == 1
+    assert image() is None
+    assert chosen.panel.observers == 1, "the parameter node's"
+    chosen.cleanup()
+    assert chosen.Observations == []
+    assert chosen.panel.observers == 0
+
+
+@pytest.fixture
+def same_modules() -> Iterator[None]:
+    """A reload imports the library anew: the other tests get back the modules that they know."""
+
+    def ours() -> list[str]:
+        return [name for name in sys.modules if name.partition(".")[0] in ("SphericalReg", "SphericalRegLib", "SphericalRegModule")]
+
+    known = {name: sys.modules[name] for name in ours()}
+    yield
+    for name in ours():
+        del sys.modules[name]
+    sys.modules.update(known)
+
+
+def test_reloading_makes_a_new_panel_and_lets_the_old_one_go(
+    slicer: ModuleType, same_modules: None, chosen: Any, phantom: Any, wait: Callable[..., float]
+) -> None:
+    import weakref
+
+    chosen.ui.placeButton.click()
+    old = weakref.ref(chosen.panel)
+    options = chosen.logic.options
+    for _ in range(2):
+        slicer.modules.SphericalRegWidget.onReload()
+        slicer.app.processEvents()
+    new = slicer.modules.SphericalRegWidget
+    new.logic.options = options
+    assert type(new) is not type(chosen)
+    assert new._parameterNode.ctVolume is phantom.ct
+    assert new.panel.initial.live.following
+    new.ui.registerButton.click()
+    wait(lambda: not new.panel.runner.busy)
+    assert new.ui.errorLabel.text == ""
+    chosen.panel = None
+    gc.collect()
+    assert old() is None
+    new.cleanup()
+
+
+def test_packages_that_were_brought_are_listed_and_removed(slicer: ModuleType, chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what the module's own list names; removed once, after a question."""
+    from SphericalRegModule import dependencies
+
+    ui, there, asked, removed = chosen.ui, {"roma": "1.5.4", "timm": "1.0.20"}, [], []
+    monkeypatch.setattr(dependencies, "installed", lambda: dict(there))
+    monkeypatch.setattr(dependencies, "remove_installed", lambda: (removed.extend(there), there.clear()))
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, **_keywords: asked.append(text) or len(asked) > 1)
+    assert ui.packagesLabel.text == ""
+    ui.advancedCollapsibleButton.collapsed = False
+    assert ui.packagesLabel.text == "roma 1.5.4, timm 1.0.20"
+    ui.removePackagesButton.click()
+    assert removed == []
+    ui.removePackagesButton.click()
+    assert removed == ["roma", "timm"]
+    assert "roma\ntimm" in asked[1]
+    assert "Restart Slicer" in ui.statusLabel.text
+    assert not ui.removePackagesButton.enabled

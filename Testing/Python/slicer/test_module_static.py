@@ -29,7 +29,7 @@ CONNECTORS = {
     "node": {"qMRMLNodeComboBox"},
 }
 # names of qt, ctk and slicer that exist in Slicer 5.10 and later, with Qt 5 and with Qt 6; a new one is looked up, then added
-QT_NAMES = {"QTimer", "QTableWidgetItem"}
+QT_NAMES = {"Qt", "QListWidgetItem", "QTableWidgetItem", "QTimer"}
 SLICER_NAMES = {
     "app",
     "dicomDatabase",
@@ -39,12 +39,22 @@ SLICER_NAMES = {
     "util",
     "vtkMRMLLabelMapVolumeNode",
     "vtkMRMLLinearTransformNode",
+    "vtkMRMLMarkupsFiducialNode",
     "vtkMRMLScalarVolumeNode",
+    "vtkMRMLSegmentationNode",
     "vtkMRMLSliceCompositeNode",
+    "vtkMRMLTableNode",
     "vtkMRMLTransformableNode",
     "vtkMRMLVolumeNode",
 }
-SIGNATURES = {"clicked(bool)", "timeout()", "startupCompleted()"}
+SIGNATURES = {
+    "clicked(bool)",
+    "contentsCollapsed(bool)",
+    "itemChanged(QListWidgetItem*)",
+    "startupCompleted()",
+    "timeout()",
+    "toggled(bool)",
+}
 FILE_SCOPE = {"slicer", "vtk", "qt", "ctk", "numpy", "scipy", "SimpleITK", "SphericalRegLib", "SphericalRegModule"} | set(sys.stdlib_module_names)
 
 
@@ -88,7 +98,7 @@ def test_signals_are_connected_by_known_signatures() -> None:
         signature = node.args[0]  # type: ignore[attr-defined]
         assert isinstance(signature, ast.Constant), where
         assert signature.value in SIGNATURES, where
-    slots = {node.args[1].attr for _, node in connects if node.args[0].value == "clicked(bool)"}  # type: ignore[attr-defined]
+    slots = {node.args[1].attr for _, node in connects if node.args[0].value in ("clicked(bool)", "toggled(bool)")}  # type: ignore[attr-defined]
     for where, node in nodes(ast.FunctionDef):
         if node.name in slots:  # type: ignore[attr-defined]
             assert [argument.arg for argument in node.args.args] == ["self", "checked"], where  # type: ignore[attr-defined]
@@ -121,14 +131,14 @@ def test_translated_texts_are_constants() -> None:
 
 
 def parameter_types() -> dict[str, str]:
-    tree = ast.parse((MODULE / "SphericalReg.py").read_text(encoding="utf-8"))
+    tree = ast.parse((MODULE / "SphericalRegModule" / "parameters.py").read_text(encoding="utf-8"))
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "SphericalRegParameterNode")
     types = {}
     for item in body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
             text = ast.unparse(item.annotation)
             plain = re.sub(r"Annotated\[(\w+).*", r"\1", text)
-            types[item.target.id] = "node" if text.startswith("vtkMRML") else "Choice" if "Choice" in text else plain
+            types[item.target.id] = "node" if text.startswith(("vtkMRML", "Union[vtkMRML")) else "Choice" if "Choice" in text else plain
     return types
 
 
@@ -147,7 +157,7 @@ def test_every_binding_has_a_connector() -> None:
     assert bound
     assert set(bound) <= set(types)
     assert not {name: cls for name, cls in bound.items() if cls not in CONNECTORS[types[name]]}  # type: ignore[index]
-    assert set(types) - set(bound) == {"placedXray", "drrVolume"}
+    assert set(types) - set(bound) == {"chosenParts", "placedXray", "placedFrom", "drrVolume", "framesTable", "batchTable"}
 
 
 def test_every_node_selector_follows_the_scene() -> None:

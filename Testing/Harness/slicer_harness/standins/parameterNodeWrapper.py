@@ -72,8 +72,10 @@ class _Parameter:
         members = [hint]
         if typing.get_origin(hint) in (typing.Union, types.UnionType):
             members = [member for member in typing.get_args(hint) if member is not type(None)]
-        (self.type,) = members
-        self.isNode = issubclass(self.type, slicer.vtkMRMLNode)
+        self.isNode = all(issubclass(member, slicer.vtkMRMLNode) for member in members)
+        if len(members) > 1 and not self.isNode:
+            raise NotImplementedError(f"{name}: no stand-in for parameters of type {hint}")
+        self.type, self.nodeTypes = members[0], tuple(members)
         if not self.isNode and not (self.type in (bool, int, float, str, pathlib.Path) or issubclass(self.type, enum.Enum)):
             raise NotImplementedError(f"{name}: no stand-in for parameters of type {hint}")
         default = next((note.value for note in self.notes if isinstance(note, Default)), default)
@@ -89,8 +91,8 @@ class _Parameter:
 
     def check(self, value):
         if self.isNode:
-            if value is not None and not isinstance(value, self.type):
-                raise ValueError(f"{self.name}: {value.GetClassName()} is not a {self.type.__name__}")
+            if value is not None and not isinstance(value, self.nodeTypes):
+                raise ValueError(f"{self.name}: {value.GetClassName()} is not a {' or '.join(known.__name__ for known in self.nodeTypes)}")
             return value
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
@@ -237,7 +239,7 @@ def _binding(widget, parameter):
     if kind is ctk.ctkPathLineEdit and value_type is pathlib.Path:
         return lambda: pathlib.Path(widget.currentPath), lambda value: setattr(widget, "currentPath", str(value)), widget.currentPathChanged
     if kind is slicer.qMRMLNodeComboBox and parameter.isNode:
-        widget.nodeTypes = [parameter.type.__name__]
+        widget.nodeTypes = [known.__name__ for known in parameter.nodeTypes]
         return widget.currentNode, widget.setCurrentNode, widget.currentNodeChanged
     raise RuntimeError(f"{parameter.name}: no connector from {kind.__name__} to {value_type.__name__}")
 

@@ -1,0 +1,206 @@
+"""The panel's initial pose: where the X-ray stands before the CT, and the DRR that follows the hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.mrml.detector import is_mirrored, placed_camera, set_image
+from SphericalRegLib.mrml.frames import browser_of
+from SphericalRegLib.mrml.matrices import scene_from_node
+from SphericalRegLib.mrml.poses import POSE, hang, move_ct, release, set_scene_matrix
+from SphericalRegLib.mrml.provenance import ROLE
+from SphericalRegLib.mrml.voxels import voxels
+from SphericalRegLib.mrml.xrays import radiograph_to_node
+
+from . import xray_view
+from .choices import ALL_VIEWS, ANGLES, SCENE
+from .dependencies import ensure
+from .job import failure
+from .live import LiveDRR
+
+if TYPE_CHECKING:
+    from .panel import Panel
+
+
+class InitialSection:
+    """Places the X-ray, and keeps the DRR in step with what is moved."""
+
+    def __init__(self, panel: Panel) -> None:
+        self.panel, self.ui = panel, panel.ui
+        self.live = LiveDRR(self._render_live)
+        self._place_tip = self.ui.placeButton.toolTip
+        self._landmarks_tip = self.ui.landmarksButton.toolTip
+        self.ui.placeButton.connect("clicked(bool)", self.on_place)
+        self.ui.landmarksButton.connect("clicked(bool)", self.on_landmarks)
+
+    def forget(self) -> None:
+        """The scene or the panel goes away."""
+        self.live.stop()
+        self.ui.landmarksLabel.text = ""
+
+    def show_state(self, busy: bool) -> None:
+        missing = self.panel.missing_inputs()
+        self.ui.placeButton.enabled = not busy and not missing
+        self.ui.placeButton.toolTip = missing or self._place_tip
+        p = self.panel.parameters
+        if not missing and (p.ctPoints is None or p.xrayPoints is None):
+            missing = _("Choose the points in the CT and those in the X-ray")
+        self.ui.landmarksButton.enabled = not busy and not missing
+        self.ui.landmarksButton.toolTip = missing or self._landmarks_tip
+
+    def update(self) -> None:
+        """Follow, or let go; an X-ray that was placed for another image is left to itself."""
+        p = self.panel.parameters
+        if p.placedXray is not None and p.placedFrom is not p.xrayVolume:
+            p.placedXray, p.drrVolume, p.placedFrom = None, None, None
+            if p.initial == SCENE:
+                p.initial = ALL_VIEWS
+        wanted = p.live and not self.panel.runner.busy and p.ctVolume is not None and p.placedXray is not None
+        if wanted and not self.live.following:
+            self.live.follow(p.ctVolume, p.placedXray)
+        elif not wanted and self.live.following:
+            self.live.stop()
+
+    # -- the start of a registration
+
+    def target(self) -> Any:
+        """The X-ray to register to: the placed one when the start is where the CT stands before it."""
+        return self.panel.parameters.placedXray if self.panel.parameters.initial == SCENE else self.panel.parameters.xrayVolume
+
+    def pose(self, ct: Any, xray: Any, geometry: Any = None, frame: int | None = None) -> Any:
+        """The start for a CT and an X-ray, as the logic takes it; geometry and frame as the logic takes them, too."""
+        p = self.panel.parameters
+        if p.initial == SCENE:
+            return "scene"
+        if p.initial == ALL_VIEWS:
+            return None
+        if p.initial != ANGLES:
+            return p.initial
+        from SphericalRegLib.geometry.views import c_arm_view
+
+        from .rendering import centre_of, radiograph_of
+
+        camera = radiograph_of(xray, geometry, frame).camera
+        return c_arm_view(p.primaryDeg, p.secondaryDeg, camera, centre_of(ct).tolist()).numpy()
+
+    # -- placing
+
+    def on_place(self, checked: bool = False) -> None:
+        """Stand the X-ray before the CT at the initial pose and show both."""
+        with self.panel.reporting():
+            ensure()
+            p = self.panel.parameters
+            view: Any = (p.primaryDeg, p.secondaryDeg) if p.initial == ANGLES else "ap" if p.initial in (ALL_VIEWS, SCENE) else p.initial
+            self.place(view)
+
+    def on_landmarks(self, checked: bool = False) -> None:
+        """Stand the X-ray where the landmarks say, and tell how well they fit."""
+        from SphericalRegLib.mrml.landmarks import pixels_on, put_on
+
+        from .landmarks import in_words, landmark_pose
+
+        with self.panel.reporting():
+            ensure()
+            p = self.panel.parameters
+            self.ui.landmarksLabel.text = ""
+            found = landmark_pose(
+                p.ctVolume, p.xrayVolume, p.placedXray, p.ctPoints, p.xrayPoints, self.panel.geometry.known, self.panel.inputs.frame
+            )
+            on_detector = None if p.placedXray is None else pixels_on(p.xrayPoints, p.placedXray)
+            self.place(found.camera_from_world)
+            if on_detector is not None:  # the detector was moved: its points go with it
+                put_on(p.xrayPoints, p.placedXray, on_detector)
+            names = [p.ctPoints.GetNthControlPointLabel(number) for number in range(p.ctPoints.GetNumberOfControlPoints())]
+            self.ui.landmarksLabel.text = in_words(found, names)
+
+    def place(self, view: Any) -> None:
+        """Stand the X-ray before the CT: at a named view, C-arm angles or camera_from_world (4, 4); one of them gets handles, and the DRR follows."""
+        p = self.panel.parameters
+        if p.outputTransform is None:
+            names = (p.xrayVolume.GetName(), p.ctVolume.GetName()) if p.moveXray else (p.ctVolume.GetName(), p.xrayVolume.GetName())
+            p.outputTransform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "{} to {}".format(*names))
+            p.outputTransform.SetAttribute(ROLE, POSE)
+        for node in (p.ctVolume,) if p.moveXray else (p.placedXray, p.drrVolume):
+            release(node, p.outputTransform)
+        placed = self.panel.logic.placeXray(
+            p.ctVolume, p.xrayVolume, geometry=self.panel.geometry.known, view=view, placedNode=p.placedXray, frame=self.panel.inputs.frame
+        )
+        modified = p.StartModify()
+        p.placedXray, p.placedFrom = placed, p.xrayVolume
+        p.EndModify(modified)
+        self._give_handles(placed)
+        xray_view.show_layout()
+        self.render()
+        if p.moveXray:
+            p.drrVolume.SetAndObserveTransformNodeID(p.outputTransform.GetID())
+            self.render()
+        self.panel.result.show_pictures(fit=True)
+        p.initial = SCENE
+        p.live = True
+
+    def _give_handles(self, placed: Any) -> None:
+        """What is to be moved hangs under the transform, which has handles about the CT's centre; nothing moves."""
+        p = self.panel.parameters
+        if p.moveXray:
+            hang(placed, p.outputTransform)
+            there = placed_camera(placed)
+            set_scene_matrix(p.outputTransform, np.eye(4))
+            if there is not None:
+                set_image(placed, voxels(placed)[0].copy(), there, mirrored=is_mirrored(placed))
+        else:
+            move_ct(p.ctVolume, p.outputTransform, scene_from_node(p.ctVolume))
+        p.outputTransform.CreateDefaultDisplayNodes()
+        p.outputTransform.GetDisplayNode().SetEditorVisibility(True)
+        bounds = [0.0] * 6
+        p.ctVolume.GetRASBounds(bounds)
+        p.outputTransform.SetCenterOfTransformation(*((low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2])))
+
+    def refresh_placed(self) -> None:
+        """Put the frame and the geometry that are chosen now onto the placed detector, unless that has frames of its own."""
+        p = self.panel.parameters
+        placed = None if p.placedXray is None or p.placedFrom is not p.xrayVolume or p.placedXray is p.xrayVolume else placed_camera(p.placedXray)
+        if placed is None or browser_of(p.placedXray) is not None:
+            return
+        from .rendering import radiograph_of
+
+        try:
+            radiograph = radiograph_of(p.xrayVolume, self.panel.geometry.known, self.panel.inputs.frame)
+        except InputError:  # a value is being typed; Register says what is wrong with it
+            return
+        radiograph_to_node(slicer.mrmlScene, radiograph, placed.world_from_camera, node=p.placedXray)
+        if self.live.following:
+            self.render()
+
+    # -- DRRs
+
+    def render(self, longer_side: int | None = None) -> None:
+        """The DRR of the scene as it is; the longer side in pixels, or None for all of them."""
+        p = self.panel.parameters
+        p.drrVolume = self.panel.logic.renderDRR(
+            p.ctVolume,
+            p.placedXray,
+            p.drrVolume,
+            longerSide=longer_side,
+            device=p.device,
+            labelsNode=p.partsNode,
+            labels=self.panel.inputs.chosen_parts or None,
+        )
+
+    def _render_live(self, longer_side: int | None) -> None:
+        p = self.panel.parameters
+        if p is None or self.panel.runner.busy or p.ctVolume is None or p.placedXray is None:
+            return
+        try:
+            self.render(longer_side)
+        except InputError as error:  # e.g. no part is ticked: said once, not at every move
+            self.live.stop()
+            p.live = False
+            self.panel.show_error(failure(error))
+            return
+        if longer_side is None:
+            self.panel.result.show_pictures()

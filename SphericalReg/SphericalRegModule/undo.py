@@ -1,0 +1,112 @@
+"""How things stood before a registration, and back there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+
+from SphericalRegLib.mrml.detector import PlacedCamera, is_mirrored, placed_camera, set_image
+from SphericalRegLib.mrml.matrices import from_vtk, to_vtk
+from SphericalRegLib.mrml.removing import remove
+from SphericalRegLib.mrml.voxels import voxels
+
+
+@dataclass(frozen=True)
+class Said:
+    """Attributes and description of a node."""
+
+    attributes: dict[str, str]
+    description: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Stood:
+    """A transform node as it was: its own parent, its toParent matrix (4, 4), and what it said of itself."""
+
+    node: Any
+    parent_id: str | None
+    to_parent: np.ndarray
+    said: Said
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """An image on a placed detector as it was."""
+
+    node: Any
+    parent_id: str | None
+    pixels: np.ndarray
+    placed: PlacedCamera
+    mirrored: bool
+    said: Said
+
+
+@dataclass(frozen=True, eq=False)
+class Before:
+    """CT, transform, placed X-ray and DRR before a registration; None for what was made by it."""
+
+    ct: Any
+    ct_parent_id: str | None
+    transform: Stood | None
+    xray: Image | None
+    drr: Image | None
+    placed_from: Any
+
+
+def stand(ct: Any, parameters: Any) -> Before:
+    """How a CT and the nodes of a parameter node stand now."""
+    transform = parameters.outputTransform
+    stood = None
+    if transform is not None:
+        matrix = to_vtk(np.eye(4))
+        transform.GetMatrixTransformToParent(matrix)
+        stood = Stood(transform, transform.GetTransformNodeID(), from_vtk(matrix), _said(transform))
+    images = _image(parameters.placedXray), _image(parameters.drrVolume)
+    return Before(ct, ct.GetTransformNodeID(), stood, *images, parameters.placedFrom)
+
+
+def go_back(before: Before, parameters: Any) -> None:
+    """Restore what there was, and remove the nodes that the registration made."""
+    scene = slicer.mrmlScene
+    made = []
+    modified = parameters.StartModify()
+    for name, was in (("outputTransform", before.transform), ("placedXray", before.xray), ("drrVolume", before.drr)):
+        now = getattr(parameters, name)
+        if was is None and now is not None and now is not parameters.xrayVolume:
+            made.append(now)
+        setattr(parameters, name, was.node if was is not None and scene.IsNodePresent(was.node) else None)
+    parameters.placedFrom = before.placed_from if before.placed_from is not None and scene.IsNodePresent(before.placed_from) else None
+    parameters.EndModify(modified)
+    if before.transform is not None and scene.IsNodePresent(before.transform.node):
+        before.transform.node.SetAndObserveTransformNodeID(before.transform.parent_id)
+        before.transform.node.SetMatrixTransformToParent(to_vtk(before.transform.to_parent))
+        _say(before.transform.node, before.transform.said)
+    if scene.IsNodePresent(before.ct):
+        before.ct.SetAndObserveTransformNodeID(before.ct_parent_id)
+    for image in (before.xray, before.drr):
+        if image is not None and scene.IsNodePresent(image.node):
+            image.node.SetAndObserveTransformNodeID(image.parent_id)
+            set_image(image.node, image.pixels, image.placed, mirrored=image.mirrored)
+            _say(image.node, image.said)
+    for node in reversed(made):  # images first: they may hang under the transform
+        remove(scene, node)
+
+
+def _image(node: Any) -> Image | None:
+    placed = None if node is None else placed_camera(node)
+    return None if placed is None else Image(node, node.GetTransformNodeID(), voxels(node)[0].copy(), placed, is_mirrored(node), _said(node))
+
+
+def _said(node: Any) -> Said:
+    return Said({name: node.GetAttribute(name) for name in node.GetAttributeNames()}, node.GetDescription())
+
+
+def _say(node: Any, said: Said) -> None:
+    for name in [name for name in node.GetAttributeNames() if name not in said.attributes]:
+        node.RemoveAttribute(name)
+    for name, value in said.attributes.items():
+        node.SetAttribute(name, value)
+    node.SetDescription(said.description)
