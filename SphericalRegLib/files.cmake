@@ -18,6 +18,8 @@ set(MODULE_PYTHON_SCRIPTS
   cli/train.py
   errors.py
   evaluation/__init__.py
+  evaluation/benchmark_ablation.py
+  evaluation/benchmark_backbones.py
   evaluation/benchmark_optimisers.py
   evaluation/benchmark_register.py
   evaluation/benchmark_render.py
@@ -166,6 +168,8 @@ set(MODULE_PYTHON_SCRIPTS
   visualization/report_pictures.py
   visualization/searches.py
   visualization/setup.py
+  visualization/shares.py
+  visualization/trainings.py
   )
 
 set(MODULE_PYTHON_RESOURCES

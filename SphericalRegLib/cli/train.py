@@ -17,11 +17,28 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback
 
 from .app import INTERRUPTED, app
-from .common import AsJson, Device, Quiet, Seed, check_output_folder, print_json, read_ct, start
+from .common import (
+    AsJson,
+    CameraCase,
+    DepthMm,
+    Device,
+    InPlaneDeg,
+    InPlaneMm,
+    PrimaryDeg,
+    Quiet,
+    SecondaryDeg,
+    Seed,
+    Views,
+    check_output_folder,
+    print_json,
+    read_ct,
+    start,
+)
 
 if TYPE_CHECKING:
     from SphericalRegLib.geometry.camera import Camera
     from SphericalRegLib.models.checkpoint import Model
+    from SphericalRegLib.training.poses import PoseRange
     from SphericalRegLib.training.trainer import TrainingOptions
 
 
@@ -31,13 +48,13 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL.safetensors", help="The model; its card is written beside it (.json).")],
     minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="How long; validation is not counted.")] = 10.0,
     iterations: Annotated[int, typer.Option("--iterations", min=0, help="So many steps in the minutes' place: the same on every machine.")] = 0,
-    view: Annotated[list[str] | None, typer.Option("--view", help="ap, pa, left or right: the views that poses lie about; may be repeated.")] = None,
-    primary_deg: Annotated[float, typer.Option("--primary-deg", min=0, max=180, help="+- C-arm angle LAO/RAO.")] = 45.0,
-    secondary_deg: Annotated[float, typer.Option("--secondary-deg", min=0, max=90, help="+- C-arm angle cranial/caudal.")] = 25.0,
-    in_plane_deg: Annotated[float, typer.Option("--in-plane-deg", min=0, max=180, help="+- turn about the central ray.")] = 10.0,
-    in_plane_mm: Annotated[float, typer.Option("--in-plane-mm", min=0, max=500, help="+- shift across the central ray.")] = 30.0,
-    depth_mm: Annotated[float, typer.Option("--depth-mm", min=0, max=500, help="+- shift along the central ray.")] = 100.0,
-    camera: Annotated[Path | None, typer.Option("--camera", metavar="CASE", help="A case folder whose X-ray's geometry is trained with.")] = None,
+    view: Views = None,
+    primary_deg: PrimaryDeg = 45.0,
+    secondary_deg: SecondaryDeg = 25.0,
+    in_plane_deg: InPlaneDeg = 10.0,
+    in_plane_mm: InPlaneMm = 30.0,
+    depth_mm: DepthMm = 100.0,
+    camera: CameraCase = None,
     base: Annotated[Path | None, typer.Option("--base", metavar="MODEL", help="Start from this model instead of random weights.")] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="tiny, or the name of a timm CNN.")] = None,
     image_size: Annotated[int | None, typer.Option("--image-size", min=32, max=512, help="Side of the images, pixels; a multiple of 8.")] = None,
@@ -59,20 +76,14 @@ def train(
         out = out.with_suffix(".safetensors")
     check_output_folder(out.parent)
     from SphericalRegLib.models.checkpoint import load_model
+    from SphericalRegLib.training.poses import PoseRange
     from SphericalRegLib.training.session import About, check_target
     from SphericalRegLib.training.session import train as run
     from SphericalRegLib.training.validation import ValidationOptions
 
     check_target(out, resume)
     loaded = None if base is None else load_model(base)
-    poses = {
-        "views": tuple(view or ["ap"]),
-        "primary_deg": primary_deg,
-        "secondary_deg": secondary_deg,
-        "in_plane_deg": in_plane_deg,
-        "in_plane_mm": in_plane_mm,
-        "depth_mm": depth_mm,
-    }
+    poses = PoseRange(tuple(view or ["ap"]), primary_deg, secondary_deg, in_plane_deg, in_plane_mm, depth_mm)
     given = {
         "minutes": minutes,
         "iterations": iterations or None,
@@ -84,9 +95,9 @@ def train(
         "patience": patience,
         "validation": None if validations is None else ValidationOptions(times=validations),
     }
-    options = _options(given, poses, {"backbone": backbone, "image_size": image_size}, loaded)
+    options = training_options(given, poses, {"backbone": backbone, "image_size": image_size}, loaded)
     size = options.encoder.trunk.image_size
-    its_camera = loaded.camera if loaded is not None and camera is None else _camera(camera, size)
+    its_camera = loaded.camera if loaded is not None and camera is None else camera_of(camera, size)
     volumes = [read_ct(ct)[0] for ct in cts]
     where = start(device)
     from .progress_bars import progress_bars
@@ -124,7 +135,7 @@ def in_words(figures: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def _options(given: dict[str, Any], poses: dict[str, Any], trunk: dict[str, Any], base: Model | None) -> TrainingOptions:
+def training_options(given: dict[str, Any], poses: PoseRange, trunk: dict[str, Any], base: Model | None) -> TrainingOptions:
     """What is not given is left as the library has it; a base brings its own networks.
 
     Raises:
@@ -133,11 +144,10 @@ def _options(given: dict[str, Any], poses: dict[str, Any], trunk: dict[str, Any]
     import torch
 
     from SphericalRegLib.models.trunk import ImageTrunk
-    from SphericalRegLib.training.poses import PoseRange
     from SphericalRegLib.training.trainer import TrainingOptions
 
     known = {name: value for name, value in given.items() if value is not None}
-    options = TrainingOptions(poses=PoseRange(**poses), **known)
+    options = TrainingOptions(poses=poses, **known)
     changed = {name: value for name, value in trunk.items() if value is not None}
     if base is not None:
         if changed:
@@ -157,7 +167,7 @@ def _options(given: dict[str, Any], poses: dict[str, Any], trunk: dict[str, Any]
     return replace(options, encoder=encoder, regressor=regressor)
 
 
-def _camera(case: Path | None, size: int) -> Camera:
+def camera_of(case: Path | None, size: int) -> Camera:
     """That of a case's first X-ray, or of the simulator's flat panel, with the training's pixels."""
     from SphericalRegLib.imaging.case import find_case_files, view_geometry
     from SphericalRegLib.imaging.radiograph import Radiograph

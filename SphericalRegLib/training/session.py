@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.volume import Volume
-from SphericalRegLib.models.checkpoint import Model, save_model
+from SphericalRegLib.models.checkpoint import Model, load_model, save_model
 from SphericalRegLib.progress import ProgressCallback, silent
 from SphericalRegLib.registration.result import software_versions
 
@@ -97,6 +98,29 @@ def train(
     model = Model(trained.encoder, trained.regressor, trained.camera, {**card_of(about, options, trainer.device), **trained.card})
     save_model(model, out)
     state_path(out).unlink(missing_ok=True)
+    return model
+
+
+def trained(
+    volumes: Sequence[Volume],
+    camera: Camera,
+    options: TrainingOptions,
+    out: Path,
+    *,
+    about: About = About(),
+    device: torch.device | str = "cpu",
+    progress: ProgressCallback = silent,
+) -> Model:
+    """The model that lies at `out` if it was trained just so; else it is trained, from where an interrupted training stopped. As `train`.
+
+    Raises:
+        InputError: what lies there was trained otherwise; or as `train`.
+    """
+    if not out.exists():
+        return train(volumes, camera, options, out, about=about, resume=state_path(out).exists(), device=device, progress=progress)
+    model = load_model(out)
+    if model.card.get("training") != json.loads(json.dumps(asdict(options))) or model.camera != camera:
+        raise InputError(f"{out} was trained with other options: choose another folder, or delete it")
     return model
 
 
