@@ -11,6 +11,7 @@ set(MODULE_PYTHON_SCRIPTS
   cli/inspect.py
   cli/landscape.py
   cli/many.py
+  cli/panel.py
   cli/progress_bars.py
   cli/register.py
   cli/selftest.py
@@ -31,6 +32,7 @@ set(MODULE_PYTHON_SCRIPTS
   evaluation/landscape.py
   evaluation/metrics.py
   evaluation/optimisers.py
+  evaluation/panel.py
   evaluation/protocol.py
   evaluation/runs.py
   evaluation/selftest.py
