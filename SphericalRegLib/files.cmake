@@ -76,6 +76,7 @@ set(MODULE_PYTHON_SCRIPTS
   models/encoder.py
   models/local_contrast.py
   models/regressor.py
+  models/shipped.py
   models/trunk.py
   mrml/__init__.py
   mrml/detector.py
