@@ -149,6 +149,7 @@ set(MODULE_PYTHON_SCRIPTS
   training/losses.py
   training/overrides.py
   training/paired.py
+  training/parallel.py
   training/poses.py
   training/scene.py
   training/session.py

@@ -32,12 +32,14 @@ from .common import (
     check_output_folder,
     print_json,
     read_ct,
+    resolve_device,
     start,
 )
 
 if TYPE_CHECKING:
     from SphericalRegLib.geometry.camera import Camera
     from SphericalRegLib.models.checkpoint import Model
+    from SphericalRegLib.training.parallel import Group
     from SphericalRegLib.training.poses import PoseRange
     from SphericalRegLib.training.trainer import TrainingOptions
 
@@ -66,6 +68,8 @@ def train(
     patience: Annotated[int | None, typer.Option("--patience", min=1, help="End after so many validations without a gain.")] = None,
     anatomy: Annotated[str, typer.Option("--anatomy", help="What the CTs show, for the model card; the CTs' names by default.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished training of this model, with the same options.")] = False,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Processes on this machine, each with its GPU (or on the CPU).")] = 1,
+    num_nodes: Annotated[int, typer.Option("--num-nodes", min=1, help="Machines.")] = 1,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -76,9 +80,11 @@ def train(
         out = out.with_suffix(".safetensors")
     check_output_folder(out.parent)
     from SphericalRegLib.models.checkpoint import load_model
+    from SphericalRegLib.training.parallel import launch
     from SphericalRegLib.training.poses import PoseRange
     from SphericalRegLib.training.session import About, check_target
     from SphericalRegLib.training.session import train as run
+    from SphericalRegLib.training.trainer import ALONE
     from SphericalRegLib.training.validation import ValidationOptions
 
     check_target(out, resume)
@@ -99,6 +105,10 @@ def train(
     size = options.encoder.trunk.image_size
     its_camera = loaded.camera if loaded is not None and camera is None else camera_of(camera, size)
     volumes = [read_ct(ct)[0] for ct in cts]
+    group: Group = ALONE
+    if devices * num_nodes > 1:
+        launched = launch(devices, num_nodes, resolve_device(device))
+        group, device = launched, str(launched.device)
     where = start(device)
     from .progress_bars import progress_bars
 
@@ -107,12 +117,16 @@ def train(
         shlex.join(["sphericalreg", *(word for word in sys.argv[1:] if word != "--resume")]),
         "" if base is None else base.name,
     )
-    with progress_bars(quiet) as bars, stopped_by_ctrl_c(bars) as progress:
+    with progress_bars(quiet or group.rank > 0) as bars, stopped_by_ctrl_c(bars) as progress:
         try:
-            model = run(volumes, its_camera, options, out, about=about, base=loaded, resume=resume, device=where, progress=progress)
+            model = run(
+                volumes, its_camera, options, out, about=about, base=loaded, resume=resume, device=where, group=group, progress=progress
+            )
         except Cancelled:
             print(f"interrupted: the state is saved in {out.with_suffix('.state')}; the same command with --resume goes on", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
+    if group.rank > 0:
+        return
     card = model.card
     if as_json:
         print_json({"out": out, "card": card})

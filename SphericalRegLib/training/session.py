@@ -18,7 +18,8 @@ from SphericalRegLib.models.checkpoint import Model, load_model, save_model
 from SphericalRegLib.progress import ProgressCallback, silent
 from SphericalRegLib.registration.result import software_versions
 
-from .trainer import Trainer, TrainingOptions
+from .parallel import Group
+from .trainer import ALONE, Trainer, TrainingOptions
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def train(
     base: Model | None = None,
     resume: bool = False,
     device: torch.device | str = "cpu",
+    group: Group = ALONE,
     progress: ProgressCallback = silent,
 ) -> Model:
     """Train, and write the model with its card to `out`.
@@ -81,6 +83,7 @@ def train(
         base: a model to start from.
         resume: go on with the unfinished training of this model.
         device: where to train.
+        group: the processes that train together; the first one writes.
         progress: called after every step; raise `Cancelled` from it to stop: the state is saved.
 
     Raises:
@@ -88,16 +91,19 @@ def train(
         Cancelled: out of `progress`.
     """
     out = Path(out)
-    check_target(out, resume)
+    if group.rank == 0:
+        check_target(out, resume)
     if base is not None:
         options = replace(options, encoder=base.encoder.config, regressor=base.regressor.config if base.regressor else options.regressor)
-    trainer = Trainer(volumes, camera, options, device, base)
+    trainer = Trainer(volumes, camera, options, device, base, group)
     if resume:
         trainer.resume(state_path(out))
     trained = trainer.run(progress, state_path(out))
-    model = Model(trained.encoder, trained.regressor, trained.camera, {**card_of(about, options, trainer.device), **trained.card})
-    save_model(model, out)
-    state_path(out).unlink(missing_ok=True)
+    card = {**card_of(about, options, trainer.device), "processes": group.size, **trained.card}
+    model = Model(trained.encoder, trained.regressor, trained.camera, card)
+    if group.rank == 0:
+        save_model(model, out)
+        state_path(out).unlink(missing_ok=True)
     return model
 
 
