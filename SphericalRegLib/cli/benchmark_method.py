@@ -101,12 +101,11 @@ def backbones(
     """Training time to a stated error, and the error that a given time leaves, for several image backbones."""
     check_output_folder(out)
     from SphericalRegLib.evaluation.benchmark_backbones import DEFAULT_BACKBONES, BackboneOptions, run_backbone_benchmark
-    from SphericalRegLib.training.poses import PoseRange
     from SphericalRegLib.training.validation import ValidationOptions
 
     from .progress_bars import progress_bars
 
-    poses = PoseRange(tuple(view or ["ap"]), primary_deg, secondary_deg, in_plane_deg, in_plane_mm, depth_mm)
+    poses = (tuple(view or ["ap"]), primary_deg, secondary_deg, in_plane_deg, in_plane_mm, depth_mm)
     given = {"minutes": minutes, "iterations": iterations or None, "batch": batch, "seed": seed, "validation": ValidationOptions(times=validations)}
     training = training_options(given, poses, {"image_size": image_size}, None)
     options = BackboneOptions(tuple(backbone or DEFAULT_BACKBONES), training, criterion_mm, regressor_criterion_mm)
@@ -147,12 +146,11 @@ def ablation(
     from SphericalRegLib.evaluation.benchmark_ablation import VARIANTS, AblationOptions, run_ablation
     from SphericalRegLib.simulation.cases import SimulationOptions
     from SphericalRegLib.simulation.difficulty import difficulty
-    from SphericalRegLib.training.poses import PoseRange
 
     from .progress_bars import progress_bars
 
     views = tuple(view or ["ap"])
-    poses = PoseRange(views, primary_deg, secondary_deg, in_plane_deg, in_plane_mm, depth_mm)
+    poses = (views, primary_deg, secondary_deg, in_plane_deg, in_plane_mm, depth_mm)
     given = {"minutes": minutes, "iterations": iterations or None, "batch": batch, "seed": seed}
     training = replace(training_options(given, poses, {"image_size": image_size}, None), regressor=None)
     simulation = SimulationOptions(level=difficulty(level), views=views, seed=seed)

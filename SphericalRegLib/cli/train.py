@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from SphericalRegLib.geometry.camera import Camera
     from SphericalRegLib.models.checkpoint import Model
     from SphericalRegLib.training.parallel import Group
-    from SphericalRegLib.training.poses import PoseRange
     from SphericalRegLib.training.trainer import TrainingOptions
 
 
@@ -80,16 +79,14 @@ def train(
         out = out.with_suffix(".safetensors")
     check_output_folder(out.parent)
     from SphericalRegLib.models.checkpoint import load_model
-    from SphericalRegLib.training.parallel import launch
-    from SphericalRegLib.training.poses import PoseRange
+    from SphericalRegLib.training.parallel import ALONE, launch
     from SphericalRegLib.training.session import About, check_target
     from SphericalRegLib.training.session import train as run
-    from SphericalRegLib.training.trainer import ALONE
     from SphericalRegLib.training.validation import ValidationOptions
 
     check_target(out, resume)
     loaded = None if base is None else load_model(base)
-    poses = PoseRange(tuple(view or ["ap"]), primary_deg, secondary_deg, in_plane_deg, in_plane_mm, depth_mm)
+    poses = (tuple(view or ["ap"]), primary_deg, secondary_deg, in_plane_deg, in_plane_mm, depth_mm)
     given = {
         "minutes": minutes,
         "iterations": iterations or None,
@@ -149,7 +146,11 @@ def in_words(figures: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def training_options(given: dict[str, Any], poses: PoseRange, trunk: dict[str, Any], base: Model | None) -> TrainingOptions:
+Poses = tuple[tuple[str, ...], float, float, float, float, float]
+"""The first fields of the pose range: views, C-arm angles, turn in the image plane (deg), shifts across and along the central ray (mm)."""
+
+
+def training_options(given: dict[str, Any], poses: Poses, trunk: dict[str, Any], base: Model | None) -> TrainingOptions:
     """What is not given is left as the library has it; a base brings its own networks.
 
     Raises:
@@ -161,7 +162,7 @@ def training_options(given: dict[str, Any], poses: PoseRange, trunk: dict[str, A
     from SphericalRegLib.training.trainer import TrainingOptions
 
     known = {name: value for name, value in given.items() if value is not None}
-    options = TrainingOptions(poses=poses, **known)
+    options = TrainingOptions(poses=type(TrainingOptions().poses)(*poses), **known)
     changed = {name: value for name, value in trunk.items() if value is not None}
     if base is not None:
         if changed:

@@ -47,6 +47,9 @@ class Alone:
         return None
 
 
+ALONE = Alone()
+
+
 class FabricGroup:
     """The processes of a launched `lightning.fabric.Fabric`."""
 

@@ -18,8 +18,8 @@ from SphericalRegLib.models.checkpoint import Model, load_model, save_model
 from SphericalRegLib.progress import ProgressCallback, silent
 from SphericalRegLib.registration.result import software_versions
 
-from .parallel import Group
-from .trainer import ALONE, Trainer, TrainingOptions
+from .parallel import ALONE, Group
+from .trainer import Trainer, TrainingOptions
 
 
 @dataclass(frozen=True)

@@ -26,16 +26,14 @@ from SphericalRegLib.models.checkpoint import Model
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
 from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback, silent
+from SphericalRegLib.training import parallel
 from SphericalRegLib.training.augmentation import DomainRandomization
 from SphericalRegLib.training.losses import LossWeights, refinement_loss, spherical_loss
 from SphericalRegLib.training.overrides import PRECISIONS, Precision, in_precision, overridden
 from SphericalRegLib.training.paired import PairedProblem
-from SphericalRegLib.training.parallel import Alone, Group
 from SphericalRegLib.training.poses import Perturbation, PoseRange
 from SphericalRegLib.training.scene import TrainingScene
 from SphericalRegLib.training.validation import Validation, ValidationOptions
-
-ALONE = Alone()
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ class Trainer:
         options: TrainingOptions,
         device: torch.device | str = "cpu",
         base: Model | None = None,
-        group: Group = ALONE,
+        group: parallel.Group = parallel.ALONE,
     ) -> None:
         size = options.encoder.trunk.image_size
         if tuple(camera.size_px) != (size, size):
@@ -153,6 +151,8 @@ class Trainer:
         saved = time.perf_counter()
         began = saved - self.seconds
         first = self.group.rank == 0
+        if not first:  # a resumed state is the first process's; the others must not draw what it draws
+            self.generator.manual_seed(_seed_of(self.options.seed, self.group.rank, self.iteration))
         tell = _Deferred(progress if first else silent, self.group.size > 1)
         try:
             while (share := self._share_done(self.group.from_first(time.perf_counter() - began))) < 1 and not self.stopped:
@@ -303,8 +303,6 @@ class Trainer:
                 state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.generator.set_state(tensors["random"])
-        if self.group.rank:  # the state is the first process's; the others must not draw what it draws
-            self.generator.manual_seed(_seed_of(self.options.seed, self.group.rank, header["iteration"]))
         self.iteration, self.seconds, self.figures, self.curve = (header[name] for name in ("iteration", "seconds", "figures", "curve"))
 
     def _set_learning_rate(self, share: float) -> None:

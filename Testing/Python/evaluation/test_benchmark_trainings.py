@@ -22,7 +22,6 @@ from SphericalRegLib.progress import Cancelled, Progress
 from SphericalRegLib.registration.options import RegistrationOptions, Stage
 from SphericalRegLib.simulation.cases import SimulationOptions, flat_panel
 from SphericalRegLib.simulation.difficulty import difficulty
-from SphericalRegLib.training.poses import PoseRange
 from SphericalRegLib.training.trainer import Trainer, TrainingOptions
 from SphericalRegLib.training.validation import ValidationOptions
 from SphericalRegLib.visualization.shares import error_figure
@@ -32,7 +31,7 @@ CAMERA = Camera(1020.0, (260 / 32, 260 / 32), (32, 32), (15.5, 15.5))
 TRAINING = TrainingOptions(
     iterations=2,
     batch=2,
-    poses=PoseRange(("ap",), 10, 10, 5, 5, 20),
+    poses=replace(TrainingOptions().poses, primary_deg=10, secondary_deg=10, in_plane_deg=5, in_plane_mm=5, depth_mm=20),
     encoder=EncoderConfig(method_cases.TRUNK, elements=2),
     regressor=RegressorConfig(method_cases.TRUNK, components=2),
     validation=ValidationOptions(times=2, xrays=2, iterations=2),

@@ -148,9 +148,10 @@ def test_cancelling_one_ends_all_with_one_state(tmp_path: Path) -> None:
     again = trainers()
     for trainer in again:
         trainer.resume(tmp_path / "m.state")
-    draws = [torch.rand(3, generator=trainer.generator) for trainer in again]
-    assert not torch.equal(*draws)
     assert torch.equal(weights(again[0]), weights(made[0]))
+    together(2, lambda group: joined(again, group).run())
+    assert again[0].iteration == again[1].iteration == 3 and torch.equal(weights(again[0]), weights(again[1]))
+    assert not torch.equal(*(torch.rand(3, generator=trainer.generator) for trainer in again))
 
 
 def test_alone_nothing_is_averaged() -> None:
