@@ -11,6 +11,7 @@ set(MODULE_PYTHON_SCRIPTS
   cli/inspect.py
   cli/landscape.py
   cli/many.py
+  cli/panel.py
   cli/progress_bars.py
   cli/register.py
   cli/selftest.py
@@ -18,6 +19,8 @@ set(MODULE_PYTHON_SCRIPTS
   cli/train.py
   errors.py
   evaluation/__init__.py
+  evaluation/benchmark_ablation.py
+  evaluation/benchmark_backbones.py
   evaluation/benchmark_optimisers.py
   evaluation/benchmark_register.py
   evaluation/benchmark_render.py
@@ -29,6 +32,7 @@ set(MODULE_PYTHON_SCRIPTS
   evaluation/landscape.py
   evaluation/metrics.py
   evaluation/optimisers.py
+  evaluation/panel.py
   evaluation/protocol.py
   evaluation/registrar.py
   evaluation/runs.py
@@ -76,6 +80,7 @@ set(MODULE_PYTHON_SCRIPTS
   models/encoder.py
   models/local_contrast.py
   models/regressor.py
+  models/shipped.py
   models/trunk.py
   mrml/__init__.py
   mrml/detector.py
@@ -156,6 +161,7 @@ set(MODULE_PYTHON_SCRIPTS
   training/losses.py
   training/overrides.py
   training/paired.py
+  training/parallel.py
   training/poses.py
   training/scene.py
   training/session.py
@@ -178,6 +184,8 @@ set(MODULE_PYTHON_SCRIPTS
   visualization/report_pictures.py
   visualization/searches.py
   visualization/setup.py
+  visualization/shares.py
+  visualization/trainings.py
   )
 
 set(MODULE_PYTHON_RESOURCES

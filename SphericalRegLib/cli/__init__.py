@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def load() -> Typer:
     """The application with all its commands."""
-    from . import benchmark, benchmark_method, demo, inspect, landscape, many, register, selftest, simulate, train  # noqa: F401 (each module adds its command)
+    from . import benchmark, benchmark_method, demo, inspect, landscape, many, panel, register, selftest, simulate, train  # noqa: F401 (each module adds its command)
     from .app import app
 
     return app

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .benchmark import benchmark
-from .common import AsJson, Device, Quiet, Seed, check_output_folder, model_name, print_json, start
+from .common import (
+    AsJson,
+    CameraCase,
+    DepthMm,
+    Device,
+    InPlaneDeg,
+    InPlaneMm,
+    PrimaryDeg,
+    Quiet,
+    SecondaryDeg,
+    Seed,
+    Views,
+    check_output_folder,
+    model_name,
+    print_json,
+    read_ct,
+    start,
+)
+from .train import camera_of, stopped_by_ctrl_c, training_options
 
+if TYPE_CHECKING:
+    from SphericalRegLib.evaluation.tables import Table
+
+CT = Annotated[str, typer.Argument(metavar="CT", help="A CT file, a DICOM folder, sample:pelvis or sample:thorax.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for models, tables and figures; a later run goes on where this one stopped.")]
+Iterations = Annotated[int, typer.Option("--iterations", min=0, help="So many steps of each training in the minutes' place.")]
+ImageSize = Annotated[int | None, typer.Option("--image-size", min=32, max=512, help="Side of the images, pixels; a multiple of 8.")]
+Batch = Annotated[int | None, typer.Option("--batch", min=1, help="X-rays per step.")]
 Recompute = Annotated[bool, typer.Option("--recompute", help="Forget what an earlier run left in the output folder.")]
 
 
@@ -45,9 +71,100 @@ def optimisers(
         done = run_optimiser_benchmark(
             found, network, out, options, model_name=model_name(model), device=where, recompute=recompute, progress=progress
         )
-    files = done.write(out)
-    table = done.table()
+    _say(done.table(), done.write(out), as_json)
+
+
+@benchmark.command()
+def backbones(
+    ct: CT,
+    out: Out,
+    backbone: Annotated[list[str] | None, typer.Option("--backbone", help="tiny, or the name of a timm CNN; may be repeated.")] = None,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="Of each training.")] = 10.0,
+    iterations: Iterations = 0,
+    validations: Annotated[int, typer.Option("--validations", min=1, help="Points of each curve.")] = 20,
+    criterion_mm: Annotated[float, typer.Option("--criterion-mm", min=0, help="Median error after spherical LM to measure the time to.")] = 5.0,
+    regressor_criterion_mm: Annotated[float, typer.Option("--regressor-criterion-mm", min=0, help="The same of the regressor alone.")] = 20.0,
+    view: Views = None,
+    primary_deg: PrimaryDeg = 45.0,
+    secondary_deg: SecondaryDeg = 25.0,
+    in_plane_deg: InPlaneDeg = 10.0,
+    in_plane_mm: InPlaneMm = 30.0,
+    depth_mm: DepthMm = 100.0,
+    camera: CameraCase = None,
+    image_size: ImageSize = None,
+    batch: Batch = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Training time to a stated error, and the error that a given time leaves, for several image backbones."""
+    check_output_folder(out)
+    from SphericalRegLib.evaluation.benchmark_backbones import DEFAULT_BACKBONES, BackboneOptions, run_backbone_benchmark
+    from SphericalRegLib.training.validation import ValidationOptions
+
+    from .progress_bars import progress_bars
+
+    poses = (tuple(view or ["ap"]), primary_deg, secondary_deg, in_plane_deg, in_plane_mm, depth_mm)
+    given = {"minutes": minutes, "iterations": iterations or None, "batch": batch, "seed": seed, "validation": ValidationOptions(times=validations)}
+    training = training_options(given, poses, {"image_size": image_size}, None)
+    options = BackboneOptions(tuple(backbone or DEFAULT_BACKBONES), training, criterion_mm, regressor_criterion_mm)
+    its_camera = camera_of(camera, training.encoder.trunk.image_size)
+    volume, _ = read_ct(ct)
+    where = start(device)
+    with progress_bars(quiet) as bars, stopped_by_ctrl_c(bars) as progress:
+        done = run_backbone_benchmark(volume, its_camera, out, options, device=where, progress=progress)
+    _say(done.table(), done.write(out), as_json)
+
+
+@benchmark.command()
+def ablation(
+    ct: CT,
+    out: Out,
+    variant: Annotated[list[str] | None, typer.Option("--variant", help="As in the table, e.g. 'cosine'; may be repeated. All by default.")] = None,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="Of each training.")] = 10.0,
+    iterations: Iterations = 0,
+    cases: Annotated[int, typer.Option("--cases", "-n", min=1, help="Simulated X-rays to judge on.")] = 20,
+    level: Annotated[str, typer.Option("--level", help="clean, realistic or hard.")] = "realistic",
+    view: Views = None,
+    primary_deg: PrimaryDeg = 20.0,
+    secondary_deg: SecondaryDeg = 20.0,
+    in_plane_deg: InPlaneDeg = 15.0,
+    in_plane_mm: InPlaneMm = 25.0,
+    depth_mm: DepthMm = 50.0,
+    image_size: ImageSize = None,
+    batch: Batch = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """What each choice brings: the embedding's space, the loss's terms, K, the optimiser; each trained alike and judged on the same X-rays."""
+    check_output_folder(out)
+    from dataclasses import replace
+
+    from SphericalRegLib.evaluation.benchmark_ablation import VARIANTS, AblationOptions, run_ablation
+    from SphericalRegLib.simulation.cases import SimulationOptions
+    from SphericalRegLib.simulation.difficulty import difficulty
+
+    from .progress_bars import progress_bars
+
+    views = tuple(view or ["ap"])
+    poses = (views, primary_deg, secondary_deg, in_plane_deg, in_plane_mm, depth_mm)
+    given = {"minutes": minutes, "iterations": iterations or None, "batch": batch, "seed": seed}
+    training = replace(training_options(given, poses, {"image_size": image_size}, None), regressor=None)
+    simulation = SimulationOptions(level=difficulty(level), views=views, seed=seed)
+    options = AblationOptions(tuple(variant or VARIANTS), training, simulation, cases, seed=seed)
+    camera = camera_of(None, training.encoder.trunk.image_size)
+    volume, _ = read_ct(ct)
+    where = start(device)
+    with progress_bars(quiet) as bars, stopped_by_ctrl_c(bars) as progress:
+        done = run_ablation(volume, camera, out, options, device=where, progress=progress)
+    _say(done.table(), done.write(out), as_json)
+
+
+def _say(table: Table, files: list[Path], as_json: bool) -> None:
     if as_json:
-        print_json({"files": files, "methods": [dict(zip(table.columns, row)) for row in table.rows]})
+        print_json({"files": files, "rows": [dict(zip(table.columns, row)) for row in table.rows]})
     else:
         print(table.to_text() + "".join(f"\n{path}" for path in files))

@@ -40,6 +40,16 @@ ModelFile = Annotated[
 ]
 
 
+# The poses that a model is trained for, about its views.
+Views = Annotated[list[str] | None, typer.Option("--view", help="ap, pa, left or right: the views that poses lie about; may be repeated.")]
+PrimaryDeg = Annotated[float, typer.Option("--primary-deg", min=0, max=180, help="+- C-arm angle LAO/RAO.")]
+SecondaryDeg = Annotated[float, typer.Option("--secondary-deg", min=0, max=90, help="+- C-arm angle cranial/caudal.")]
+InPlaneDeg = Annotated[float, typer.Option("--in-plane-deg", min=0, max=180, help="+- turn about the central ray.")]
+InPlaneMm = Annotated[float, typer.Option("--in-plane-mm", min=0, max=500, help="+- shift across the central ray.")]
+DepthMm = Annotated[float, typer.Option("--depth-mm", min=0, max=500, help="+- shift along the central ray.")]
+CameraCase = Annotated[Path | None, typer.Option("--camera", metavar="CASE", help="A case folder whose X-ray's geometry is trained with.")]
+
+
 def start(device: str) -> str:
     """The torch device that a ``--device`` option means, with the renderer's runtime started for it.
 

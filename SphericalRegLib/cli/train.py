@@ -17,11 +17,29 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback
 
 from .app import INTERRUPTED, app
-from .common import AsJson, Device, Quiet, Seed, check_output_folder, print_json, read_ct, start
+from .common import (
+    AsJson,
+    CameraCase,
+    DepthMm,
+    Device,
+    InPlaneDeg,
+    InPlaneMm,
+    PrimaryDeg,
+    Quiet,
+    SecondaryDeg,
+    Seed,
+    Views,
+    check_output_folder,
+    print_json,
+    read_ct,
+    resolve_device,
+    start,
+)
 
 if TYPE_CHECKING:
     from SphericalRegLib.geometry.camera import Camera
     from SphericalRegLib.models.checkpoint import Model
+    from SphericalRegLib.training.parallel import Group
     from SphericalRegLib.training.trainer import TrainingOptions
 
 
@@ -31,13 +49,13 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL.safetensors", help="The model; its card is written beside it (.json).")],
     minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="How long; validation is not counted.")] = 10.0,
     iterations: Annotated[int, typer.Option("--iterations", min=0, help="So many steps in the minutes' place: the same on every machine.")] = 0,
-    view: Annotated[list[str] | None, typer.Option("--view", help="ap, pa, left or right: the views that poses lie about; may be repeated.")] = None,
-    primary_deg: Annotated[float, typer.Option("--primary-deg", min=0, max=180, help="+- C-arm angle LAO/RAO.")] = 45.0,
-    secondary_deg: Annotated[float, typer.Option("--secondary-deg", min=0, max=90, help="+- C-arm angle cranial/caudal.")] = 25.0,
-    in_plane_deg: Annotated[float, typer.Option("--in-plane-deg", min=0, max=180, help="+- turn about the central ray.")] = 10.0,
-    in_plane_mm: Annotated[float, typer.Option("--in-plane-mm", min=0, max=500, help="+- shift across the central ray.")] = 30.0,
-    depth_mm: Annotated[float, typer.Option("--depth-mm", min=0, max=500, help="+- shift along the central ray.")] = 100.0,
-    camera: Annotated[Path | None, typer.Option("--camera", metavar="CASE", help="A case folder whose X-ray's geometry is trained with.")] = None,
+    view: Views = None,
+    primary_deg: PrimaryDeg = 45.0,
+    secondary_deg: SecondaryDeg = 25.0,
+    in_plane_deg: InPlaneDeg = 10.0,
+    in_plane_mm: InPlaneMm = 30.0,
+    depth_mm: DepthMm = 100.0,
+    camera: CameraCase = None,
     base: Annotated[Path | None, typer.Option("--base", metavar="MODEL", help="Start from this model instead of random weights.")] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="tiny, or the name of a timm CNN.")] = None,
     image_size: Annotated[int | None, typer.Option("--image-size", min=32, max=512, help="Side of the images, pixels; a multiple of 8.")] = None,
@@ -49,6 +67,8 @@ def train(
     patience: Annotated[int | None, typer.Option("--patience", min=1, help="End after so many validations without a gain.")] = None,
     anatomy: Annotated[str, typer.Option("--anatomy", help="What the CTs show, for the model card; the CTs' names by default.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished training of this model, with the same options.")] = False,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Processes on this machine, each with its GPU (or on the CPU).")] = 1,
+    num_nodes: Annotated[int, typer.Option("--num-nodes", min=1, help="Machines.")] = 1,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -59,20 +79,14 @@ def train(
         out = out.with_suffix(".safetensors")
     check_output_folder(out.parent)
     from SphericalRegLib.models.checkpoint import load_model
+    from SphericalRegLib.training.parallel import ALONE, launch
     from SphericalRegLib.training.session import About, check_target
     from SphericalRegLib.training.session import train as run
     from SphericalRegLib.training.validation import ValidationOptions
 
     check_target(out, resume)
     loaded = None if base is None else load_model(base)
-    poses = {
-        "views": tuple(view or ["ap"]),
-        "primary_deg": primary_deg,
-        "secondary_deg": secondary_deg,
-        "in_plane_deg": in_plane_deg,
-        "in_plane_mm": in_plane_mm,
-        "depth_mm": depth_mm,
-    }
+    poses = (tuple(view or ["ap"]), primary_deg, secondary_deg, in_plane_deg, in_plane_mm, depth_mm)
     given = {
         "minutes": minutes,
         "iterations": iterations or None,
@@ -84,10 +98,14 @@ def train(
         "patience": patience,
         "validation": None if validations is None else ValidationOptions(times=validations),
     }
-    options = _options(given, poses, {"backbone": backbone, "image_size": image_size}, loaded)
+    options = training_options(given, poses, {"backbone": backbone, "image_size": image_size}, loaded)
     size = options.encoder.trunk.image_size
-    its_camera = loaded.camera if loaded is not None and camera is None else _camera(camera, size)
+    its_camera = loaded.camera if loaded is not None and camera is None else camera_of(camera, size)
     volumes = [read_ct(ct)[0] for ct in cts]
+    group: Group = ALONE
+    if devices * num_nodes > 1:
+        launched = launch(devices, num_nodes, resolve_device(device))
+        group, device = launched, str(launched.device)
     where = start(device)
     from .progress_bars import progress_bars
 
@@ -96,12 +114,16 @@ def train(
         shlex.join(["sphericalreg", *(word for word in sys.argv[1:] if word != "--resume")]),
         "" if base is None else base.name,
     )
-    with progress_bars(quiet) as bars, stopped_by_ctrl_c(bars) as progress:
+    with progress_bars(quiet or group.rank > 0) as bars, stopped_by_ctrl_c(bars) as progress:
         try:
-            model = run(volumes, its_camera, options, out, about=about, base=loaded, resume=resume, device=where, progress=progress)
+            model = run(
+                volumes, its_camera, options, out, about=about, base=loaded, resume=resume, device=where, group=group, progress=progress
+            )
         except Cancelled:
             print(f"interrupted: the state is saved in {out.with_suffix('.state')}; the same command with --resume goes on", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
+    if group.rank > 0:
+        return
     card = model.card
     if as_json:
         print_json({"out": out, "card": card})
@@ -124,7 +146,11 @@ def in_words(figures: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def _options(given: dict[str, Any], poses: dict[str, Any], trunk: dict[str, Any], base: Model | None) -> TrainingOptions:
+Poses = tuple[tuple[str, ...], float, float, float, float, float]
+"""The first fields of the pose range: views, C-arm angles, turn in the image plane (deg), shifts across and along the central ray (mm)."""
+
+
+def training_options(given: dict[str, Any], poses: Poses, trunk: dict[str, Any], base: Model | None) -> TrainingOptions:
     """What is not given is left as the library has it; a base brings its own networks.
 
     Raises:
@@ -137,7 +163,7 @@ def _options(given: dict[str, Any], poses: dict[str, Any], trunk: dict[str, Any]
     from SphericalRegLib.training.trainer import TrainingOptions
 
     known = {name: value for name, value in given.items() if value is not None}
-    options = TrainingOptions(poses=PoseRange(**poses), **known)
+    options = TrainingOptions(poses=type(TrainingOptions().poses)(*poses), **known)
     changed = {name: value for name, value in trunk.items() if value is not None}
     if base is not None:
         if changed:
@@ -157,7 +183,7 @@ def _options(given: dict[str, Any], poses: dict[str, Any], trunk: dict[str, Any]
     return replace(options, encoder=encoder, regressor=regressor)
 
 
-def _camera(case: Path | None, size: int) -> Camera:
+def camera_of(case: Path | None, size: int) -> Camera:
     """That of a case's first X-ray, or of the simulator's flat panel, with the training's pixels."""
     from SphericalRegLib.imaging.case import find_case_files, view_geometry
     from SphericalRegLib.imaging.radiograph import Radiograph

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,12 +14,16 @@ import torch
 from SphericalRegLib.geometry.views import named_view
 from SphericalRegLib.imaging.case import Case, load_case
 from SphericalRegLib.imaging.samples import sample_volume
+from SphericalRegLib.models.checkpoint import Model, load_model
 from SphericalRegLib.progress import Progress, ProgressCallback, silent
 from SphericalRegLib.registration.pipeline import prepare, register
 from SphericalRegLib.registration.result import RegistrationResult
 from SphericalRegLib.rendering.projector import Projector
 from SphericalRegLib.simulation.cases import SimulationOptions, flat_panel, simulate_cases
 from SphericalRegLib.simulation.difficulty import difficulty
+from SphericalRegLib.training.camera import training_camera
+from SphericalRegLib.training.session import About, trained
+from SphericalRegLib.training.trainer import TrainingOptions
 from SphericalRegLib.visualization import output
 from SphericalRegLib.visualization.figures import write_figure
 from SphericalRegLib.visualization.panel import PanelRow, qualitative_panel
@@ -32,7 +36,7 @@ from .tables import Table
 from .truth import load_truth
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from SphericalRegLib.imaging.volume import Volume
 
@@ -48,6 +52,7 @@ class DemoCase:
     errors: PoseErrors
     initial: PoseErrors
     folder: Path
+    start: str = VIEW
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,22 +62,32 @@ class Demo:
     cases: tuple[DemoCase, ...]
     kernel_seconds: float
     index: Path
-
     def table(self) -> Table:
         """Errors against the truth in mm, metric (a) first."""
-        columns = ("CT", "start (a)", "(a) mTRE 3D", "in-plane", "depth", "(b) mRPE", "(c) mRPE x px", "(d) mPE 2D", "rotation [deg]", "seconds")
+        errors = ("(a) mTRE 3D", "in-plane", "depth", "(b) mRPE", "(c) mRPE x px", "(d) mPE 2D", "rotation [deg]")
+        columns = ("CT", "start", "its (a)", *errors, "seconds")
         return Table(columns, tuple(_row(case) for case in self.cases))
 
 
 def run_demo(
-    out: Path, names: Sequence[str], *, level: str = "realistic", device: str = "cpu", seed: int = 0, progress: ProgressCallback = silent
+    out: Path,
+    names: Sequence[str],
+    *,
+    level: str = "realistic",
+    models: Mapping[str, Path] | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: ProgressCallback = silent,
 ) -> Demo:
     """Register sample CTs to simulated X-rays, and write a folder with cases, results, reports, errors.csv, errors.md, panel.png and index.html.
+
+    Every X-ray is registered by intensity from the plain view; where there is a model of its CT, again from nothing.
 
     Args:
         out: the folder.
         names: of `imaging.samples.SAMPLE_NAMES`.
         level: difficulty of the X-rays.
+        models: of these CTs, by name.
         device: "cpu" or "cuda:N".
         seed: of the poses, the X-rays and the search.
         progress: called several times a second.
@@ -90,34 +105,58 @@ def run_demo(
 
         case = load_case(_simulate(volume, out / "cases" / name, options, device, named))
         pyramid = prepare(case.volume, device=device)
-        result = register(pyramid, case.views, VIEW, device=device, seed=seed, progress=named)
-        errors, initial, truth = _compare(case, result)
-        metrics = {**errors.to_dict(), "initial_mtre_3d": initial.mtre_3d}
-        progress(Progress(f"{name}: pictures and report", 0, 1))
-        views = output.write_result_folder(
-            result,
-            pyramid,
-            case.views,
-            out / name,
-            title=f"Demo: {name}",
-            command=f"sphericalreg demo --level {level} --seed {seed}",
-            inputs=output.describe_inputs(volume, case.views),
-            truth=output.Truth(truth, metrics),
-        )
-        progress(Progress(f"{name}: pictures and report", 1, 1))
-        cases.append(DemoCase(name, result, errors, initial, out / name))
-        label = f"{name}: mTRE {initial.mtre_3d:.0f} to {errors.mtre_3d:.2f} mm"
-        rows.append(PanelRow(label, views[0].xray, views[0].drr, views[0].mask, views[0].truth_drr))
-        values = {"mTRE at the start, mm": initial.mtre_3d, "mTRE, mm": errors.mtre_3d, "depth, mm": errors.depth, "seconds": result.seconds}
-        entries.append(IndexEntry(name, f"{name}/report.html", thumbnail(views[0]), values))
+        runs: list[tuple[str, Any, Model | None]] = [(name, VIEW, None)]
+        if models and name in models:
+            runs.append((f"{name}, model", None, load_model(models[name], device)))
+        for label, start, model in runs:
+
+            def labelled(step: Progress, label: str = label) -> None:
+                progress(replace(step, stage=f"{label}: {step.stage}"))
+
+            result = register(pyramid, case.views, start, model=model, device=device, seed=seed, progress=labelled)
+            errors, initial, truth = _compare(case, result)
+            metrics = {**errors.to_dict(), "initial_mtre_3d": initial.mtre_3d}
+            progress(Progress(f"{label}: pictures and report", 0, 1))
+            folder = out / label.replace(", ", "-")
+            views = output.write_result_folder(
+                result,
+                pyramid,
+                case.views,
+                folder,
+                title=f"Demo: {label}",
+                command=f"sphericalreg demo --level {level} --seed {seed}",
+                inputs=output.describe_inputs(volume, case.views),
+                truth=output.Truth(truth, metrics),
+            )
+            progress(Progress(f"{label}: pictures and report", 1, 1))
+            cases.append(DemoCase(label, result, errors, initial, folder, VIEW if model is None else "none"))
+            title = f"{label}: mTRE {initial.mtre_3d:.0f} to {errors.mtre_3d:.2f} mm"
+            rows.append(PanelRow(title, views[0].xray, views[0].drr, views[0].mask, views[0].truth_drr))
+            values = {"mTRE at the start, mm": initial.mtre_3d, "mTRE, mm": errors.mtre_3d, "depth, mm": errors.depth, "seconds": result.seconds}
+            entries.append(IndexEntry(label, f"{folder.name}/report.html", thumbnail(views[0]), values))
     note = (
-        f"Simulated X-rays ({level}) of real CTs. The start is the plain {VIEW} view; the true pose was used for the errors alone. "
-        "Research software, not a medical device."
+        f"Simulated X-rays ({level}) of real CTs. The start is the plain {VIEW} view, or with a model what its regressor says; the true pose was "
+        "used for the errors alone. Research software, not a medical device."
     )
     demo = Demo(tuple(cases), kernel_seconds, write_index("SphericalReg demo", entries, out / "index.html", note=note))
     write_figure(qualitative_panel(rows), out / "panel.png")
     demo.table().write(out / "errors", heading=f"# Errors against the truth, mm\n\n{note}")
     return demo
+
+
+def train_demo_model(out: Path, name: str, minutes: float, *, device: str = "cpu", seed: int = 0, progress: ProgressCallback = silent) -> Path:
+    """The demo's model of a sample CT, trained from scratch into `<out>/models` unless it is there already; an interrupted training goes on.
+
+    Raises:
+        InputError: what is there was trained with other options.
+        Cancelled: out of `progress`; the state is saved.
+    """
+    path = out / "models" / f"{name}.safetensors"
+    options = TrainingOptions(minutes=minutes, seed=seed)
+    camera = training_camera(flat_panel(), options.encoder.trunk.image_size)
+    about = About(name, f"sphericalreg demo --train --minutes {minutes:g} --seed {seed}")
+    trained([sample_volume(name)], camera, options, path, about=about, device=device, progress=progress)
+    return path
 
 
 def start_renderer(device: str) -> float:
@@ -149,4 +188,5 @@ def _compare(case: Case, result: RegistrationResult) -> tuple[PoseErrors, PoseEr
 
 def _row(case: DemoCase) -> tuple[str | float, ...]:
     e = case.errors
-    return (case.name, case.initial.mtre_3d, e.mtre_3d, e.in_plane, e.depth, e.mrpe, e.mrpe_scaled, e.mpe_2d, e.rotation_deg, case.result.seconds)
+    errors = (e.mtre_3d, e.in_plane, e.depth, e.mrpe, e.mrpe_scaled, e.mpe_2d, e.rotation_deg)
+    return (case.name, case.start, case.initial.mtre_3d, *errors, case.result.seconds)

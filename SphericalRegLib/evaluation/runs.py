@@ -120,7 +120,7 @@ def register_cases(
     if not cases:
         raise InputError("no case was given")
     out, plain = Path(out_dir), json.loads(json.dumps(dict(options or {})))
-    names = _case_names(cases)
+    names = case_names(cases)
     _claim(out, plain, recompute)
     records: list[Record] = []
     begin, computed = time.perf_counter(), 0
@@ -198,7 +198,7 @@ def _claim(out: Path, options: dict[str, Any], recompute: bool) -> None:
     write_json(run, {"options": options})
 
 
-def _case_names(cases: Sequence[Path]) -> list[str]:
+def case_names(cases: Sequence[Path]) -> list[str]:
     """Names relative to the folder that all cases share, so that thorax/case_000 and pelvis/case_000 stay apart."""
     paths = [Path(case).resolve() for case in cases]
     if len(set(paths)) != len(paths):

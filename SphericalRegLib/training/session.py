@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import torch
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.volume import Volume
-from SphericalRegLib.models.checkpoint import Model, save_model
+from SphericalRegLib.models.checkpoint import Model, load_model, save_model
 from SphericalRegLib.progress import ProgressCallback, silent
 from SphericalRegLib.registration.result import software_versions
 
+from .parallel import ALONE, Group
 from .trainer import Trainer, TrainingOptions
 
 
@@ -67,6 +69,7 @@ def train(
     base: Model | None = None,
     resume: bool = False,
     device: torch.device | str = "cpu",
+    group: Group = ALONE,
     progress: ProgressCallback = silent,
 ) -> Model:
     """Train, and write the model with its card to `out`.
@@ -80,6 +83,7 @@ def train(
         base: a model to start from.
         resume: go on with the unfinished training of this model.
         device: where to train.
+        group: the processes that train together; the first one writes.
         progress: called after every step; raise `Cancelled` from it to stop: the state is saved.
 
     Raises:
@@ -87,16 +91,42 @@ def train(
         Cancelled: out of `progress`.
     """
     out = Path(out)
-    check_target(out, resume)
+    if group.rank == 0:
+        check_target(out, resume)
     if base is not None:
         options = replace(options, encoder=base.encoder.config, regressor=base.regressor.config if base.regressor else options.regressor)
-    trainer = Trainer(volumes, camera, options, device, base)
+    trainer = Trainer(volumes, camera, options, device, base, group)
     if resume:
         trainer.resume(state_path(out))
     trained = trainer.run(progress, state_path(out))
-    model = Model(trained.encoder, trained.regressor, trained.camera, {**card_of(about, options, trainer.device), **trained.card})
-    save_model(model, out)
-    state_path(out).unlink(missing_ok=True)
+    card = {**card_of(about, options, trainer.device), "processes": group.size, **trained.card}
+    model = Model(trained.encoder, trained.regressor, trained.camera, card)
+    if group.rank == 0:
+        save_model(model, out)
+        state_path(out).unlink(missing_ok=True)
+    return model
+
+
+def trained(
+    volumes: Sequence[Volume],
+    camera: Camera,
+    options: TrainingOptions,
+    out: Path,
+    *,
+    about: About = About(),
+    device: torch.device | str = "cpu",
+    progress: ProgressCallback = silent,
+) -> Model:
+    """The model that lies at `out` if it was trained just so; else it is trained, from where an interrupted training stopped. As `train`.
+
+    Raises:
+        InputError: what lies there was trained otherwise; or as `train`.
+    """
+    if not out.exists():
+        return train(volumes, camera, options, out, about=about, resume=state_path(out).exists(), device=device, progress=progress)
+    model = load_model(out)
+    if model.card.get("training") != json.loads(json.dumps(asdict(options))) or model.camera != camera:
+        raise InputError(f"{out} was trained with other options: choose another folder, or delete it")
     return model
 
 

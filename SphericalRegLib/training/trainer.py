@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -25,7 +26,8 @@ from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.models.checkpoint import Model
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
-from SphericalRegLib.progress import Progress, ProgressCallback, silent
+from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback, silent
+from SphericalRegLib.training import parallel
 from SphericalRegLib.training.augmentation import DomainRandomization
 from SphericalRegLib.training.losses import LossWeights, refinement_loss, spherical_loss
 from SphericalRegLib.training.overrides import PRECISIONS, Precision, in_precision, overridden
@@ -107,17 +109,25 @@ class Trainer:
         options: see `TrainingOptions`.
         device: where to train.
         base: a model to start from instead of random weights.
+        group: the processes that train together; each makes its own Trainer with the same arguments.
     """
 
     def __init__(
-        self, volumes: Sequence[Volume], camera: Camera, options: TrainingOptions, device: torch.device | str = "cpu", base: Model | None = None
+        self,
+        volumes: Sequence[Volume],
+        camera: Camera,
+        options: TrainingOptions,
+        device: torch.device | str = "cpu",
+        base: Model | None = None,
+        group: parallel.Group = parallel.ALONE,
     ) -> None:
         size = options.encoder.trunk.image_size
         if tuple(camera.size_px) != (size, size):
             raise InputError(f"The training camera has {camera.size_px} pixels; the encoder expects {(size, size)}.")
         torch.manual_seed(options.seed)
         self.options, self.camera, self.device = options, camera, torch.device(device)
-        self.generator = torch.Generator().manual_seed(options.seed)
+        self.group = group
+        self.generator = torch.Generator().manual_seed(_seed_of(options.seed, group.rank, 0))
         self.cts = [ct_identity(attenuation(volume), volume.name) for volume in volumes]
         self.scenes = [TrainingScene.of(volume, camera, device) for volume in volumes]
         self.encoder = SphericalEncoder(options.encoder) if base is None else base.encoder.requires_grad_(True)
@@ -125,6 +135,8 @@ class Trainer:
         networks = [network for network in (self.encoder, self.regressor) if network is not None]
         self.networks = nn.ModuleList(networks).to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(self.networks.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+        # After each process has shortened its own gradient, and before the step: the weights stay the same everywhere.
+        self.optimizer.register_step_pre_hook(lambda *_: self.group.average_gradients(self.networks.parameters()))
         self.iteration = 0
         self.seconds = 0.0
         self.joined = base is not None or self.regressor is None
@@ -150,20 +162,26 @@ class Trainer:
         """Train for what is left of the time; the state goes to `state_path` now and then, and when the progress callback cancels."""
         saved = time.perf_counter()
         began = saved - self.seconds
+        first = self.group.rank == 0
+        if not first:  # a resumed state is the first process's; the others must not draw what it draws
+            self.generator.manual_seed(_seed_of(self.options.seed, self.group.rank, self.iteration))
+        tell = _Deferred(progress if first else silent, self.group.size > 1)
         try:
-            while (share := self._share_done(time.perf_counter() - began)) < 1 and not self.stopped:
+            while (share := self._share_done(self.group.from_first(time.perf_counter() - began))) < 1 and not self.stopped:
                 self._set_learning_rate(share)
                 self._remember(self.step())
-                self.seconds = time.perf_counter() - began
-                progress(self._report())
+                self.seconds = self.group.from_first(time.perf_counter() - began)
+                tell(self._report())
                 if self._validation_is_due(self._share_done(self.seconds)):
-                    self._validate(progress)
+                    self._validate(tell)
                     began = time.perf_counter() - self.seconds  # watching is not training
-                if state_path is not None and time.perf_counter() - saved > self.options.checkpoint_seconds:
+                if self.group.from_first(tell.cancelled):
+                    raise Cancelled
+                if state_path is not None and first and time.perf_counter() - saved > self.options.checkpoint_seconds:
                     self.save_state(state_path)
                     saved = time.perf_counter()
         finally:
-            if state_path is not None and self.iteration:
+            if state_path is not None and first and self.iteration:
                 self.save_state(state_path)
         return self.model()
 
@@ -179,7 +197,8 @@ class Trainer:
         options = self.options
         if self.validation is None:
             self.validation = Validation(self.scenes, options.poses, options.look, options.validation)
-        figures = self.validation(self.encoder, self.regressor, options.loss.rho_mm, progress)
+        first = self.group.rank == 0
+        figures = self.group.from_first(self.validation(self.encoder, self.regressor, options.loss.rho_mm, progress) if first else {})
         self.curve.append({"seconds": self.seconds, "iterations": self.iteration, **figures})
         if options.stop_below_mm is not None and figures["mtre_mm"] < options.stop_below_mm:
             self.stopped = f"the validation's median error fell below {options.stop_below_mm:g} mm"
@@ -330,3 +349,23 @@ def _differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """Which options, or what else, differ between two trainings; how long they take does not count."""
     names = [name for name, value in expected["options"].items() if found.get("options", {}).get(name) != value and name != "minutes"]
     return names + [name for name in ("camera", "cts") if found.get(name) != expected[name]]
+
+
+class _Deferred:
+    """Where several processes train together, one must not leave the others waiting for it: `Cancelled` is kept until all of them hear of it."""
+
+    def __init__(self, progress: ProgressCallback, together: bool) -> None:
+        self.progress, self.together, self.cancelled = progress, together, False
+
+    def __call__(self, step: Progress) -> None:
+        try:
+            self.progress(step)
+        except Cancelled:
+            if not self.together:
+                raise
+            self.cancelled = True
+
+
+def _seed_of(seed: int, rank: int, iteration: int) -> int:
+    """Of a process's random numbers: the seed itself for the first."""
+    return seed if rank == 0 else int(np.random.SeedSequence([seed, rank, iteration]).generate_state(1, np.uint64)[0] >> 1)

@@ -79,7 +79,8 @@ class Validation:
         """The figures of networks as they are.
 
         "cosine": mean cosine between the similarity's pose gradient and the squared geodesic's at the starts, radians weighed by `rho_mm`.
-        "regressor_deg", "regressor_mm": median error of the likeliest hypothesis, the latter at the CT's centre.
+        "regressor_deg", "regressor_mm", "regressor_mtre_mm": median error of the likeliest hypothesis: angle, displacement of the CT's centre, mean
+        displacement of bone points.
         "start_mm", "mtre_mm", "mtre_75_mm", "below_2_mm": mean 3D displacement of bone points at the starts (median) and after Levenberg-Marquardt
         on the spherical similarity (median, 75 %, share).
         """
@@ -115,6 +116,7 @@ class Validation:
             likeliest = recentred(mixture.pose[everyone, mixture.weight.argmax(1)].double(), regressor.centre.double(), centre)
             found["regressor_deg"] = torch.rad2deg(rotation_angle(likeliest, xrays.truth))
             found["regressor_mm"] = mean_displacement(xrays.truth, likeliest, centre[None])
+            found["regressor_mtre_mm"] = mean_displacement(xrays.truth, likeliest, xrays.targets)
 
         def report(step: Progress) -> None:
             progress(replace(step, stage=STAGE, pose=None))

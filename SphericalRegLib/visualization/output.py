@@ -93,7 +93,7 @@ def write_result_folder(
             for name, image in (("drr", item.drr), ("xray", xray.image)):
                 placed = on_placed_detector(image, xray.camera, item.world_from_camera_reference)
                 sitk.WriteImage(placed, str(folder / f"{name}{suffix}.nrrd"), useCompression=True)
-            row = _panel_row(item)
+            row = panel_row(item)
             write_figure(overlay_figure(row), folder / f"overlay{suffix}.png")
             write_figure(difference_figure(row), folder / f"difference{suffix}.png")
         write_figure(convergence_figure(stages), folder / "convergence.png")
@@ -180,11 +180,12 @@ def whole_or_nothing(out: Path) -> Iterator[Path]:
             folder.rmdir()
 
 
-def _panel_row(item: Rendered) -> PanelRow:
+def panel_row(item: Rendered, label: str | None = None) -> PanelRow:
+    """A view with its DRRs as a row of a figure, shown the way round that it was stored; labelled with the X-ray's name by default."""
     step = -1 if item.view.radiograph.mirrored else 1  # shown as it was stored
     truth = None if item.truth_drr is None else item.truth_drr[:, ::step]
     radiograph = item.view.radiograph
-    return PanelRow(radiograph.name, radiograph.image[:, ::step], item.drr[:, ::step], radiograph.mask[:, ::step], truth)
+    return PanelRow(label or radiograph.name, radiograph.image[:, ::step], item.drr[:, ::step], radiograph.mask[:, ::step], truth)
 
 
 def _report_view(item: Rendered, number: int, count: int) -> ReportView:

@@ -19,7 +19,7 @@ from SphericalRegLib.cli.progress_bars import progress_bars
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.progress import Cancelled, Progress
 
-COMMANDS = ("batch", "benchmark", "demo", "evaluate", "inspect", "landscape", "register", "selftest", "simulate", "train")
+COMMANDS = ("batch", "benchmark", "demo", "evaluate", "inspect", "landscape", "panel", "register", "selftest", "simulate", "train")
 
 
 def sphericalreg(*arguments: str) -> subprocess.CompletedProcess[str]:

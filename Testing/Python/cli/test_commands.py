@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from SphericalRegLib.cli import load
 from SphericalRegLib.imaging.transforms import read_transform
-from SphericalRegLib.registration.result import RegistrationResult
+from SphericalRegLib.registration.result import Hypothesis, RegistrationResult
 
 
 def run(*arguments: object) -> Result:
@@ -106,3 +107,32 @@ def test_the_same_seed_gives_the_same_pose(cases: Path, tmp_path: Path) -> None:
         run("batch", cases / "case_001", "-o", tmp_path / name, "--no-pictures", "--device", "cpu", "-q", "--seed", 5)
         poses.append(json.loads((tmp_path / name / "case_001" / "result.json").read_text(encoding="utf-8"))["camera_from_world"])
     np.testing.assert_array_equal(*poses)
+
+
+def test_a_panel_of_registered_cases(cases: Path, tmp_path: Path) -> None:
+    for case in sorted(cases.glob("case_*")):  # results as if registration had found the start and stopped
+        geometry = json.loads((case / "geometry.json").read_text(encoding="utf-8"))
+        write_result(tmp_path / "out" / case.name, geometry["initial_camera_from_world"])
+    done = run("panel", cases, "--results", tmp_path / "out", "-o", tmp_path / "panel.png", "--device", "cpu", "-q")
+    assert done.exit_code == 0, done.stderr
+    with Image.open(tmp_path / "panel.png") as picture:
+        both = picture.size
+    one = run("panel", cases / "case_001", "--results", tmp_path / "out" / "case_001", "-o", tmp_path / "one.png", "--device", "cpu", "-q")
+    assert one.exit_code == 0, one.stderr
+    with Image.open(tmp_path / "one.png") as picture:
+        assert picture.size[0] == both[0] and picture.size[1] < both[1]
+    (tmp_path / "out" / "case_000" / "result.json").unlink()
+    for words, said in (
+        (("panel", cases, "--results", tmp_path / "out", "-o", tmp_path / "x.png"), "no result of the case case_000"),
+        (("panel", cases, "--results", tmp_path / "out", "-o", tmp_path / "x.pdf"), ".png"),
+    ):
+        refused = run(*words, "--device", "cpu", "-q")
+        assert refused.exit_code == 2 and said in refused.stderr
+
+
+def write_result(folder: Path, pose: list[list[float]]) -> None:
+    result = RegistrationResult(
+        np.array(pose), np.eye(6), np.zeros(3), 0.5, (Hypothesis(np.array(pose), 0.5),), (), np.array(pose), np.linalg.inv(np.array(pose))
+    )
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(result.to_dict()), encoding="utf-8")

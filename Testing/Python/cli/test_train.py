@@ -28,7 +28,7 @@ def _sibling(name: str) -> ModuleType:
 
 
 bad = _sibling("bad_inputs")
-SMALL = ("--image-size", 32, "--batch", 2, "--device", "cpu", "-q")
+SMALL = ("--image-size", 32, "--batch", 2, "--validations", 1, "--device", "cpu", "-q")
 
 
 def run(*arguments: object) -> Result:
@@ -87,7 +87,7 @@ def test_many_cases_with_a_model(case: Path, model: Path, tmp_path: Path, comman
 
 def test_a_base_brings_its_networks(case: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "tuned.safetensors"
-    done = run("train", case / "ct.nii.gz", "-o", out, "--iterations", 1, "--base", model, "--batch", 2, "--device", "cpu", "-q")
+    done = run("train", case / "ct.nii.gz", "-o", out, "--iterations", 1, "--base", model, "--batch", 2, "--validations", 0, "--device", "cpu", "-q")
     assert done.exit_code == 0, done.stderr
     tuned, base = load_model(out), load_model(model)
     assert tuned.card["base"] == "model.safetensors" and tuned.camera == base.camera and tuned.encoder.config == base.encoder.config

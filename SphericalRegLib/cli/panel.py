@@ -1,0 +1,40 @@
+"""``sphericalreg panel``: registered cases in one figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from SphericalRegLib.errors import InputError
+
+from .app import app
+from .common import Device, Quiet, check_output_folder, start
+
+
+@app.command()
+def panel(
+    cases: Annotated[list[Path], typer.Argument(metavar="CASES...", help="Case folders, or folders of case folders.")],
+    results: Annotated[Path, typer.Option("--results", metavar="FOLDER", help="What batch, evaluate or register wrote for these cases.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.png", help="The figure.")] = Path("panel.png"),
+    most: Annotated[int, typer.Option("--most", min=1, help="Draw so many cases at most.")] = 6,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Draw X-ray, DRR at the estimate, overlay and difference map of registered cases; with their truth in red where a truth.json is there."""
+    if out.suffix.lower() != ".png":
+        raise InputError(f"the figure would be written to {out}; expected a name that ends in .png")
+    check_output_folder(out.parent)
+    from SphericalRegLib.evaluation.panel import panel_rows
+    from SphericalRegLib.evaluation.runs import find_cases
+    from SphericalRegLib.visualization.figures import write_figure
+    from SphericalRegLib.visualization.panel import qualitative_panel
+
+    from .progress_bars import progress_bars
+
+    found = find_cases(cases)
+    where = start(device)
+    with progress_bars(quiet) as progress:
+        rows = panel_rows(found[:most], results, device=where, progress=progress)
+    print(write_figure(qualitative_panel(rows), out))

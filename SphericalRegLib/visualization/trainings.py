@@ -1,0 +1,93 @@
+"""Trainings side by side: error over training time, and what the time buys (the paper's Fig. 4, left)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from SphericalRegLib.errors import InputError
+
+from .figures import PAPER, Theme, dress, new_figure
+
+STYLES = ("-", "--", "-.", ":")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training's curve: points with "seconds" and figures in mm, as in a model card; `reached` are the minutes to the criterion, or None."""
+
+    name: str
+    curve: Sequence[Mapping[str, float]]
+    reached: float | None = None
+
+
+def training_figure(trainings: Sequence[Training], quantities: Mapping[str, str], criterion_mm: float | None = None, theme: Theme = PAPER) -> Figure:
+    """A panel for each quantity (key of the curve -> title) over minutes, and one with the time to the criterion against the last error.
+
+    Args:
+        trainings: one or more, each with a curve.
+        quantities: what is drawn; the first is what the criterion is about.
+        criterion_mm: drawn as a line; without it there is no last panel.
+        theme: colours.
+
+    Raises:
+        InputError: no training, or one without a curve.
+    """
+    if not trainings or not all(training.curve for training in trainings):
+        raise InputError("there is no training curve to draw; expected at least one validation of each training")
+    count = len(quantities) + (criterion_mm is not None)
+    figure = new_figure(4.1 * count, 3.9, theme)
+    panels = figure.subplots(1, count, squeeze=False)[0]
+    for axes, (key, title) in zip(panels, quantities.items()):
+        dress(axes, theme, title, "minutes of training", "mm")
+        for number, training in enumerate(trainings):
+            points = [point for point in training.curve if key in point]
+            colour, style = _look(number, theme)
+            minutes, errors = [point["seconds"] / 60 for point in points], [point[key] for point in points]
+            axes.plot(minutes, errors, color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=2.6, label=training.name)
+        _log_mm(axes)
+        axes.set_xlim(left=0)
+    if criterion_mm is not None:
+        panels[0].axhline(criterion_mm, color=theme.truth, linewidth=1.0, alpha=0.7)
+        _against(panels[-1], trainings, next(iter(quantities)), criterion_mm, theme)
+    handles, labels = panels[0].get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside upper center", ncols=min(6, len(trainings)), frameon=False, fontsize=8)
+    for text in legend.get_texts():
+        text.set_color(theme.ink)
+    return figure
+
+
+def _against(axes: Axes, trainings: Sequence[Training], key: str, criterion_mm: float, theme: Theme) -> None:
+    """Minutes to the criterion against the error at the end; those that never met it stand at the right edge, hollow."""
+    dress(axes, theme, f"time to {criterion_mm:g} mm and error at the end", "minutes to the criterion (hollow: not reached)", "mm")
+    longest = max(point["seconds"] for training in trainings for point in training.curve) / 60
+    for number, training in enumerate(trainings):
+        colour, _ = _look(number, theme)
+        x = 1.08 * longest if training.reached is None else training.reached
+        last = training.curve[-1][key]
+        axes.plot(x, last, "o", markersize=8, color=colour, markerfacecolor="none" if training.reached is None else colour)
+        axes.annotate(training.name, (x, last), xytext=(0, 7), textcoords="offset points", fontsize=7, color=theme.muted, ha="center")
+    axes.set_xlim(0, 1.2 * longest)
+    _log_mm(axes)
+
+
+def _log_mm(axes: Axes) -> None:
+    """A logarithmic axis with plain numbers, a decade at least."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high < 10 * low:
+        middle = np.sqrt(low * high)
+        axes.set_ylim(middle / np.sqrt(10), middle * np.sqrt(10))
+    low, high = axes.get_ylim()
+    ticks = [m * 10.0**e for e in range(-3, 5) for m in (1, 2, 5)]
+    axes.set_yticks([tick for tick in ticks if low <= tick <= high])
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+
+
+def _look(number: int, theme: Theme) -> tuple[str, str]:
+    return theme.stages[number % len(theme.stages)], STYLES[number // len(theme.stages) % len(STYLES)]
