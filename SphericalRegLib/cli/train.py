@@ -158,7 +158,6 @@ def training_options(given: dict[str, Any], poses: Poses, trunk: dict[str, Any],
     """
     import torch
 
-    from SphericalRegLib.geometry.pose_range import PoseRange
     from SphericalRegLib.models.trunk import ImageTrunk
     from SphericalRegLib.training.trainer import TrainingOptions
 

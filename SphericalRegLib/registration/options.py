@@ -74,6 +74,10 @@ class MultiStart:
             raise InputError(f"Unknown similarity {self.similarity!r}; expected one of {', '.join(SIMILARITIES)}.")
 
 
+NARROW = MultiStart(poses=200, finalists=60, rotation_deg=6.0, translation_mm=15.0)
+"""About a pose that a model proposes."""
+
+
 @dataclass(frozen=True)
 class LearnedStart:
     """What a model does before the intensity stages: many poses, the better ones refined on the spherical similarity, the best handed on.
@@ -88,10 +92,10 @@ class LearnedStart:
     """
 
     draws: int = 32
-    refined: int = 12
-    iterations: int = 10
-    keep: int = 4
-    search: MultiStart | None = None
+    refined: int = 4
+    iterations: int = 6
+    keep: int = 2
+    search: MultiStart | None = NARROW
 
     def __post_init__(self) -> None:
         if min(self.draws, self.refined, self.iterations, self.keep) < 1:

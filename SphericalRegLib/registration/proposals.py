@@ -34,7 +34,7 @@ class Proposal:
     """Poses for the intensity stages.
 
     Attributes:
-        poses: (B, 4, 4) of the first camera, the most similar first.
+        poses: (B, 4, 4) of the first camera: the refined ones, the most similar first, then the starts.
         starts: (S, 4, 4) that it began with: the regressor's mixture, or what was given.
         records: what was done.
         notes: what the user should know about the model.
@@ -82,7 +82,8 @@ def propose(
     else:
         drawn = starts if spread is None else torch.cat([spread_about(start, pyramid.centre, options.draws, spread, seed) for start in starts])
     poses, record = _refine(problem, views, pyramid, drawn, options, progress)
-    return Proposal(poses, starts, (*records, record), notes)
+    # The starts go on as well: the intensities judge whether the refinement was one.
+    return Proposal(torch.cat((poses, starts)), starts, (*records, record), notes)
 
 
 def spread_about(start: Tensor, centre: Tensor, count: int, options: MultiStart, seed: int) -> Tensor:

@@ -27,8 +27,10 @@ def test_round_trip(model, tmp_path):
     save_model(model, tmp_path / "m.safetensors")
     loaded = load_model(tmp_path / "m")
     image = torch.rand(2, 1, 32, 32)
-    assert torch.equal(loaded.encoder(image), model.encoder(image))
-    assert torch.equal(loaded.regressor(image).pose, model.regressor(image).pose)
+    # weights are stored in 16 bits, places in 32
+    torch.testing.assert_close(loaded.encoder(image), model.encoder(image), rtol=0, atol=5e-3)
+    torch.testing.assert_close(loaded.regressor(image).pose, model.regressor(image).pose, rtol=0, atol=0.5)
+    assert torch.equal(loaded.regressor.reference, model.regressor.reference)
     assert loaded.camera == CAMERA and loaded.card == {"anatomy": "phantom"}
     assert not any(parameter.requires_grad for parameter in loaded.encoder.parameters())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.json", "m.safetensors"]

@@ -90,7 +90,7 @@ def test_spherical_stage_comes_nearer(pyramid) -> None:
     views = [View(phantom.radiograph(phantom.true_pose()), np.eye(4))]
     options = LearnedStart(draws=1, refined=1, iterations=12)
     proposal = propose(pyramid, views, make_model(), begin, None, options, 0, lambda step: None)
-    assert proposal.poses.shape == (1, 4, 4) and len(proposal.records) == 1
+    assert proposal.poses.shape == (2, 4, 4) and len(proposal.records) == 1  # the refined one, and the start beside it
     before, after = (phantom.target_error(pose.numpy(), phantom.true_pose()) for pose in (begin[0], proposal.poses[0]))
     assert after < 0.6 * before
     record = proposal.records[0]
