@@ -55,8 +55,8 @@ def check_saved_transform(logic: Any) -> None:
     placed = placed_camera(nodes.xray)
     assert placed is not None
     shown = voxels(nodes.drr)[0]
-    assert _likeness(_rendered(logic, ct, placed, to_parent), shown) > 0.999
-    assert _likeness(_rendered(logic, ct, placed, np.linalg.inv(to_parent)), shown) < 0.99, "the inverse must not look the same"
+    assert _likeness(_rendered(ct, placed, to_parent), shown) > 0.999
+    assert _likeness(_rendered(ct, placed, np.linalg.inv(to_parent)), shown) < 0.99, "the inverse must not look the same"
 
 
 def check_cancel(logic: Any) -> None:
@@ -112,13 +112,13 @@ def _quick_options() -> Any:
     return RegistrationOptions(stages=(Stage(80, iterations=8, hypotheses=4), Stage(128, iterations=10)), multi_start=search, wide_start=search)
 
 
-def _rendered(logic: Any, ct: Any, placed: Any, scene_from_ct: np.ndarray) -> np.ndarray:
+def _rendered(ct: Any, placed: Any, scene_from_ct: np.ndarray) -> np.ndarray:
+    """The CT, read from its node anew, on a detector."""
     from SphericalRegLib.mrml.session import render
+    from SphericalRegLib.mrml.volumes import volume_from_node
+    from SphericalRegLib.registration.pipeline import prepare
 
-    from .prepared import prepared
-
-    logic.prepared = prepared(logic.prepared, ct, None, None, "cpu", logic.options)
-    return render(logic.prepared.pyramid, placed.camera, np.linalg.inv(placed.world_from_camera) @ scene_from_ct)
+    return render(prepare(volume_from_node(ct)), placed.camera, np.linalg.inv(placed.world_from_camera) @ scene_from_ct)
 
 
 def _likeness(a: np.ndarray, b: np.ndarray) -> float:
