@@ -187,6 +187,7 @@ def fill(table: Any, titles: Any, lines: Any) -> None:
     for number, line in enumerate(lines):
         for column, text in enumerate(line):
             table.setItem(number, column, qt.QTableWidgetItem(text))
+    table.resizeColumnsToContents()
 
 
 def _name(ct: Any, xray: Any) -> str:

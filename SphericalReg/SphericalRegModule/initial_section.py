@@ -17,7 +17,7 @@ from SphericalRegLib.mrml.provenance import ROLE
 from SphericalRegLib.mrml.voxels import voxels
 from SphericalRegLib.mrml.xrays import radiograph_to_node
 
-from . import xray_view
+from . import scene_view, xray_view
 from .choices import ALL_VIEWS, ANGLES, SCENE
 from .dependencies import ensure
 from .job import failure
@@ -140,6 +140,7 @@ class InitialSection:
             p.drrVolume.SetAndObserveTransformNodeID(p.outputTransform.GetID())
             self.render()
         self.panel.result.show_pictures(fit=True)
+        scene_view.show_scene(p.ctVolume)
         p.initial = SCENE
         p.live = True
 

@@ -21,6 +21,7 @@ def show_camera(placed: PlacedCamera) -> Any:
     """Draw a camera's source, detector and corner rays; one model, moved when it is there already."""
     model = _model()
     if model is None:
+        look_from_the_side(placed)
         model = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "X-ray source and detector")
         model.SetAttribute(FRUSTUM, "1")
         model.CreateDefaultDisplayNodes()
@@ -30,6 +31,21 @@ def show_camera(placed: PlacedCamera) -> Any:
         display.SetLighting(False)
     model.SetAndObservePolyData(frustum(placed))
     return model
+
+
+def look_from_the_side(placed: PlacedCamera) -> None:
+    """Turn the 3D view so that source, CT and detector lie beside each other."""
+    manager = slicer.app.layoutManager()
+    if manager is None or not manager.threeDViewCount:
+        return
+    across, down, beam = placed.world_from_camera[:3, :3].T
+    sdd = placed.camera.sdd_mm
+    middle = placed.source + 0.5 * sdd * beam
+    camera = slicer.modules.cameras.logic().GetViewActiveCameraNode(manager.threeDWidget(0).mrmlViewNode())
+    camera.SetFocalPoint(*middle)
+    camera.SetPosition(*(middle + sdd * (2.2 * across - 0.7 * down - 0.5 * beam)))
+    camera.SetViewUp(*-down)
+    camera.ResetClippingRange()
 
 
 def remove_camera() -> None:
@@ -74,5 +90,3 @@ def show_scene(ct: Any) -> None:
         if preset is not None:
             display.GetVolumePropertyNode().Copy(preset)
         display.SetVisibility(True)
-    if manager.threeDViewCount:
-        manager.threeDWidget(0).threeDView().resetFocalPoint()

@@ -24,6 +24,7 @@ MODULE = ROOT / "SphericalReg" / "SphericalReg.py"
 WINDOW = (1440, 900)
 PANEL_WIDTH = 530
 PICTURE_WIDTH = 1200
+COLOURS = 256
 
 
 def in_slicer(executable: str, picture: Path | None, measured: Sequence[int] | None) -> int:
@@ -94,13 +95,18 @@ class Demo:
     def save(self, path: Path, look_at: str = "inputsCollapsibleButton") -> None:
         """A picture of the window with a part of the panel in sight."""
         import slicer
+        from PIL import Image
         from PySide6 import QtCore
 
         self.show_views()
+        self.scroll.verticalScrollBar().setValue(0)
         self.scroll.ensureWidgetVisible(getattr(self.widget.ui, look_at), 0, 40)
         slicer.app.processEvents()
         path.parent.mkdir(parents=True, exist_ok=True)
         self.window.grab().scaledToWidth(PICTURE_WIDTH, QtCore.Qt.TransformationMode.SmoothTransformation).save(str(path))
+        with Image.open(path) as picture:  # a third of the size, and nobody sees it
+            small = picture.convert("RGB").quantize(COLOURS, kmeans=1)
+        small.save(path, optimize=True)
         print(path)
 
 
@@ -133,18 +139,42 @@ def screenshots(folder: Path) -> None:
         ui.pictureComboBox.setCurrentIndex(ui.pictureComboBox.findText(picture))
         demo.save(folder / f"{name}.png", "resultCollapsibleButton")
     ui.pictureComboBox.setCurrentIndex(0)
+    batch(demo, ct, xray)
+    demo.save(folder / "batch.png", "batchTable")
+    ui.batchCollapsibleButton.collapsed, ui.geometryCollapsibleButton.collapsed = True, False
+    ui.xraySelector.setCurrentNode(xray)
     ui.sddSpinBox.value = 300  # the CT does not fit between source and detector
     ui.principalColumnSpinBox.value = 9000
     ui.registerButton.click()
     demo.wait(lambda: not demo.widget.panel.runner.busy)
     demo.save(folder / "error.png", "registerCollapsibleButton")
-    ui.batchCollapsibleButton.collapsed = False
-    ui.batchInputPathLineEdit.currentPath = str(case_folder)
-    ui.batchOutputPathLineEdit.currentPath = str(Path(slicer.app.temporaryPath) / "batch")
-    ui.batchButton.click()
-    demo.wait(lambda: not demo.widget.panel.runner.busy)
-    demo.save(folder / "batch.png", "batchTable")
     demo.widget.cleanup()
+
+
+def batch(demo: Demo, ct: Any, xray: Any) -> None:
+    """Three X-rays of the sample's CT as pairs: the sample's own, one shifted on the detector, and one whose geometry nobody entered."""
+    import numpy as np
+    import slicer
+
+    from SphericalRegLib.mrml.geometry_attribute import keep_geometry, kept_geometry
+    from SphericalRegLib.mrml.matrices import node_from_voxel
+    from SphericalRegLib.mrml.voxels import set_voxels, voxels
+
+    ui = demo.widget.ui
+    ui.initialComboBox.setCurrentIndex(ui.initialComboBox.findText("ap"))
+    for name, shift in (("pelvis X-ray", 0), ("shifted X-ray", 12), ("X-ray of unknown geometry", 0)):
+        node = xray
+        if name != xray.GetName():
+            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+            set_voxels(node, np.roll(voxels(xray), shift, axis=2), node_from_voxel(xray))
+        if shift:
+            keep_geometry(node, kept_geometry(xray))
+        ui.xraySelector.setCurrentNode(node)
+        ui.addPairButton.click()
+    ui.inputsCollapsibleButton.collapsed = ui.geometryCollapsibleButton.collapsed = True
+    ui.batchCollapsibleButton.collapsed = False
+    ui.pairsButton.click()
+    demo.wait(lambda: not demo.widget.panel.runner.busy)
 
 
 def interactive() -> int:

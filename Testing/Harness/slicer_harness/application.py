@@ -86,6 +86,7 @@ class Application:
         self._logic.SetViewLogics(vtk.vtkCollection())
         self._prepare_file_cache()
         self._logics = {name: self._start(name, class_name) for name, class_name in LOGICS.items() if hasattr(slicer, class_name)}
+        self._add_preset()
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self._scene, True)
         crosshair = slicer.vtkMRMLCrosshairNode()
         crosshair.SetCrosshairName("default")
@@ -110,6 +111,21 @@ class Application:
         logic.SetMRMLScene(self._scene)
         self._logic.SetModuleLogic(name, logic)
         return logic
+
+    def _add_preset(self) -> None:
+        """Slicer reads its volume rendering presets from its share folder; here is one of them, plainer."""
+        preset = slicer.vtkMRMLVolumePropertyNode()
+        preset.SetName("CT-Bone")
+        opacity, colour = vtk.vtkPiecewiseFunction(), vtk.vtkColorTransferFunction()
+        for value, alpha in ((-3000, 0.0), (140, 0.0), (600, 0.6), (3000, 0.7)):
+            opacity.AddPoint(value, alpha)
+        for value, rgb in ((-3000, (0.0, 0.0, 0.0)), (140, (0.6, 0.3, 0.2)), (600, (0.95, 0.9, 0.8)), (3000, (1.0, 1.0, 1.0))):
+            colour.AddRGBPoint(value, *rgb)
+        preset.SetScalarOpacity(opacity)
+        preset.SetColor(colour)
+        preset.GetVolumeProperty().ShadeOn()
+        preset.GetVolumeProperty().SetInterpolationTypeToLinear()
+        self._logics["VolumeRendering"].AddPreset(preset)
 
     def complete(self) -> None:
         """Make what needs `slicer.app` to exist."""

@@ -48,6 +48,7 @@ class ctkCollapsibleButton(QFrame):
             if child is not self._heading:
                 child.setVisible(not collapsed)
         self.setMaximumHeight(26 if collapsed else 16777215)
+        self.setContentsMargins(0, 26, 0, 0)  # a widget that is loaded collapsed has lost them
         self._retitle()
         if changed:
             self.contentsCollapsed.emit(self._collapsed)
