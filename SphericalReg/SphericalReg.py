@@ -208,19 +208,8 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         ensure()
         from SphericalRegLib.mrml.session import ResultNodes, run, write_outcome
 
-        request = self.readRequest(
-            ctNode,
-            xrayNode,
-            frame,
-            geometry=geometry,
-            initial=initial,
-            labelsNode=labelsNode,
-            labels=labels,
-            maskNode=maskNode,
-            device=device,
-            seed=seed,
-            options=options,
-        )
+        chosen = {"labelsNode": labelsNode, "labels": labels, "maskNode": maskNode, "device": device, "seed": seed, "options": options}
+        request = self.readRequest(ctNode, xrayNode, frame, geometry=geometry, initial=initial, **chosen)
         existing = ResultNodes(outputTransform, None, None)
 
         def show(outcome: Any) -> Any:
