@@ -213,7 +213,7 @@ class _Run:
         for number, start in enumerate(starts):
             name = "search" if len(starts) == 1 else f"search {number + 1} of {len(starts)}"
             rounds.append(self._screen(spread_poses(start, centre, options, self.seed), radius, options.image_px, options.similarity, name))
-        found, grid = _merged([screened for screened, _ in rounds]), rounds[0][1]
+        found, grid = _merged([screened for screened, _ in rounds]), max((grid for _, grid in rounds), key=lambda grid: grid.pixel_mm)
         evaluated = len(found.poses)
         if options.finalists:
             # Shifts were whole pixels of a coarse grid: the better poses are compared again on a finer one, a pixel or two around.

@@ -26,7 +26,7 @@ class Projector:
     Each pixel is the integral of the trilinearly interpolated attenuation along the ray from the X-ray source to the pixel's centre (no unit), by the
     midpoint rule: samples lie at (n + 1/2) `step_mm` from the source. They are fixed in the camera, so the image is as smooth a function of the pose
     as the interpolant is. Its Jacobian is that of the integral, freed of what the sampling makes of motions along the rays (see kernel.py; exact as
-    long as the source lies outside the CT). Outside the grid is air: attenuation falls to zero within one voxel.
+    long as source and detector lie outside the CT). Outside the grid is air: attenuation falls to zero within one voxel.
 
     Poses are camera_from_world (B, 4, 4). The Jacobian is by the tangent (omega, v), rad and mm, in world axes, on the right, about `centre`: with
     x_cam = R (x_world - c) + t, a step gives R exp(omega) and t + R v.

@@ -102,6 +102,8 @@ def _costs(axes: Axes, stage: StageTrace, theme: Theme, colour: str, first: bool
     if lowest > 0 and highest > 20 * lowest:
         axes.set_yscale("log")
         axes.minorticks_off()
+    else:
+        axes.ticklabel_format(axis="y", useOffset=False)  # an offset would stand on the axis above
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.margins(x=0.04)
     last = max(1, len(costs) - 1)
