@@ -45,8 +45,8 @@ set(MODULE_PYTHON_SCRIPTS
   geometry/distances.py
   geometry/p3p.py
   geometry/pnp.py
-  geometry/quaternions.py
   geometry/pose_range.py
+  geometry/quaternions.py
   geometry/se3.py
   geometry/so4.py
   geometry/views.py

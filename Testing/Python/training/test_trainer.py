@@ -146,7 +146,7 @@ def test_session_writes_a_model_and_forgets_the_state(tmp_path: Path) -> None:
     model = train([phantom.volume()], CAMERA, replace(OPTIONS, validation=WATCHED), out, about=about, progress=seen.append)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.json", "m.safetensors"]
     loaded = load_model(out)
-    assert_same(weights_of(loaded), weights_of(model))
+    torch.testing.assert_close(weights_of(loaded), weights_of(model), rtol=1e-3, atol=1e-6)  # 16 bits on disk
     card = loaded.card
     assert card["anatomy"] == "phantom" and card["command"] == "make m" and card["stopped"] == "at its end"
     assert len(card["curve"]) == 2 and card["validation"] == card["curve"][-1]
