@@ -43,3 +43,19 @@ def line_integrals(body: Attenuation, camera: Camera, camera_from_world: np.ndar
         samples = map_coordinates(body.mu.astype(np.float64), np.moveaxis(voxel_from_camera[:3, 3] + distance * directions, -1, 0), order=1)
         image += step_mm * samples * (distance < length[..., 0])
     return torch.from_numpy(image)
+
+
+def without_motion_along_rays(jacobian: Tensor, camera_from_world: Tensor, camera: Camera, centre: Tensor) -> Tensor:
+    """The derivative (H, W, 6) of sums along rays freed of what a motion *along* each ray makes of them: noise, as the integral does not change.
+
+    The points of a ray with unit direction d are displaced alike along it. With c the centre, s the source and e = J_v . d, the sum's share of a
+    millimetre along d, J_v - e d and J_omega - e (s - c) x d are left.
+    """
+    columns, rows = camera.size_px
+    pixels = torch.stack(torch.meshgrid(torch.arange(columns), torch.arange(rows), indexing="xy"), dim=-1).double()
+    rays = camera.back_project(pixels)
+    rotation = camera_from_world[:3, :3]
+    direction = rays / rays.norm(dim=-1, keepdim=True) @ rotation
+    source = -rotation.T @ (rotation @ centre + camera_from_world[:3, 3])  # from c, in world axes
+    along = (jacobian[..., 3:] * direction).sum(-1, keepdim=True)
+    return jacobian - along * torch.cat((torch.linalg.cross(source.expand_as(direction), direction), direction), dim=-1)
