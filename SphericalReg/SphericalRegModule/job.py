@@ -58,10 +58,13 @@ class Job:
         self._cancel.set()
 
     def messages(self) -> list[Message]:
-        """What happened since the last call; of several progress reports only the newest. The last of all is Done, Failed or Stopped."""
+        """What happened since the last call; of several progress reports only the newest. The last of all is Done, Failed or Stopped; after
+        `cancel` it is never Done, though the work may have ended in the same moment."""
         found: list[Message] = []
         while not self._messages.empty():
             message = self._messages.get()
+            if isinstance(message, Done) and self._cancel.is_set():
+                message = Stopped()
             if isinstance(message, Progress) and found:
                 found.pop()
             found.append(message)
@@ -79,8 +82,7 @@ class Job:
             self._messages.put(progress)
 
         try:
-            value = work(report)
-            end: Message = Stopped() if self._cancel.is_set() else Done(value)
+            end: Message = Done(work(report))
         except Cancelled:
             end = Stopped()
         except Exception as error:  # the user must hear of anything that can go wrong in here
