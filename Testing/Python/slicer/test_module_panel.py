@@ -321,3 +321,15 @@ def test_packages_that_were_brought_are_listed_and_removed(slicer: ModuleType, c
     assert "roma\ntimm" in asked[1]
     assert "Restart Slicer" in ui.statusLabel.text
     assert not ui.removePackagesButton.enabled
+
+
+def test_cancel_in_the_moment_of_the_result(chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
+    """The work is done, its result not shown yet: Cancel still changes nothing."""
+    chosen.ui.registerButton.click()
+    job = chosen.panel.runner._job
+    assert job.join(60)
+    chosen.ui.registerButton.click()
+    wait(lambda: not chosen.panel.runner.busy)
+    assert "Cancelled" in chosen.ui.statusLabel.text
+    assert phantom.ct.GetParentTransformNode() is None
+    assert chosen._parameterNode.placedXray is None
