@@ -12,6 +12,7 @@ from ..geometry.camera import Camera
 from ..imaging.attenuation import Attenuation
 from ..imaging.grid import voxel_spacing
 from ..rendering.projector import Projector
+from ..rendering.unseen import UnseenRays
 
 
 def coarsened(attenuation: Attenuation, spacing_mm: float) -> Attenuation:
@@ -22,13 +23,13 @@ def coarsened(attenuation: Attenuation, spacing_mm: float) -> Attenuation:
     factors = block_factors(attenuation, spacing_mm)
     if factors == (1, 1, 1):
         return attenuation
-    mu = attenuation.mu
+    mu = torch.from_numpy(attenuation.mu)
     for axis, factor in enumerate(factors):
         mu = _block_mean(mu, axis, factor)
     affine = attenuation.world_from_voxel.copy()
     affine[:3, 3] += affine[:3, :3] @ ((np.array(factors) - 1) / 2)
     affine[:3, :3] *= factors
-    return Attenuation(mu, affine, attenuation.centre_ras_mm, attenuation.cut_faces)
+    return Attenuation(mu.numpy(), affine, attenuation.centre_ras_mm, attenuation.cut_faces)
 
 
 def block_factors(attenuation: Attenuation, spacing_mm: float) -> tuple[int, int, int]:
@@ -63,6 +64,7 @@ class VolumePyramid:
         self.device = torch.device(device)
         self.corners = torch.from_numpy(content_corners(attenuation)).to(self.device)
         self._projectors: dict[tuple[int, int, int], Projector] = {}
+        self._unseen = UnseenRays(attenuation, self.device).made()
 
     @property
     def centre(self) -> Tensor:
@@ -73,14 +75,16 @@ class VolumePyramid:
         """The CT through a camera, with voxels that suit pixels of `spacing_mm` at the CT."""
         factors = block_factors(self.attenuation, spacing_mm)
         if factors not in self._projectors:
-            self._projectors[factors] = Projector(coarsened(self.attenuation, spacing_mm), camera, device=self.device)
+            self._projectors[factors] = Projector(coarsened(self.attenuation, spacing_mm), camera, device=self.device, unseen=self._unseen)
         return self._projectors[factors].with_camera(camera)
 
 
-def _block_mean(values: np.ndarray, axis: int, factor: int) -> np.ndarray:
+def _block_mean(values: Tensor, axis: int, factor: int) -> Tensor:
     if factor == 1:
         return values
-    length = values.shape[axis]
-    blocks = -(-length // factor)
-    total = np.add.reduceat(values, np.arange(blocks) * factor, axis=axis)
-    return total * np.float32(1.0 / factor)
+    size = values.shape[axis]
+    whole = size // factor * factor
+    parts = [values.narrow(axis, 0, whole).unflatten(axis, (-1, factor)).sum(axis + 1)]
+    if whole < size:
+        parts.append(values.narrow(axis, whole, size - whole).sum(axis, keepdim=True))
+    return torch.cat(parts, axis) / factor

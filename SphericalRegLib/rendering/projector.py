@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import copy
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from .autograd import DifferentiableProjection, is_differentiated
-from .backends import Backend, make_backend
-from .unseen import TOLERANCE_MM, VOXEL_MM, unseen_body
+from .backends import make_backend
+from .unseen import TOLERANCE_MM, UnseenRays
 
 if TYPE_CHECKING:
     from ..geometry.camera import Camera
@@ -38,6 +37,7 @@ class Projector:
         device: where the volume lives and images are made.
         backend: "warp", or DiffDRR as the reference: "diffdrr-siddon", "diffdrr-trilinear".
         threads: how many of the CPU's cores to use; all by default.
+        unseen: what goes on beyond the CT's ends, where projectors of one CT on several grids share it; by default found in `attenuation`.
 
     Attributes:
         attenuation, camera, step_mm, device: as given.
@@ -57,6 +57,7 @@ class Projector:
         device: torch.device | str = "cpu",
         backend: str = "warp",
         threads: int | None = None,
+        unseen: UnseenRays | None = None,
     ) -> None:
         step = default_step_mm(attenuation) if step_mm is None else float(step_mm)
         if not 0 < step < float("inf"):
@@ -69,7 +70,7 @@ class Projector:
         self.device = torch.device(device)
         self.centre = torch.as_tensor(np.asarray(attenuation.centre_ras_mm), dtype=torch.float64, device=self.device)
         self._backend = make_backend(backend, attenuation, step, self.device, threads)
-        self._beyond = _Beyond(attenuation, self.device, threads)
+        self._unseen = UnseenRays(attenuation, self.device, threads) if unseen is None else unseen
 
     def with_camera(self, camera: Camera) -> Projector:
         """The same volume seen through another camera; nothing is copied."""
@@ -94,26 +95,10 @@ class Projector:
     def validity(self, camera_from_world: Tensor) -> Tensor:
         """(B, H, W) bool: False where the ray would meet body beyond an end of the CT that cuts the body (`Attenuation.cut_faces`; see unseen.py)."""
         pose = _checked(camera_from_world).detach()
-        columns, rows = self.camera.size_px
-        if self._beyond.backend is None:
-            return torch.ones(pose.shape[0], rows, columns, dtype=torch.bool, device=self.device)
-        return self._beyond.backend.project(self.camera, pose) < TOLERANCE_MM
+        return self._unseen.lengths_mm(self.camera, pose) < TOLERANCE_MM
 
     def _render_with_jacobian(self, camera_from_world: Tensor) -> tuple[Tensor, Tensor]:
         return self._backend.project_with_jacobian(self.camera, camera_from_world)
-
-
-class _Beyond:
-    """Renders the unseen body; made when first asked for, once for all cameras."""
-
-    def __init__(self, attenuation: Attenuation, device: torch.device, threads: int | None) -> None:
-        self._arguments = attenuation, device, threads
-
-    @cached_property
-    def backend(self) -> Backend | None:
-        attenuation, device, threads = self._arguments
-        unseen = unseen_body(attenuation)
-        return None if unseen is None else make_backend("warp", unseen, VOXEL_MM, device, threads)
 
 
 def default_step_mm(attenuation: Attenuation) -> float:

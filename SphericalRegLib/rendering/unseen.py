@@ -6,18 +6,56 @@ density one; its projection is the length of ray, in mm, that the CT has nothing
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from scipy import ndimage
 
+from .backends import Backend, make_backend
+
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..geometry.camera import Camera
     from ..imaging.attenuation import Attenuation
 
 REACH_MM = 300.0
 VOXEL_MM = 4.0
 TOLERANCE_MM = 2.0
 """Less unseen body than this leaves a pixel valid: the ramps of the coarse voxels."""
+
+
+class UnseenRays:
+    """Renders the unseen body of a CT; made when first asked for, once for all cameras and grids.
+
+    Args:
+        attenuation: the CT.
+        device: where images are made.
+        threads: see `Projector`.
+    """
+
+    def __init__(self, attenuation: Attenuation, device: torch.device, threads: int | None = None) -> None:
+        self._arguments = attenuation, device, threads
+
+    def made(self) -> UnseenRays:
+        """Itself, made now rather than when first asked."""
+        _ = self._backend
+        return self
+
+    def lengths_mm(self, camera: Camera, camera_from_world: Tensor) -> Tensor:
+        """Lengths (B, H, W), mm, of unseen body along each ray, of poses (B, 4, 4)."""
+        if self._backend is None:
+            columns, rows = camera.size_px
+            return torch.zeros(len(camera_from_world), rows, columns, device=camera_from_world.device)
+        return self._backend.project(camera, camera_from_world)
+
+    @cached_property
+    def _backend(self) -> Backend | None:
+        attenuation, device, threads = self._arguments
+        unseen = unseen_body(attenuation)
+        return None if unseen is None else make_backend("warp", unseen, VOXEL_MM, device, threads)
 
 
 def unseen_body(attenuation: Attenuation) -> Attenuation | None:
