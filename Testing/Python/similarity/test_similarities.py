@@ -251,6 +251,14 @@ def test_robust_losses_bound_the_influence_of_an_outlier() -> None:
     assert Robust(GlobalNCC(fixed)).score(moving[None]) == GlobalNCC(fixed).score(moving[None])
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_robust_cost_is_below_the_plain_one_and_its_score_is_the_plain_one(loss: str) -> None:
+    plain = GlobalNCC(blobs(0), a_mask())
+    robust, moving = Robust(plain, loss), blobs(1, 3)
+    assert bool((robust.residual(moving).square().sum(1) < plain.residual(moving).square().sum(1)).all())
+    torch.testing.assert_close(robust.score(moving), plain.score(moving))
+
+
 def test_mad_scale_is_the_standard_deviation_of_normal_noise_and_skips_masked_entries() -> None:
     noise = torch.from_numpy(np.random.default_rng(0).normal(0, 2.5, (1, 20001)))
     assert mad_scale(noise).item() == pytest.approx(2.5, rel=0.03)
