@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.files import read_json_object
 from SphericalRegLib.imaging.geometry_file import read_geometry
 from SphericalRegLib.imaging.geometry_values import GeometryValues, start_pose
-from SphericalRegLib.imaging.pixels import SUFFIXES, is_dicom
+from SphericalRegLib.imaging.pixels import SUFFIXES, is_dicom, suffix_of
 from SphericalRegLib.imaging.radiograph import Radiograph
 from SphericalRegLib.imaging.volume import Volume
 
 CT_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+VIEW_FILE = re.compile(r"(?:xray|geometry|mask)_(\d+)\b")
 
 REGRESSOR = "regressor"
 """In an initial pose's place: the model is asked, whatever the case says."""
@@ -126,7 +129,7 @@ def find_case_files(path: str | Path) -> CaseFiles:
     """Locate a case's files without reading them.
 
     Raises:
-        InputError: not a folder, no CT, no X-ray, several candidates, a path in case.json that leads nowhere.
+        InputError: not a folder, no CT, no X-ray, several candidates, a path in case.json that leads nowhere, files of a view without its X-ray.
     """
     folder = Path(path)
     if not folder.exists():
@@ -149,7 +152,18 @@ def find_case_files(path: str | Path) -> CaseFiles:
         views.append(ViewFiles(xray, geometry, _locate(folder, named, f"mask{suffix}", SUFFIXES)))
     if not views:
         raise InputError(f"case {folder} has no X-ray: expected xray.png, .tif, .nrrd, .npy or .dcm, or \"xray\" in case.json")
+    _refuse_left_over(folder, named, len(views))
     return CaseFiles(folder, ct, _locate(folder, named, "labels", CT_SUFFIXES), tuple(views))
+
+
+def _refuse_left_over(folder: Path, named: dict[str, Any], views: int) -> None:
+    """A geometry_2.json without an xray_2, or an xray_3 without them: the view that it was meant for would be lost without a word."""
+    present = sorted(path.name for path in folder.iterdir() if path.is_file() and suffix_of(path) in (*SUFFIXES, ".json"))
+    for name in [*present, *(f'"{key}" in case.json' for key, value in named.items() if value is not None)]:
+        match = VIEW_FILE.match(name.lstrip('"'))
+        if match is not None and not 2 <= int(match[1]) <= views:
+            missing = f"xray_{views + 1}" if int(match[1]) > 1 else "xray (the first X-ray has no number)"
+            raise InputError(f"case {folder} has {name}, but no {missing}: X-rays are xray, xray_2, xray_3 and so on, without a gap")
 
 
 def view_geometry(view: ViewFiles, number: int) -> GeometryValues:

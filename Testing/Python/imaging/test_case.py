@@ -217,6 +217,17 @@ BAD_CASES = {
     "case.json wrong type": (_write("case.json", '{"xray": 7}'), "xray is 7, expected a path as text"),
     "second view without geometry": (_second_view(False), "no geometry_2.json"),
     "second view without relation": (_second_view(True), "camera2_from_camera1 is missing"),
+    "second geometry without X-ray": (
+        lambda case: write_geometry(case / "geometry_2.json", CAMERA, camera_from_camera1=POSE, view=2),
+        "has geometry_2.json, but no xray_2",
+    ),
+    "second mask without X-ray": (lambda case: write_xray(case / "mask_2.png"), "has mask_2.png, but no xray_2"),
+    "third X-ray without second": (lambda case: write_xray(case / "xray_3.png"), "has xray_3.png, but no xray_2"),
+    "second geometry in case.json without X-ray": (
+        _write("case.json", '{"geometry_2": "geometry.json"}'),
+        "\"geometry_2\" in case.json, but no xray_2",
+    ),
+    "X-ray number one": (lambda case: write_xray(case / "xray_1.png"), "has xray_1.png, but no xray \\(the first X-ray has no number"),
     "mask of another size": (
         lambda case: sitk.WriteImage(sitk.GetImageFromArray(np.ones((9, 9), np.uint8)), str(case / "mask.png")),
         "mask.png has .* expected the X-ray's",
