@@ -7,7 +7,8 @@
     xray_2.*                                        geometry_2.json    with "camera2_from_camera1"; likewise _3, ...
     mask.png, mask_2.png                            optional, zero excludes a pixel
     labels.nii.gz                                   optional label map of the CT
-    case.json                                       optional: {"ct": path, "xray": path, ...} for files that lie elsewhere (relative to it)
+    case.json                                       optional: {"ct": path, "xray": path, ...} for files that lie elsewhere (relative to it);
+                                                    other keys are notes, near misses of these are refused
 
 ``truth.json`` is never opened here: only ``evaluation`` does.
 """
@@ -23,7 +24,7 @@ import numpy as np
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
-from SphericalRegLib.imaging.files import read_json_object
+from SphericalRegLib.imaging.files import read_json_object, refuse_misspelt
 from SphericalRegLib.imaging.geometry_file import read_geometry
 from SphericalRegLib.imaging.geometry_values import GeometryValues, start_pose
 from SphericalRegLib.imaging.pixels import SUFFIXES, is_dicom, suffix_of
@@ -32,6 +33,7 @@ from SphericalRegLib.imaging.volume import Volume
 
 CT_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
+_KEYS = frozenset(("ct", "labels", "xray", "geometry", "mask", "xray_2", "geometry_2", "mask_2"))
 VIEW_FILE = re.compile(r"(?:xray|geometry|mask)_(\d+)\b")
 
 REGRESSOR = "regressor"
@@ -129,7 +131,8 @@ def find_case_files(path: str | Path) -> CaseFiles:
     """Locate a case's files without reading them.
 
     Raises:
-        InputError: not a folder, no CT, no X-ray, several candidates, a path in case.json that leads nowhere, files of a view without its X-ray.
+        InputError: not a folder, no CT, no X-ray, several candidates, a path in case.json that leads nowhere, a misspelt key, files of a view without
+            its X-ray.
     """
     folder = Path(path)
     if not folder.exists():
@@ -137,6 +140,7 @@ def find_case_files(path: str | Path) -> CaseFiles:
     if not folder.is_dir():
         raise InputError(f"case {folder} is a file, expected a case folder with ct.*, xray.* and geometry.json")
     named = read_json_object(folder / "case.json", "case file") if (folder / "case.json").exists() else {}
+    refuse_misspelt(named, _KEYS | {key for key in named if VIEW_FILE.fullmatch(key)}, str(folder / "case.json"))
     ct = _locate(folder, named, "ct", CT_SUFFIXES, folder_allowed=True)
     if ct is None:
         raise InputError(f"case {folder} has no CT: expected ct.nii.gz, ct.nrrd, a folder ct/ with a DICOM series, or \"ct\" in case.json")

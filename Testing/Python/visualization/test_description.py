@@ -107,9 +107,9 @@ def test_missing_value_is_a_note_not_an_error(case):
 
 
 def test_unusual_and_misplaced_geometry_is_questioned(case):
-    edit(case / "geometry.json", sdd_mm=1.0, pixel_spacing_mm=[0.001, 0.001], principal_point_px=[500, 40])
+    edit(case / "geometry.json", sdd_mm=250.0, pixel_spacing_mm=[0.01, 0.01], principal_point_px=[500, 40])
     text = describe(case).to_text(400)
-    assert "1 mm is unusual: is it in mm?" in text and "detector of 0 mm is unusual" in text and "outside the image, at (500, 40)" in text
+    assert "250 mm is unusual: is it in mm?" in text and "detector of 1 mm is unusual" in text and "outside the image, at (500, 40)" in text
 
 
 def test_start_that_misses_the_ct_is_noted(case):
