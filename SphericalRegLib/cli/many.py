@@ -48,9 +48,7 @@ def batch(
     quiet: Quiet = False,
 ) -> None:
     """Register many cases; no truth is needed or read. Writes batch.csv and batch.md."""
-    from SphericalRegLib.evaluation.protocol import batch as run
-
-    (records, table), failed = _run(run, cases, out, initial, model, pictures, recompute, device, seed, quiet)
+    (records, table), failed = _run(False, cases, out, initial, model, pictures, recompute, device, seed, quiet)
     if as_json:
         print_json({"out": out, "cases": [asdict(record) for record in records], "failed": failed(records)})
     else:
@@ -73,9 +71,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Register many cases without their truth, then compare with truth.json. Writes evaluation.md, cases.csv, summary.csv, evaluation.json."""
-    from SphericalRegLib.evaluation.protocol import evaluate as run
-
-    evaluation, failed = _run(run, cases, out, initial, model, pictures, recompute, device, seed, quiet)
+    evaluation, failed = _run(True, cases, out, initial, model, pictures, recompute, device, seed, quiet)
     if as_json:
         summary = {key: value if math.isfinite(value) else None for key, value in evaluation.summary.to_dict().items()}
         errors = [error.to_dict() for error in evaluation.errors]
@@ -88,7 +84,7 @@ def evaluate(
 
 
 def _run(
-    run: Callable[..., Any],
+    with_truth: bool,
     cases: list[Path],
     out: Path,
     initial: str | None,
@@ -103,10 +99,11 @@ def _run(
     check_output_folder(out)
     from SphericalRegLib.evaluation.runs import find_cases
 
+    found = find_cases(cases)  # before PyTorch is loaded for the rest
     begin = read_start(initial)
     network = read_model(model, begin)
-    found = find_cases(cases)
     where = start(device)
+    from SphericalRegLib.evaluation import protocol
     from SphericalRegLib.evaluation.registrar import CaseRegistrar
     from SphericalRegLib.imaging.files import write_json
     from SphericalRegLib.visualization.output import describe_inputs, write_result_folder
@@ -124,5 +121,6 @@ def _run(
             write_json(folder / "result.json", result.to_dict())
 
     with progress_bars(quiet) as progress:
+        run: Callable[..., Any] = protocol.evaluate if with_truth else protocol.batch
         done = run(found, out, registrar, options=options, recompute=recompute, write=write, progress=progress)
     return done, lambda records: sum(record.error is not None for record in records)

@@ -46,8 +46,9 @@ def register(
     Writes result.json, ct_to_xray.tfm (for 3D Slicer), drr.nrrd, overlay.png, difference.png, convergence.png and report.html.
     """
     check_output_folder(out)
-    from SphericalRegLib.imaging.case import load_case, pose_to_start_from
+    from SphericalRegLib.imaging.case import find_case_files, load_case, pose_to_start_from
 
+    find_case_files(case)  # a mistyped folder is said before PyTorch is loaded for the rest
     begin = read_start(initial)
     network = read_model(model, begin)
     loaded = load_case(case)
