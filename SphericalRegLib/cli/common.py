@@ -19,6 +19,7 @@ from SphericalRegLib.errors import InputError
 if TYPE_CHECKING:
     from SphericalRegLib.imaging.volume import Volume
     from SphericalRegLib.models.checkpoint import Model
+    from SphericalRegLib.registration.options import RegistrationOptions
 
 SAMPLE = "sample:"
 
@@ -37,6 +38,11 @@ Initial = Annotated[
 ModelFile = Annotated[
     Path | None,
     typer.Option("--model", metavar="MODEL.safetensors", help="A model of this CT (`sphericalreg train`): no initial pose is needed then."),
+]
+
+Labels = Annotated[
+    list[int] | None,
+    typer.Option("--label", metavar="N", help="Render only this label of the case's labels.* (one bone of several); may be repeated. All by default"),
 ]
 
 
@@ -145,6 +151,13 @@ def read_model(path: Path | None, begin: Any) -> Model | None:
     if isinstance(begin, str) and begin == REGRESSOR and (model is None or model.regressor is None):
         raise InputError(f"--initial is regressor, but {'there is no --model' if model is None else f'the model {path} has none'}")
     return model
+
+
+def registration_options(labels: list[int] | None) -> RegistrationOptions:
+    """What the options of a registration on the command line mean."""
+    from SphericalRegLib.registration.options import RegistrationOptions
+
+    return RegistrationOptions(labels=tuple(sorted(set(labels))) if labels else None)
 
 
 def model_name(path: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ from .common import (
     AsJson,
     Device,
     Initial,
+    Labels,
     ModelFile,
     Quiet,
     Seed,
@@ -23,6 +24,7 @@ from .common import (
     print_json,
     read_model,
     read_start,
+    registration_options,
     start,
 )
 
@@ -40,6 +42,7 @@ def batch(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results and the table; a later run goes on where this one stopped.")],
     initial: Initial = None,
     model: ModelFile = None,
+    label: Labels = None,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="All files of `register` for each case, or result.json alone.")] = True,
     recompute: Recompute = False,
     device: Device = "auto",
@@ -48,7 +51,7 @@ def batch(
     quiet: Quiet = False,
 ) -> None:
     """Register many cases; no truth is needed or read. Writes batch.csv and batch.md."""
-    (records, table), failed = _run(False, cases, out, initial, model, pictures, recompute, device, seed, quiet)
+    (records, table), failed = _run(False, cases, out, initial, model, label, pictures, recompute, device, seed, quiet)
     if as_json:
         print_json({"out": out, "cases": [asdict(record) for record in records], "failed": failed(records)})
     else:
@@ -63,6 +66,7 @@ def evaluate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results and tables; a later run goes on where this one stopped.")],
     initial: Initial = None,
     model: ModelFile = None,
+    label: Labels = None,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="All files of `register` for each case, or result.json alone.")] = False,
     recompute: Recompute = False,
     device: Device = "auto",
@@ -71,7 +75,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Register many cases without their truth, then compare with truth.json. Writes evaluation.md, cases.csv, summary.csv, evaluation.json."""
-    evaluation, failed = _run(True, cases, out, initial, model, pictures, recompute, device, seed, quiet)
+    evaluation, failed = _run(True, cases, out, initial, model, label, pictures, recompute, device, seed, quiet)
     if as_json:
         summary = {key: value if math.isfinite(value) else None for key, value in evaluation.summary.to_dict().items()}
         errors = [error.to_dict() for error in evaluation.errors]
@@ -89,6 +93,7 @@ def _run(
     out: Path,
     initial: str | None,
     model: Path | None,
+    label: list[int] | None,
     pictures: bool,
     recompute: bool,
     device: str,
@@ -110,7 +115,7 @@ def _run(
 
     from .progress_bars import progress_bars
 
-    registrar = CaseRegistrar(begin, model=network, device=where, seed=seed)
+    registrar = CaseRegistrar(begin, model=network, device=where, seed=seed, options=registration_options(label))
     options = registrar.options if model is None else {**registrar.options, "model": model_name(model)}
 
     def write(result: RegistrationResult, case: Case, folder: Path) -> None:

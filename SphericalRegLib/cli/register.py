@@ -16,6 +16,7 @@ from .common import (
     AsJson,
     Device,
     Initial,
+    Labels,
     ModelFile,
     Quiet,
     Seed,
@@ -23,6 +24,7 @@ from .common import (
     print_json,
     read_model,
     read_start,
+    registration_options,
     start,
 )
 
@@ -36,6 +38,7 @@ def register(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the result.")],
     initial: Initial = None,
     model: ModelFile = None,
+    label: Labels = None,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -59,10 +62,11 @@ def register(
 
     from .progress_bars import progress_bars
 
+    options = registration_options(label)
     with progress_bars(quiet) as progress:
-        pyramid = prepare(loaded.volume, device=where)
+        pyramid = prepare(loaded.volume, options, where)
         pose = pose_to_start_from(begin, loaded)
-        result = run(pyramid, loaded.views, pose, model=network, device=where, seed=seed, progress=progress)
+        result = run(pyramid, loaded.views, pose, model=network, options=options, device=where, seed=seed, progress=progress)
         inputs = describe_inputs(loaded.volume, loaded.views)
         command = shlex.join(["sphericalreg", *sys.argv[1:]])
         progress(Progress("pictures and report", 0, 1))
