@@ -119,6 +119,13 @@ def test_start_that_misses_the_ct_is_noted(case):
     assert "behind the X-ray source" in describe(case).to_text(400)
 
 
+def test_grey_image_in_colour_channels_is_told(case):
+    grey = sitk.GetArrayFromImage(sitk.ReadImage(str(case / "xray.png")))
+    assert "read as grey" not in describe(case).to_text(400)
+    sitk.WriteImage(sitk.GetImageFromArray(np.stack([grey] * 3, -1), isVector=True), str(case / "xray.png"))
+    assert "stored in 3 channels that hold one grey image: read as grey" in describe(case).to_text(400)
+
+
 def test_frames_collimator_and_saturation_are_told(tmp_path):
     y, x = np.mgrid[:120, :160]
     frame = np.where((x - 80) ** 2 + (y - 60) ** 2 < 50**2, 255 - 100 * (abs(x - 80) < 12), 2).astype(np.uint8)
