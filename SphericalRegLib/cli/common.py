@@ -42,9 +42,17 @@ ModelFile = Annotated[
 
 Labels = Annotated[
     list[int] | None,
-    typer.Option("--label", metavar="N", help="Render only this label of the case's labels.* (one bone of several); may be repeated. All by default"),
+    typer.Option("--label", metavar="N", help="Render only this label of labels.* (one bone of several); may be repeated. All by default."),
 ]
 
+Recompute = Annotated[bool, typer.Option("--recompute", help="Forget what an earlier run left in the output folder.")]
+StartDeg = Annotated[float, typer.Option("--start-deg", min=0, help="Standard deviation of a start about each axis, degrees.")]
+StartMm = Annotated[float, typer.Option("--start-mm", min=0, help="Standard deviation of a start along each axis, mm.")]
+Level = Annotated[str, typer.Option("--level", help="clean, realistic or hard: how far the X-ray is from a DRR.")]
+
+# Of a training.
+ImageSize = Annotated[int | None, typer.Option("--image-size", min=32, max=512, help="Side of the images, pixels; a multiple of 8.")]
+BatchSize = Annotated[int | None, typer.Option("--batch", min=1, help="X-rays per step.")]
 
 # The poses that a model is trained for, about its views.
 Views = Annotated[list[str] | None, typer.Option("--view", help="ap, pa, left or right: the views that poses lie about; may be repeated.")]

@@ -18,6 +18,7 @@ from .common import (
     Labels,
     ModelFile,
     Quiet,
+    Recompute,
     Seed,
     check_output_folder,
     model_name,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from SphericalRegLib.registration.result import RegistrationResult
 
 Cases = Annotated[list[Path], typer.Argument(metavar="CASES...", help="Case folders, or folders of case folders.")]
-Recompute = Annotated[bool, typer.Option("--recompute", help="Forget what an earlier run left in the output folder.")]
 
 
 @app.command()
