@@ -161,11 +161,13 @@ def read_model(path: Path | None, begin: Any) -> Model | None:
     return model
 
 
-def registration_options(labels: list[int] | None) -> RegistrationOptions:
-    """What the options of a registration on the command line mean."""
+def registration_options(labels: list[int] | None) -> RegistrationOptions | None:
+    """What the options of a registration on the command line mean; None: as the library has them."""
+    if not labels:
+        return None
     from SphericalRegLib.registration.options import RegistrationOptions
 
-    return RegistrationOptions(labels=tuple(sorted(set(labels))) if labels else None)
+    return RegistrationOptions(labels=tuple(sorted(set(labels))))
 
 
 def model_name(path: Path) -> dict[str, str]:
