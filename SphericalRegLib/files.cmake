@@ -65,6 +65,7 @@ set(MODULE_PYTHON_SCRIPTS
   imaging/hounsfield.py
   imaging/identity.py
   imaging/nifti.py
+  imaging/nist.py
   imaging/normalization.py
   imaging/pixels.py
   imaging/radiograph.py

@@ -12,7 +12,19 @@ import typer
 from SphericalRegLib.errors import InputError
 
 from .app import app
-from .common import AsJson, Device, Quiet, Seed, check_output_folder, print_json, start
+from .common import (
+    AsJson,
+    Device,
+    Level,
+    Quiet,
+    Recompute,
+    Seed,
+    StartDeg,
+    StartMm,
+    check_output_folder,
+    print_json,
+    start,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +67,7 @@ def render(
 def register(
     out: Out = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="X-rays of each CT.")] = 3,
-    level: Annotated[str, typer.Option("--level", help="clean, realistic or hard.")] = "realistic",
+    level: Level = "realistic",
     device: Device = "auto",
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -91,9 +103,9 @@ def capture(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the outcomes; a later run goes on where this one stopped.")],
     relation: Annotated[Path | None, typer.Option("--relation", help="JSON file with camera2_from_camera1, for two case folders.")] = None,
     starts: Annotated[int, typer.Option("--starts", "-n", min=1, help="How many starts.")] = 50,
-    start_deg: Annotated[float, typer.Option("--start-deg", min=0, help="Standard deviation of a start about each axis, degrees.")] = 10.0,
-    start_mm: Annotated[float, typer.Option("--start-mm", min=0, help="Standard deviation of a start along each axis, mm.")] = 10.0,
-    recompute: Annotated[bool, typer.Option("--recompute", help="Forget what an earlier run left in the output folder.")] = False,
+    start_deg: StartDeg = 10.0,
+    start_mm: StartMm = 10.0,
+    recompute: Recompute = False,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: AsJson = False,

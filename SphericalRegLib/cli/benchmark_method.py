@@ -10,15 +10,21 @@ import typer
 from .benchmark import benchmark
 from .common import (
     AsJson,
+    BatchSize,
     CameraCase,
     DepthMm,
     Device,
+    ImageSize,
     InPlaneDeg,
     InPlaneMm,
+    Level,
     PrimaryDeg,
     Quiet,
+    Recompute,
     SecondaryDeg,
     Seed,
+    StartDeg,
+    StartMm,
     Views,
     check_output_folder,
     model_name,
@@ -34,9 +40,6 @@ if TYPE_CHECKING:
 CT = Annotated[str, typer.Argument(metavar="CT", help="A CT file, a DICOM folder, sample:pelvis or sample:thorax.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for models, tables and figures; a later run goes on where this one stopped.")]
 Iterations = Annotated[int, typer.Option("--iterations", min=0, help="So many steps of each training in the minutes' place.")]
-ImageSize = Annotated[int | None, typer.Option("--image-size", min=32, max=512, help="Side of the images, pixels; a multiple of 8.")]
-Batch = Annotated[int | None, typer.Option("--batch", min=1, help="X-rays per step.")]
-Recompute = Annotated[bool, typer.Option("--recompute", help="Forget what an earlier run left in the output folder.")]
 
 
 @benchmark.command()
@@ -47,8 +50,8 @@ def optimisers(
     method: Annotated[list[str] | None, typer.Option("--method", help="SIMILARITY:OPTIMISER, as in spherical:lm; may be repeated.")] = None,
     iterations: Annotated[int, typer.Option("--iterations", min=1, help="Of each search, at most.")] = 100,
     starts: Annotated[int, typer.Option("--starts", "-n", min=1, help="Starts of each case.")] = 2,
-    start_deg: Annotated[float, typer.Option("--start-deg", min=0, help="Standard deviation of a start about each axis, degrees.")] = 10.0,
-    start_mm: Annotated[float, typer.Option("--start-mm", min=0, help="Standard deviation of a start along each axis, mm.")] = 20.0,
+    start_deg: StartDeg = 10.0,
+    start_mm: StartMm = 20.0,
     recompute: Recompute = False,
     device: Device = "auto",
     seed: Seed = 0,
@@ -92,7 +95,7 @@ def backbones(
     depth_mm: DepthMm = 100.0,
     camera: CameraCase = None,
     image_size: ImageSize = None,
-    batch: Batch = None,
+    batch: BatchSize = None,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -125,7 +128,7 @@ def ablation(
     minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="Of each training.")] = 10.0,
     iterations: Iterations = 0,
     cases: Annotated[int, typer.Option("--cases", "-n", min=1, help="Simulated X-rays to judge on.")] = 20,
-    level: Annotated[str, typer.Option("--level", help="clean, realistic or hard.")] = "realistic",
+    level: Level = "realistic",
     view: Views = None,
     primary_deg: PrimaryDeg = 20.0,
     secondary_deg: SecondaryDeg = 20.0,
@@ -133,7 +136,7 @@ def ablation(
     in_plane_mm: InPlaneMm = 25.0,
     depth_mm: DepthMm = 50.0,
     image_size: ImageSize = None,
-    batch: Batch = None,
+    batch: BatchSize = None,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: AsJson = False,

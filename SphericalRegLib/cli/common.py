@@ -19,6 +19,7 @@ from SphericalRegLib.errors import InputError
 if TYPE_CHECKING:
     from SphericalRegLib.imaging.volume import Volume
     from SphericalRegLib.models.checkpoint import Model
+    from SphericalRegLib.registration.options import RegistrationOptions
 
 SAMPLE = "sample:"
 
@@ -39,6 +40,19 @@ ModelFile = Annotated[
     typer.Option("--model", metavar="MODEL.safetensors", help="A model of this CT (`sphericalreg train`): no initial pose is needed then."),
 ]
 
+Labels = Annotated[
+    list[int] | None,
+    typer.Option("--label", metavar="N", help="Render only this label of labels.* (one bone of several); may be repeated. All by default."),
+]
+
+Recompute = Annotated[bool, typer.Option("--recompute", help="Forget what an earlier run left in the output folder.")]
+StartDeg = Annotated[float, typer.Option("--start-deg", min=0, help="Standard deviation of a start about each axis, degrees.")]
+StartMm = Annotated[float, typer.Option("--start-mm", min=0, help="Standard deviation of a start along each axis, mm.")]
+Level = Annotated[str, typer.Option("--level", help="clean, realistic or hard: how far the X-ray is from a DRR.")]
+
+# Of a training.
+ImageSize = Annotated[int | None, typer.Option("--image-size", min=32, max=512, help="Side of the images, pixels; a multiple of 8.")]
+BatchSize = Annotated[int | None, typer.Option("--batch", min=1, help="X-rays per step.")]
 
 # The poses that a model is trained for, about its views.
 Views = Annotated[list[str] | None, typer.Option("--view", help="ap, pa, left or right: the views that poses lie about; may be repeated.")]
@@ -145,6 +159,15 @@ def read_model(path: Path | None, begin: Any) -> Model | None:
     if isinstance(begin, str) and begin == REGRESSOR and (model is None or model.regressor is None):
         raise InputError(f"--initial is regressor, but {'there is no --model' if model is None else f'the model {path} has none'}")
     return model
+
+
+def registration_options(labels: list[int] | None) -> RegistrationOptions | None:
+    """What the options of a registration on the command line mean; None: as the library has them."""
+    if not labels:
+        return None
+    from SphericalRegLib.registration.options import RegistrationOptions
+
+    return RegistrationOptions(labels=tuple(sorted(set(labels))))
 
 
 def model_name(path: Path) -> dict[str, str]:

@@ -9,7 +9,16 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .common import AsJson, Device, Quiet, Seed, check_output_folder, print_json, start
+from .common import (
+    AsJson,
+    Device,
+    Level,
+    Quiet,
+    Seed,
+    check_output_folder,
+    print_json,
+    start,
+)
 
 MODELLED = "pelvis"
 """The sample CT that has a model: the package's own."""
@@ -18,7 +27,7 @@ MODELLED = "pelvis"
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for cases, results and reports.")] = Path("out/demo"),
-    level: Annotated[str, typer.Option("--level", help="clean, realistic or hard: how far the X-ray is from a DRR.")] = "realistic",
+    level: Level = "realistic",
     train: Annotated[bool, typer.Option("--train", help="Train the pelvis's model from scratch first; Ctrl-C and the same command go on.")] = False,
     minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="How long to train it.")] = 10.0,
     device: Device = "auto",

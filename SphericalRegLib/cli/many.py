@@ -15,14 +15,17 @@ from .common import (
     AsJson,
     Device,
     Initial,
+    Labels,
     ModelFile,
     Quiet,
+    Recompute,
     Seed,
     check_output_folder,
     model_name,
     print_json,
     read_model,
     read_start,
+    registration_options,
     start,
 )
 
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
     from SphericalRegLib.registration.result import RegistrationResult
 
 Cases = Annotated[list[Path], typer.Argument(metavar="CASES...", help="Case folders, or folders of case folders.")]
-Recompute = Annotated[bool, typer.Option("--recompute", help="Forget what an earlier run left in the output folder.")]
 
 
 @app.command()
@@ -40,6 +42,7 @@ def batch(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results and the table; a later run goes on where this one stopped.")],
     initial: Initial = None,
     model: ModelFile = None,
+    label: Labels = None,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="All files of `register` for each case, or result.json alone.")] = True,
     recompute: Recompute = False,
     device: Device = "auto",
@@ -48,9 +51,7 @@ def batch(
     quiet: Quiet = False,
 ) -> None:
     """Register many cases; no truth is needed or read. Writes batch.csv and batch.md."""
-    from SphericalRegLib.evaluation.protocol import batch as run
-
-    (records, table), failed = _run(run, cases, out, initial, model, pictures, recompute, device, seed, quiet)
+    (records, table), failed = _run(False, cases, out, initial, model, label, pictures, recompute, device, seed, quiet)
     if as_json:
         print_json({"out": out, "cases": [asdict(record) for record in records], "failed": failed(records)})
     else:
@@ -65,6 +66,7 @@ def evaluate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results and tables; a later run goes on where this one stopped.")],
     initial: Initial = None,
     model: ModelFile = None,
+    label: Labels = None,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="All files of `register` for each case, or result.json alone.")] = False,
     recompute: Recompute = False,
     device: Device = "auto",
@@ -73,9 +75,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Register many cases without their truth, then compare with truth.json. Writes evaluation.md, cases.csv, summary.csv, evaluation.json."""
-    from SphericalRegLib.evaluation.protocol import evaluate as run
-
-    evaluation, failed = _run(run, cases, out, initial, model, pictures, recompute, device, seed, quiet)
+    evaluation, failed = _run(True, cases, out, initial, model, label, pictures, recompute, device, seed, quiet)
     if as_json:
         summary = {key: value if math.isfinite(value) else None for key, value in evaluation.summary.to_dict().items()}
         errors = [error.to_dict() for error in evaluation.errors]
@@ -88,11 +88,12 @@ def evaluate(
 
 
 def _run(
-    run: Callable[..., Any],
+    with_truth: bool,
     cases: list[Path],
     out: Path,
     initial: str | None,
     model: Path | None,
+    label: list[int] | None,
     pictures: bool,
     recompute: bool,
     device: str,
@@ -103,17 +104,18 @@ def _run(
     check_output_folder(out)
     from SphericalRegLib.evaluation.runs import find_cases
 
+    found = find_cases(cases)  # before PyTorch is loaded for the rest
     begin = read_start(initial)
     network = read_model(model, begin)
-    found = find_cases(cases)
     where = start(device)
+    from SphericalRegLib.evaluation import protocol
     from SphericalRegLib.evaluation.registrar import CaseRegistrar
     from SphericalRegLib.imaging.files import write_json
     from SphericalRegLib.visualization.output import describe_inputs, write_result_folder
 
     from .progress_bars import progress_bars
 
-    registrar = CaseRegistrar(begin, model=network, device=where, seed=seed)
+    registrar = CaseRegistrar(begin, model=network, device=where, seed=seed, options=registration_options(label))
     options = registrar.options if model is None else {**registrar.options, "model": model_name(model)}
 
     def write(result: RegistrationResult, case: Case, folder: Path) -> None:
@@ -124,5 +126,6 @@ def _run(
             write_json(folder / "result.json", result.to_dict())
 
     with progress_bars(quiet) as progress:
+        run: Callable[..., Any] = protocol.evaluate if with_truth else protocol.batch
         done = run(found, out, registrar, options=options, recompute=recompute, write=write, progress=progress)
     return done, lambda records: sum(record.error is not None for record in records)

@@ -16,6 +16,7 @@ from .common import (
     AsJson,
     Device,
     Initial,
+    Labels,
     ModelFile,
     Quiet,
     Seed,
@@ -23,6 +24,7 @@ from .common import (
     print_json,
     read_model,
     read_start,
+    registration_options,
     start,
 )
 
@@ -36,6 +38,7 @@ def register(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the result.")],
     initial: Initial = None,
     model: ModelFile = None,
+    label: Labels = None,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -46,8 +49,9 @@ def register(
     Writes result.json, ct_to_xray.tfm (for 3D Slicer), drr.nrrd, overlay.png, difference.png, convergence.png and report.html.
     """
     check_output_folder(out)
-    from SphericalRegLib.imaging.case import load_case, pose_to_start_from
+    from SphericalRegLib.imaging.case import find_case_files, load_case, pose_to_start_from
 
+    find_case_files(case)  # a mistyped folder is said before PyTorch is loaded for the rest
     begin = read_start(initial)
     network = read_model(model, begin)
     loaded = load_case(case)
@@ -58,10 +62,11 @@ def register(
 
     from .progress_bars import progress_bars
 
+    options = registration_options(label)
     with progress_bars(quiet) as progress:
-        pyramid = prepare(loaded.volume, device=where)
+        pyramid = prepare(loaded.volume, options, where)
         pose = pose_to_start_from(begin, loaded)
-        result = run(pyramid, loaded.views, pose, model=network, device=where, seed=seed, progress=progress)
+        result = run(pyramid, loaded.views, pose, model=network, options=options, device=where, seed=seed, progress=progress)
         inputs = describe_inputs(loaded.volume, loaded.views)
         command = shlex.join(["sphericalreg", *sys.argv[1:]])
         progress(Progress("pictures and report", 0, 1))

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .common import AsJson, Device, Quiet, Seed, check_output_folder, print_json, read_ct, removed_if_empty, start
+from .common import (
+    AsJson,
+    Device,
+    Level,
+    Quiet,
+    Seed,
+    StartDeg,
+    StartMm,
+    check_output_folder,
+    print_json,
+    read_ct,
+    removed_if_empty,
+    start,
+)
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the cases: case_000, case_001, ...")]
 
@@ -18,11 +31,11 @@ def simulate(
     ct: Annotated[str, typer.Argument(metavar="CT", help="A CT file, a DICOM folder, sample:pelvis or sample:thorax.")],
     out: Out,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many cases.")] = 1,
-    level: Annotated[str, typer.Option("--level", help="clean, realistic or hard: how far the X-ray is from a DRR.")] = "realistic",
+    level: Level = "realistic",
     view: Annotated[list[str] | None, typer.Option("--view", help="ap, pa, left or right; several are taken in turn.")] = None,
     second_view: Annotated[str | None, typer.Option("--second-view", help="A second X-ray in every case: ap, pa, left or right.")] = None,
-    start_deg: Annotated[float, typer.Option("--start-deg", min=0, help="Standard deviation of the start about each axis, degrees.")] = 5.0,
-    start_mm: Annotated[float, typer.Option("--start-mm", min=0, help="Standard deviation of the start along each axis, mm.")] = 10.0,
+    start_deg: StartDeg = 5.0,
+    start_mm: StartMm = 10.0,
     c_arm: Annotated[
         tuple[float, float, float, float, float] | None,
         typer.Option("--c-arm", metavar="DEG DEG DEG MM MM", help="Poses over +- LAO/RAO, cranial/caudal, in-plane turn; in-plane shift, depth."),

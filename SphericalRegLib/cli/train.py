@@ -19,9 +19,11 @@ from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback
 from .app import INTERRUPTED, app
 from .common import (
     AsJson,
+    BatchSize,
     CameraCase,
     DepthMm,
     Device,
+    ImageSize,
     InPlaneDeg,
     InPlaneMm,
     PrimaryDeg,
@@ -58,8 +60,8 @@ def train(
     camera: CameraCase = None,
     base: Annotated[Path | None, typer.Option("--base", metavar="MODEL", help="Start from this model instead of random weights.")] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="tiny, or the name of a timm CNN.")] = None,
-    image_size: Annotated[int | None, typer.Option("--image-size", min=32, max=512, help="Side of the images, pixels; a multiple of 8.")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, help="X-rays per step.")] = None,
+    image_size: ImageSize = None,
+    batch: BatchSize = None,
     accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Batches whose gradients make one step.")] = 1,
     precision: Annotated[str, typer.Option("--precision", help="float32 or bfloat16.")] = "float32",
     validations: Annotated[int | None, typer.Option("--validations", min=0, help="How often to validate, evenly over the training.")] = None,

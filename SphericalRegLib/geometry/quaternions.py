@@ -6,7 +6,6 @@ twice differentiable at the identity: functions of an angle are written as funct
 
 from __future__ import annotations
 
-import roma
 import torch
 from torch import Tensor
 
@@ -93,13 +92,31 @@ def quaternion_log(q: Tensor) -> Tensor:
 def quaternion_from_matrix(rotation: Tensor) -> Tensor:
     """Unit quaternion (..., 4) with w >= 0 of a rotation matrix (..., 3, 3).
 
-    Markley, "Unit quaternion from rotation matrix", J. Guidance, Control, and Dynamics 31(2), 2008 (as in roma): no cancellation at any angle.
+    Markley, "Unit quaternion from rotation matrix", J. Guidance, Control, and Dynamics 31(2), 2008: no cancellation at any angle. roma has it too,
+    but importing roma loads PyTorch's compiler, which takes longer than all the rest that a start needs.
     """
-    q = roma.rotmat_to_unitquat(rotation)
-    q = torch.cat((q[..., 3:], q[..., :3]), dim=-1)
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in rotation.unbind(-2))
+    # Rows of 4 q q^T: each is q but for its length, and the one with the largest diagonal entry is the longest.
+    rows = torch.stack(
+        (
+            *(1 + xx + yy + zz, zy - yz, xz - zx, yx - xy),
+            *(zy - yz, 1 + xx - yy - zz, xy + yx, xz + zx),
+            *(xz - zx, xy + yx, 1 - xx + yy - zz, yz + zy),
+            *(yx - xy, xz + zx, yz + zy, 1 - xx - yy + zz),
+        ),
+        dim=-1,
+    ).unflatten(-1, (4, 4))
+    longest = rows.diagonal(dim1=-2, dim2=-1).argmax(-1)
+    q = torch.take_along_dim(rows, longest[..., None, None], dim=-2)[..., 0, :]
+    q = q / q.norm(dim=-1, keepdim=True)
     return torch.where(q[..., :1] < 0, -q, q)
 
 
 def matrix_from_quaternion(q: Tensor) -> Tensor:
-    """Rotation matrix (..., 3, 3) of a unit quaternion (..., 4)."""
-    return roma.unitquat_to_rotmat(torch.cat((q[..., 1:], q[..., :1]), dim=-1))
+    """Rotation matrix (..., 3, 3) of a unit quaternion (..., 4): (w^2 - v.v) I + 2 v v^T + 2 w [v]."""
+    w, v = q[..., :1], q[..., 1:]
+    x, y, z = (2 * w * v).unbind(-1)
+    zero = torch.zeros_like(x)
+    turned = torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), dim=-1).unflatten(-1, (3, 3))
+    straight = torch.diag_embed((w * w - (v * v).sum(-1, keepdim=True)).expand_as(v))
+    return straight + 2 * v[..., :, None] * v[..., None, :] + turned

@@ -25,15 +25,13 @@ from scipy import ndimage
 from SphericalRegLib.errors import InputError
 
 from .grid import grid_centre, voxel_spacing
+from .nist import DENSITY_G_PER_CM3, mass_attenuation
 
 if TYPE_CHECKING:
     from .volume import Volume
 
-# NIST's mass attenuation coefficients with coherent scattering, cm2/g, for liquid water and ICRU-44 cortical bone
-_ENERGY_KEV = np.array([20.0, 30.0, 40.0, 50.0, 60.0, 80.0, 100.0, 150.0, 200.0])
-_WATER_CM2_PER_G = np.array([0.8096, 0.3756, 0.2683, 0.2269, 0.2059, 0.1837, 0.1707, 0.1505, 0.1370])
-_BONE_CM2_PER_G = np.array([4.001, 1.331, 0.6655, 0.4242, 0.3148, 0.2229, 0.1855, 0.1480, 0.1309])
-_BONE_G_PER_CM3 = 1.92
+ENERGIES_KEV = (20.0, 200.0)
+"""Effective energies that make sense for the model."""
 
 SOFT_TISSUE_HU = 100.0
 """Up to here a voxel is water of another density; above, cortical bone is mixed in."""
@@ -48,12 +46,12 @@ def mu_water_per_mm(energy_kev: float) -> float:
 
     Log-log interpolation of NIST's table, 20 to 200 keV (else InputError); between its energies within 1 % (bone: 2 %).
     """
-    return _from_table(_WATER_CM2_PER_G, energy_kev) / 10.0
+    return _linear_per_mm("water", energy_kev)
 
 
 def mu_bone_per_mm(energy_kev: float) -> float:
     """Linear attenuation of ICRU-44 cortical bone at 1.92 g/cm3; 0.06044 / mm at 60 keV."""
-    return _from_table(_BONE_CM2_PER_G, energy_kev) * _BONE_G_PER_CM3 / 10.0
+    return _linear_per_mm("bone", energy_kev)
 
 
 def cortical_bone_hu(energy_kev: float) -> float:
@@ -232,7 +230,8 @@ def _labelled(volume: Volume, labels: Collection[int]) -> np.ndarray:
     return mask
 
 
-def _from_table(table: np.ndarray, energy_kev: float) -> float:
-    if not _ENERGY_KEV[0] <= energy_kev <= _ENERGY_KEV[-1]:
-        raise InputError(f"The effective energy is {energy_kev} keV; expected {_ENERGY_KEV[0]:g} to {_ENERGY_KEV[-1]:g} keV.")
-    return float(np.exp(np.interp(np.log(energy_kev), np.log(_ENERGY_KEV), np.log(table))))
+def _linear_per_mm(material: str, energy_kev: float) -> float:
+    low, high = ENERGIES_KEV
+    if not low <= energy_kev <= high:
+        raise InputError(f"The effective energy is {energy_kev} keV; expected {low:g} to {high:g} keV.")
+    return float(mass_attenuation(material, energy_kev)) * DENSITY_G_PER_CM3[material] / 10.0

@@ -7,13 +7,15 @@
     xray_2.*                                        geometry_2.json    with "camera2_from_camera1"; likewise _3, ...
     mask.png, mask_2.png                            optional, zero excludes a pixel
     labels.nii.gz                                   optional label map of the CT
-    case.json                                       optional: {"ct": path, "xray": path, ...} for files that lie elsewhere (relative to it)
+    case.json                                       optional: {"ct": path, "xray": path, ...} for files that lie elsewhere (relative to it);
+                                                    other keys are notes, near misses of these are refused
 
 ``truth.json`` is never opened here: only ``evaluation`` does.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,17 @@ import numpy as np
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
-from SphericalRegLib.imaging.files import read_json_object
+from SphericalRegLib.imaging.files import read_json_object, refuse_misspelt
 from SphericalRegLib.imaging.geometry_file import read_geometry
 from SphericalRegLib.imaging.geometry_values import GeometryValues, start_pose
-from SphericalRegLib.imaging.pixels import SUFFIXES, is_dicom
+from SphericalRegLib.imaging.pixels import SUFFIXES, is_dicom, suffix_of
 from SphericalRegLib.imaging.radiograph import Radiograph
 from SphericalRegLib.imaging.volume import Volume
 
 CT_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+_KEYS = frozenset(("ct", "labels", "xray", "geometry", "mask", "xray_2", "geometry_2", "mask_2"))
+VIEW_FILE = re.compile(r"(?:xray|geometry|mask)_(\d+)\b")
 
 REGRESSOR = "regressor"
 """In an initial pose's place: the model is asked, whatever the case says."""
@@ -126,7 +131,8 @@ def find_case_files(path: str | Path) -> CaseFiles:
     """Locate a case's files without reading them.
 
     Raises:
-        InputError: not a folder, no CT, no X-ray, several candidates, a path in case.json that leads nowhere.
+        InputError: not a folder, no CT, no X-ray, several candidates, a path in case.json that leads nowhere, a misspelt key, files of a view without
+            its X-ray.
     """
     folder = Path(path)
     if not folder.exists():
@@ -134,6 +140,7 @@ def find_case_files(path: str | Path) -> CaseFiles:
     if not folder.is_dir():
         raise InputError(f"case {folder} is a file, expected a case folder with ct.*, xray.* and geometry.json")
     named = read_json_object(folder / "case.json", "case file") if (folder / "case.json").exists() else {}
+    refuse_misspelt(named, _KEYS | {key for key in named if VIEW_FILE.fullmatch(key)}, str(folder / "case.json"))
     ct = _locate(folder, named, "ct", CT_SUFFIXES, folder_allowed=True)
     if ct is None:
         raise InputError(f"case {folder} has no CT: expected ct.nii.gz, ct.nrrd, a folder ct/ with a DICOM series, or \"ct\" in case.json")
@@ -149,7 +156,18 @@ def find_case_files(path: str | Path) -> CaseFiles:
         views.append(ViewFiles(xray, geometry, _locate(folder, named, f"mask{suffix}", SUFFIXES)))
     if not views:
         raise InputError(f"case {folder} has no X-ray: expected xray.png, .tif, .nrrd, .npy or .dcm, or \"xray\" in case.json")
+    _refuse_left_over(folder, named, len(views))
     return CaseFiles(folder, ct, _locate(folder, named, "labels", CT_SUFFIXES), tuple(views))
+
+
+def _refuse_left_over(folder: Path, named: dict[str, Any], views: int) -> None:
+    """A geometry_2.json without an xray_2, or an xray_3 without them: the view that it was meant for would be lost without a word."""
+    present = sorted(path.name for path in folder.iterdir() if path.is_file() and suffix_of(path) in (*SUFFIXES, ".json"))
+    for name in [*present, *(f'"{key}" in case.json' for key, value in named.items() if value is not None)]:
+        match = VIEW_FILE.match(name.lstrip('"'))
+        if match is not None and not 2 <= int(match[1]) <= views:
+            missing = f"xray_{views + 1}" if int(match[1]) > 1 else "xray (the first X-ray has no number)"
+            raise InputError(f"case {folder} has {name}, but no {missing}: X-rays are xray, xray_2, xray_3 and so on, without a gap")
 
 
 def view_geometry(view: ViewFiles, number: int) -> GeometryValues:

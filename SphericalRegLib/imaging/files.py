@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,26 @@ def read_json_object(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{what} {path} holds a JSON {type(content).__name__}, expected an object {{...}}")
     return content
+
+
+ALIKE = 0.7
+"""Similarity (difflib's ratio) from which an unknown key is taken for a misspelt one: "miror" and "x_ray" are, "note" and "name" are not."""
+
+
+def refuse_misspelt(keys: Iterable[str], known: Collection[str], where: str) -> None:
+    """Unknown keys of a JSON object are notes, unless one is nearly a known key: then it was meant to have an effect.
+
+    Raises:
+        InputError: naming the key and what it may have been meant to be.
+    """
+    without_unit = {key.removesuffix("_mm").removesuffix("_px"): key for key in known}
+    for key in keys:
+        if key in known:
+            continue
+        word = key.lower().replace("-", "_").replace(" ", "_")
+        near = [without_unit[word]] if word in without_unit else difflib.get_close_matches(word, sorted(known), n=1, cutoff=ALIKE)
+        if near:
+            raise InputError(f"{where}: unknown key {key!r}, did you mean {near[0]!r}? (notes may have any other name)")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -12,13 +12,15 @@ Keys, with units and frames (pairs are [column, row]; the image is the one store
   border off. All optional.
 - ``initial_camera_from_world``, ``camera2_from_camera1`` (in geometry_2.json): 4 x 4, rigid, mm, of the un-mirrored camera.
 
-Any other key is a note and is ignored.
+Any other key is a note and is ignored, unless it is nearly one of these: that is refused as misspelt.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,15 @@ import numpy as np
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
-from SphericalRegLib.imaging.files import read_json_object, write_json
-from SphericalRegLib.imaging.geometry_values import INTENSITIES, GeometryValues, Sourced
+from SphericalRegLib.imaging.files import read_json_object, refuse_misspelt, write_json
+from SphericalRegLib.imaging.geometry_values import INTENSITIES, GeometryValues, Sourced, implausible
 
 # Entries of a rotation printed with four decimals are off by 5e-5; ten times that is a typing error, not a rounding one.
 RIGID_TOLERANCE = 1e-3
+
+_RELATION = re.compile(r"camera\d*_from_camera1")
+_NO_KEYS = {"camera_from_camera1", "start", "image_axes", "warnings"}
+_KEYS = frozenset(entry.name for entry in fields(GeometryValues)) - _NO_KEYS | {"camera2_from_camera1"}
 
 
 def read_geometry(path: str | Path, view: int = 1) -> GeometryValues:
@@ -54,8 +60,9 @@ def parse_geometry(content: Mapping[str, Any], where: str = "geometry", origin: 
         origin: kept with each value.
 
     Raises:
-        InputError: a key has the wrong type, is not positive, not finite, or is not a rigid transform.
+        InputError: a key is misspelt, has the wrong type, is not positive, not finite, not plausible in its unit, or is not a rigid transform.
     """
+    refuse_misspelt(content, _KEYS | {key for key in content if _RELATION.fullmatch(key)}, where)
 
     def sourced(key: str, check: Any) -> Sourced[Any] | None:
         if key not in content or content[key] is None:
@@ -63,9 +70,9 @@ def parse_geometry(content: Mapping[str, Any], where: str = "geometry", origin: 
         return Sourced(check(content[key], f"{where}: {key}"), f"{origin}: {key}" if origin != "user" else "user")
 
     return GeometryValues(
-        sdd_mm=sourced("sdd_mm", _positive),
-        sod_mm=sourced("sod_mm", _positive),
-        pixel_spacing_mm=sourced("pixel_spacing_mm", _pair_of(_positive)),
+        sdd_mm=sourced("sdd_mm", _length("sdd_mm")),
+        sod_mm=sourced("sod_mm", _length("sod_mm")),
+        pixel_spacing_mm=sourced("pixel_spacing_mm", _pair_of(_length("pixel_spacing_mm"))),
         size_px=sourced("size_px", _pair_of(_count)),
         principal_point_px=sourced("principal_point_px", _pair_of(_number)),
         intensity=sourced("intensity", _intensity),
@@ -155,11 +162,17 @@ def _number(value: Any, where: str) -> float:
     return number
 
 
-def _positive(value: Any, where: str) -> float:
-    number = _number(value, where)
-    if number <= 0:
-        raise InputError(f"{where} is {number:g}, expected a length in mm above zero")
-    return number
+def _length(name: str) -> Any:
+    def length(value: Any, where: str) -> float:
+        number = _number(value, where)
+        if number <= 0:
+            raise InputError(f"{where} is {number:g}, expected a length in mm above zero")
+        problem = implausible(name, number)
+        if problem is not None:
+            raise InputError(f"{where} is {number:g}, {problem}")
+        return number
+
+    return length
 
 
 def _above_zero(value: Any, where: str) -> float:

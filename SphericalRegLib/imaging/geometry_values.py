@@ -23,6 +23,9 @@ T = TypeVar("T")
 
 INTENSITIES = ("counts", "display", "line_integral")
 
+PLAUSIBLE_MM = {"sdd_mm": (100.0, 5000.0), "sod_mm": (10.0, 5000.0), "pixel_spacing_mm": (0.005, 20.0)}
+"""From a specimen scanner to a room-sized set-up, from a micrometre detector to a resampled thumbnail: what lies outside has another unit."""
+
 
 @dataclass(frozen=True)
 class Sourced(Generic[T]):
@@ -112,7 +115,7 @@ def complete(values: GeometryValues, image_size_px: tuple[int, int], default_int
         where: the image's name, for messages.
 
     Raises:
-        InputError: naming the value that is missing or does not fit the image, and how to give it.
+        InputError: naming the value that is missing, implausible or does not fit the image, and how to give it.
     """
     columns, rows = image_size_px
     if values.sdd_mm is None:
@@ -125,6 +128,11 @@ def complete(values: GeometryValues, image_size_px: tuple[int, int], default_int
             f"{where}: the detector's pixel spacing is not known: give pixel_spacing_mm [column, row] in geometry.json"
             + _because(values)
         )
+    for name, lengths in (("sdd_mm", (values.sdd_mm.value,)), ("pixel_spacing_mm", values.pixel_spacing_mm.value)):
+        problem = next((problem for length in lengths if (problem := implausible(name, length)) is not None), None)
+        if problem is not None:
+            shown = ", ".join(f"{length:g}" for length in lengths)
+            raise InputError(f"{where}: {name} is {shown} ({getattr(values, name).origin}), {problem}")
     if values.size_px is not None and tuple(values.size_px.value) != (columns, rows):
         raise InputError(
             f"{where}: the image has {columns} x {rows} pixels (columns x rows), but size_px ({values.size_px.origin}) says "
@@ -165,6 +173,12 @@ def start_pose(values: GeometryValues, camera: Camera, centre_ras_mm: np.ndarray
     down = None if values.image_axes is None else values.image_axes.value[1]
     sod = None if values.sod_mm is None else values.sod_mm.value
     return Sourced(values.start.value.pose(camera, centre_ras_mm, sod, down), values.start.origin)
+
+
+def implausible(name: str, value_mm: float) -> str | None:
+    """What is wrong with a length that no X-ray machine has, in words, or None."""
+    low, high = PLAUSIBLE_MM[name]
+    return None if low <= value_mm <= high else f"expected {low:g} to {high:g} mm: is it given in another unit?"
 
 
 def describe_origins(values: GeometryValues) -> Mapping[str, Sourced[Any]]:

@@ -28,6 +28,7 @@ class StoredImage:
         bits: significant bits of an integer type, 0 for floating point.
         frames: frames in the file; ``frame`` is the one read.
         header: geometry that the file itself knows (DICOM), else empty.
+        note: what was done on reading that a user should know, in words; empty if nothing.
         valid: (H, W) bool, False where the file itself says that there is no image (DICOM's shutter, collimator, padding); None: everywhere.
     """
 
@@ -38,6 +39,7 @@ class StoredImage:
     frame: int = 0
     header: GeometryValues = field(default_factory=GeometryValues)
     valid: np.ndarray | None = None
+    note: str = ""
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -81,7 +83,8 @@ def read_pixels(path: str | Path, frame: int | None = None) -> StoredImage:
         frame: which frame of several, counted from 0.
 
     Raises:
-        InputError: missing, empty, unknown or damaged file; coloured; three-dimensional without ``frame``; absurd size.
+        InputError: missing, empty, unknown or damaged file; coloured (equal colour channels are no colour); three-dimensional
+            without ``frame``; absurd size.
     """
     path = Path(path)
     require_file(path, "X-ray")
@@ -97,12 +100,13 @@ def read_pixels(path: str | Path, frame: int | None = None) -> StoredImage:
         array = _read_itk(path)
     else:
         raise InputError(f"X-ray {path} has the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+    note = f"stored in {array.shape[-1]} channels that hold one grey image: read as grey" if array.ndim == 4 else ""
     array = single_channel(array, path)
     frames = array.shape[0]
     chosen = choose_frame(frames, frame, path)
     grey = array[chosen]
     check_size(grey, path)
-    return StoredImage(grey.astype(np.float32), str(array.dtype), bits_of(array.dtype), frames, chosen)
+    return StoredImage(grey.astype(np.float32), str(array.dtype), bits_of(array.dtype), frames, chosen, note=note)
 
 
 def bits_of(dtype: np.dtype) -> int:
@@ -122,6 +126,8 @@ def choose_frame(frames: int, frame: int | None, path: Path) -> int:
 
 def single_channel(array: np.ndarray, path: Path) -> np.ndarray:
     """(frames, H, W) from (frames, H, W, channels): a grey image stored as colours is one channel, an alpha channel is dropped.
+
+    Many programs export grey images as RGB. Where all channels are equal nothing is guessed; where they are not, a conversion to grey would be.
 
     Raises:
         InputError: the channels differ.

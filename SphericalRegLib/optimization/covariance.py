@@ -47,8 +47,9 @@ def pose_covariance(normal_matrix: Tensor, cost: Tensor, degrees_of_freedom: Ten
 
     `degrees_of_freedom` is the number of *independent* residuals minus 6. Residuals of neighbouring pixels are correlated (detector blur, scatter,
     the model's own errors), and then the number of rows is far too large and the covariance too small; `effective_rows` corrects for it. Rows of
-    weight zero do not count either. Directions that nothing depends on get an infinite variance on their diagonal. To first order, and calibrated
-    only if somebody has compared it with errors. Seber and Wild, "Nonlinear Regression", chapter 2.1.2.
+    weight zero do not count either, nor does `OptimizationResult.rows` count them. Directions that nothing depends on get an infinite variance on
+    their diagonal. To first order, and calibrated only if somebody has compared it with errors. Seber and Wild,
+    "Nonlinear Regression", chapter 2.1.2.
     """
     sigma_square = residual_variance(cost, degrees_of_freedom)
     diagonal = normal_matrix.diagonal(dim1=-2, dim2=-1)

@@ -116,7 +116,7 @@ def _descend(
         if progress is not None:
             best = int(torch.nan_to_num(model.cost, nan=torch.inf).argmin())
             progress(Progress(options.method, iteration + 1, options.max_iterations, "", float(model.cost[best]), pose[best]))
-    return OptimizationResult(pose.detach(), model.cost, statuses(code), iterations, recorder.history(), model.normal_matrix, model.rows)
+    return OptimizationResult(pose.detach(), model.cost, statuses(code), iterations, recorder.history(), model.normal_matrix, model.weighted)
 
 
 def chart_gradient(gradient: Tensor, delta: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ def _verdict(model: Linearization, step: Tensor, options: FirstOrderOptions) -> 
 
 
 def _put(model: Linearization, index: Tensor, values: Linearization) -> Linearization:
-    pairs = ((getattr(model, name), getattr(values, name)) for name in ("cost", "rows", "gradient", "normal_matrix"))
+    pairs = ((getattr(model, name), getattr(values, name)) for name in ("cost", "rows", "weighted", "gradient", "normal_matrix"))
     return Linearization(*(old.index_put((index,), new) for old, new in pairs))
 
 

@@ -63,7 +63,7 @@ def gauss_newton(
             if progress is not None:
                 best = int(model.cost.argmin())
                 progress(Progress(STAGE, iteration + 1, options.max_iterations, "", float(model.cost[best]), pose[best]))
-    return OptimizationResult(pose, model.cost, statuses(code), iterations, recorder.history(), model.normal_matrix, model.rows)
+    return OptimizationResult(pose, model.cost, statuses(code), iterations, recorder.history(), model.normal_matrix, model.weighted)
 
 
 def full_step(gradient: Tensor, normal_matrix: Tensor, rank_tolerance: float = 1e-10) -> Tensor:
@@ -75,4 +75,4 @@ def full_step(gradient: Tensor, normal_matrix: Tensor, rank_tolerance: float = 1
 
 
 def _tensors(model: Linearization) -> tuple[Tensor, ...]:
-    return model.cost, model.rows, model.gradient, model.normal_matrix
+    return model.cost, model.rows, model.weighted, model.gradient, model.normal_matrix

@@ -128,7 +128,7 @@ def levenberg_marquardt(
             best = int(model.cost.detach().argmin())
             progress(Progress(STAGE, iteration + 1, options.max_iterations, "", float(model.cost[best]), pose[best].detach()))
 
-    return OptimizationResult(pose, model.cost, statuses(code), iterations, recorder.history(), model.normal_matrix, model.rows)
+    return OptimizationResult(pose, model.cost, statuses(code), iterations, recorder.history(), model.normal_matrix, model.weighted)
 
 
 def damped_step(model: Linearization, damping: Tensor, floor: float) -> tuple[Tensor, Tensor]:
@@ -199,7 +199,7 @@ def _linearize_any(problem: LeastSquaresProblem, poses: Tensor, index: Tensor) -
     """`linearize`, which spares the problem an empty batch."""
     if len(poses):
         return linearize(problem, poses, index)
-    return Linearization(poses.new_empty(0), index.new_empty(0), poses.new_empty(0, 6), poses.new_empty(0, 6, 6))
+    return Linearization(poses.new_empty(0), index.new_empty(0), index.new_empty(0), poses.new_empty(0, 6), poses.new_empty(0, 6, 6))
 
 
 def _verdict(cost: Tensor, step: _JudgedStep, now: Linearization, options: LMOptions) -> Tensor:
@@ -220,7 +220,7 @@ def _stationary(model: Linearization, options: LMOptions) -> Tensor:
 
 
 def _take(model: Linearization, index: Tensor) -> Linearization:
-    return Linearization(model.cost[index], model.rows[index], model.gradient[index], model.normal_matrix[index])
+    return Linearization(*(getattr(model, item.name)[index] for item in fields(model)))
 
 
 def _put(model: Linearization, index: Tensor, values: Linearization) -> Linearization:

@@ -74,6 +74,7 @@ class Linearization:
 
     cost: Tensor  # (M,) 1/2 |r|^2; inf where no row is finite
     rows: Tensor  # (M,) int64, number of finite rows
+    weighted: Tensor  # (M,) int64, how many of them say something: the rows of masked pixels are zero, and so is their derivative
     gradient: Tensor  # (M, 6) J^T r
     normal_matrix: Tensor  # (M, 6, 6) J^T J
 
@@ -98,8 +99,11 @@ def linearize(problem: LeastSquaresProblem, poses: Tensor, index: Tensor) -> Lin
 
 def _normal_equations(r: Tensor, j: Tensor, rows: Tensor) -> Linearization:
     transposed = j.transpose(-1, -2)
+    zero = torch.nonzero(r.detach() == 0)  # most often the masked pixels alone: the Jacobian's six columns are looked at there only
+    empty = zero[(j.detach()[zero[:, 0], zero[:, 1]] == 0).all(-1), 0]
+    weighted = r.shape[1] - torch.bincount(empty, minlength=len(r))
     cost = torch.where(rows > 0, 0.5 * (r[:, None] @ r[..., None])[:, 0, 0], torch.inf)
-    return Linearization(cost, rows, (transposed @ r[..., None])[..., 0], transposed @ j)
+    return Linearization(cost, rows, weighted, (transposed @ r[..., None])[..., 0], transposed @ j)
 
 
 def check_start(initial: Tensor) -> Tensor:

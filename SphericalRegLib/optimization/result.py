@@ -46,7 +46,7 @@ class OptimizationResult:
     iterations: Tensor  # (B,) int64, steps tried
     history: History
     normal_matrix: Tensor  # (B, 6, 6) J^T J at `pose`; (omega, v), rad and mm, world axes about the centre
-    rows: Tensor  # (B,) int64, finite residual rows at `pose`
+    rows: Tensor  # (B,) int64, finite residual rows at `pose` that say something: the zero rows of masked pixels do not count
 
     def best(self) -> int:
         """Index of the element with the lowest cost per residual row."""

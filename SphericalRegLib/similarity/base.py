@@ -12,8 +12,9 @@ class Similarity(Protocol):
 
     `valid` (B, H, W), bool or weights in [0, 1], marks the pixels of each moving image that mean something. It counts as constant in the pose.
 
-    The squared residual is a cost: 2 N (1 - score) for the correlations of this package, with N the number of pixels in the fixed image's mask,
-    whatever part of it is valid. So poses with different valid regions stay comparable, and a shrinking region is no gain in itself.
+    The squared residual is a cost: 2 N (1 - score) for the correlations of this package and stacks of them, with N the number of pixels in the fixed
+    image's mask, whatever part of it is valid. So poses with different valid regions stay comparable, and a shrinking region is no gain in itself.
+    `Robust` bounds each entry of that residual: its cost is smaller and has no such tie to its score, which stays the inner one.
     """
 
     def residual(self, moving: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,9 @@ class GlobalNCC:
 
     With both images standardised (zero mean, unit variance under the weights), r = moving - fixed gives r'r = 2 N (1 - NCC): minimising the residual
     maximises the correlation, and Gauss-Newton applies. Subclasses correlate *features* instead, one NCC per feature channel, averaged.
+
+    A flat or an invisible channel, of either image, has nothing to correlate: it costs what an NCC of 0 costs, by a constant residual, so that a pose
+    that leaves the view is never better than one that is merely wrong.
 
     Args:
         fixed: (H, W), the X-ray as line integrals (bone bright), float.
@@ -37,19 +42,18 @@ class GlobalNCC:
         self._fixed = fixed[None, None]
         self._mask = mask[None, None]
         self._count = float(mask.sum())
-        self._whole: Tensor | None = None
+        self._whole: tuple[Tensor, Tensor] | None = None
 
     def residual(self, moving: Tensor, valid: Tensor | None = None) -> Tensor:
         """See `Similarity.residual`; N = channels * H * W, zero outside the mask."""
         features, fixed, weight, _ = self._compare(moving, None, valid)
-        return (self._root_weight(weight, features.shape[1]) * (features - fixed)).flatten(1)
+        return self._residual(features, fixed, weight)[0]
 
     def residual_and_jacobian(self, moving: Tensor, moving_jacobian: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `Similarity.residual_and_jacobian`; exact, the normalisation's own derivative included."""
         features, fixed, weight, tangent = self._compare(moving, moving_jacobian, valid)
         assert tangent is not None  # as a Jacobian went in
-        root = self._root_weight(weight, features.shape[1])
-        residual = (root * (features - fixed)).flatten(1)
+        residual, root = self._residual(features, fixed, weight)
         jacobian = (root[:, :, None] * tangent).transpose(1, 2).flatten(2).transpose(1, 2)
         return residual, jacobian
 
@@ -67,8 +71,8 @@ class GlobalNCC:
 
     def fixed_features(self) -> tuple[Tensor, Tensor]:
         """The fixed image's standardised features (C, H, W) and their weight (H, W)."""
-        _, weight, _ = self._features(self._fixed, self._mask, None)
-        return self._fixed_features(None)[0], weight[0, 0]
+        features, weight = self._fixed_whole()
+        return features[0], weight[0, 0]
 
     def _features(self, image: Tensor, weight: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Feature images (B, C, H, W), their weight (B, 1, H, W) and tangents (B, C, 6, H, W) of images (B, 1, H, W), (B, 1, 6, H, W)."""
@@ -84,16 +88,32 @@ class GlobalNCC:
 
     def _fixed_features(self, valid: Tensor | None) -> Tensor:
         """The fixed image's features over the same pixels as the moving ones'; they do not change as long as the whole mask is valid."""
-        if valid is None:
-            if self._whole is None:
-                self._whole = self._standardized_fixed(self._mask)
-            return self._whole
-        return self._standardized_fixed(self._mask * valid[:, None].to(self._mask))
+        return self._fixed_whole()[0] if valid is None else self._standardized_fixed(self._mask * valid[:, None].to(self._mask))[0]
 
-    def _standardized_fixed(self, weight: Tensor) -> Tensor:
+    def _fixed_whole(self) -> tuple[Tensor, Tensor]:
+        """The fixed image's features (1, C, H, W) over its whole mask, and their weight (1, 1, H, W)."""
+        if self._whole is None:
+            self._whole = self._standardized_fixed(self._mask)
+        return self._whole
+
+    def _standardized_fixed(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         features, weight, _ = self._features(self._fixed, weight, None)
-        return standardize(features, weight)[0]
+        return standardize(features, weight)[0], weight
+
+    def _residual(self, features: Tensor, fixed: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The residual (B, C H W) and what the features' tangents are multiplied by (B, C, H, W)."""
+        channels = features.shape[1]
+        blank = _is_zero(features) | _is_zero(fixed)
+        root = torch.where(blank, 0, self._root_weight(weight, channels))
+        # Not over `weight`: where nothing is visible it has no pixel to carry the cost.
+        constant = math.sqrt(2) * self._root_weight(self._fixed_whole()[1], channels)
+        return torch.where(blank, constant, root * (features - fixed)).flatten(1), root
 
     def _root_weight(self, weight: Tensor, channels: int) -> Tensor:
         total = weight.sum((-2, -1), keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
         return (weight * (self._count / channels) / total).sqrt()
+
+
+def _is_zero(features: Tensor) -> Tensor:
+    """(B, C, 1, 1) bool: `standardize` makes a channel without contrast or without weight zero."""
+    return features.detach().abs().amax((-2, -1), keepdim=True) == 0

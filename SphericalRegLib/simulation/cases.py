@@ -23,11 +23,11 @@ from SphericalRegLib.geometry.pose_range import PoseRange
 from SphericalRegLib.geometry.views import NAMED_VIEWS, named_view
 from SphericalRegLib.imaging.files import read_json_object, write_atomically, write_json
 from SphericalRegLib.imaging.geometry_file import write_geometry
+from SphericalRegLib.imaging.nist import DENSITY_G_PER_CM3
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.progress import Progress, ProgressCallback, pace, silent
 
 from .difficulty import REALISTIC, Difficulty, draw_exposure
-from .materials import DENSITY_G_PER_CM3
 from .poses import bone_fiducials, draw_pose, draw_start
 from .sampler import RaySampler, world_rays
 from .tools import Capsule, clamp, k_wire, screw, tool_chords

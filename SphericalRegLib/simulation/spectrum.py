@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .materials import DENSITY_G_PER_CM3, MATERIALS, mass_attenuation
+from ..imaging.nist import DENSITY_G_PER_CM3, mass_attenuation
+from .materials import MATERIALS
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,7 @@ def _xray_section(view: ViewFiles, stored: StoredImage, values: GeometryValues, 
     ]
     if view.mask is not None:
         entries.append(Entry("mask", str(view.mask), str(view.mask)))
-    notes = [note] if note else []
+    notes = [line for line in (note, stored.note) if line]
     top = stored.grey[usable].max()
     saturated = float((stored.grey[usable] == top).mean())
     if stored.bits and saturated > 0.02:

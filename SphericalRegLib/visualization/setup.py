@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.path import Path as Polygon
 from mpl_toolkits.mplot3d import proj3d
 from mpl_toolkits.mplot3d.art3d import Line3DCollection, Poly3DCollection
 from mpl_toolkits.mplot3d.axes3d import Axes3D
@@ -34,6 +35,7 @@ MOSAIC_COLUMNS = 110
 BONE_HU, BONE_POINTS = 250.0, 5000
 # Height of the eye, and the cosine between its direction and the beams'.
 ELEVATION_DEG, FRONTALITY = 17.0, 0.6
+COMPASS_SIZE = (0.13, 0.26)  # in parts of the figure
 HALO = [patheffects.withStroke(linewidth=3, foreground="white")]
 SHOWN = {"H": "S", "F": "I"}  # Slicer's letters: superior, inferior
 SIDE_COLOURS = {"R": "#c2417c", "L": "#c2417c", "A": "#12999b", "P": "#12999b", "H": "#7a5af8", "F": "#7a5af8"}
@@ -79,7 +81,8 @@ def setup_figure(volume: Volume | None, views: Sequence[PlacedView], theme: Them
     scene.view_init(elev=ELEVATION_DEG, azim=_azimuth([view.camera_from_world[2, :3] for view in views]))
     scene.set_axis_off()
     scene.set_proj_type("persp", focal_length=0.8)
-    drawn = [] if volume is None else [_draw_ct(scene, volume, max(view.radiograph.camera.sdd_mm for view in views), theme)]
+    corners = None if volume is None else _draw_ct(scene, volume, theme)
+    drawn = [] if corners is None else [corners]
     height = 0.84 / len(views)
     for index, view in enumerate(views):
         number = str(index + 1) if len(views) > 1 else ""
@@ -87,9 +90,11 @@ def setup_figure(volume: Volume | None, views: Sequence[PlacedView], theme: Them
         bottom = 0.12 + (len(views) - 1 - index) * (height + 0.02)
         _draw_image(figure.add_axes((0.695, bottom + 0.16 * height, 0.275, 0.68 * height)), view, number, theme)
     _fit(scene, np.concatenate(drawn), (0.05, 0.12, 0.63, 0.95))
+    if corners is not None:
+        _draw_sides(scene, corners, views)
     for artist in scene.get_children():
         artist.set_clip_on(False)
-    _draw_compass(figure, scene, theme)
+    _draw_compass(figure, scene, _free_corner(scene, drawn), theme)
     return figure
 
 
@@ -102,11 +107,8 @@ def _azimuth(beams: Sequence[np.ndarray]) -> float:
     return float(np.degrees(angles[cost.argmin()]))
 
 
-def _draw_ct(scene: Axes3D, volume: Volume, scene_mm: float, theme: Theme) -> np.ndarray:
-    """The CT's box, its bone as a cloud of points, and the letters of its sides. Returns the box's corners (8, 3).
-
-    The letters of a small CT (one bone in a scene of ``scene_mm``) stand further off, so that they do not fall on each other.
-    """
+def _draw_ct(scene: Axes3D, volume: Volume, theme: Theme) -> np.ndarray:
+    """The CT's box and its bone as a cloud of points. Returns the box's corners (8, 3)."""
     corners = grid.apply(volume.world_from_voxel, grid.box_corners(volume.shape))
     edges = [(a, b) for a in range(8) for b in range(a + 1, 8) if (a ^ b).bit_count() == 1]
     scene.add_collection3d(Line3DCollection([corners[[a, b]] for a, b in edges], colors=theme.muted, linewidths=1.0, alpha=0.8), autolim=False)
@@ -115,17 +117,58 @@ def _draw_ct(scene: Axes3D, volume: Volume, scene_mm: float, theme: Theme) -> np
         chosen = bone[np.random.default_rng(0).choice(len(bone), min(BONE_POINTS, len(bone)), replace=False)]
         points = grid.apply(volume.world_from_voxel, chosen.astype(float))
         scene.scatter(*points.T, s=3.5, c="#a8752f", alpha=0.45, linewidths=0, depthshade=True)  # type: ignore[arg-type]
+    return corners
+
+
+def _draw_sides(scene: Axes3D, corners: np.ndarray, views: Sequence[PlacedView]) -> None:
+    """The letters of the patient's sides about the CT's box (8, 3): before the middle of a face, or where that would fall on a detector or on
+    another label, at one of the face's edges. The scene must have its final scale.
+
+    The letters of a small CT (one bone in the whole scene) stand further off, so that they do not fall on each other.
+    """
+    scene_mm = max(view.radiograph.camera.sdd_mm for view in views)
     middle, half = (corners.min(0) + corners.max(0)) / 2, (corners.max(0) - corners.min(0)) / 2
     small = half.max() < 0.1 * scene_mm
+    reach = np.maximum(half + 0.16 * half.max(), 0.11 * scene_mm if small else 0.0)
+    detectors = [Polygon(_on_figure(scene, _on_detector(view, _image_corners(view.radiograph.camera)))) for view in views]
+    taken = [_text_points(scene, text.get_position_3d(), text.get_text(), text.get_fontsize()) for text in scene.texts]
     for axis, (positive, negative) in enumerate((("R", "L"), ("A", "P"), ("H", "F"))):
+        to_edges = np.delete(np.eye(3), axis, 0) if axis == 2 else np.eye(3)[2:]
         for letter, sign in ((positive, 1.0), (negative, -1.0)):
-            place = middle.copy()
-            place[axis] += sign * max(half[axis] + 0.16 * half.max(), 0.11 * scene_mm if small else 0.0)
-            if letter != "L":
-                _letter(scene, place, letter, 8 if small else 11)
-            else:
-                _letter(scene, place, letter, 10 if small else 13, "" if small else " (patient's left)")
-    return corners
+            face = middle + sign * reach * np.eye(3)[axis]
+            places = [face, *(face + step * reach * edge for step in (-1.0, 1.0, -1.25) for edge in to_edges)]
+            text = SHOWN.get(letter, letter) + (" (patient's left)" if letter == "L" and not small else "")
+            size = (8.0 if small else 11.0) + (2.0 if letter == "L" else 0.0)
+            spots = [_text_points(scene, place, text, size) for place in places]
+            best = min(range(len(places)), key=lambda k: _covered(spots[k], detectors) + _crowded(spots[k], taken))
+            taken.append(spots[best])
+            _letter(scene, places[best], letter, size, text[1:])
+
+
+def _on_figure(scene: Axes3D, points: np.ndarray) -> np.ndarray:
+    """(..., 2) in inches of the figure, of points (..., 3) of the world."""
+    across, down, _ = proj3d.proj_transform(*np.moveaxis(np.asarray(points, dtype=float), -1, 0), scene.get_proj())
+    figure = scene.get_figure()
+    assert figure is not None
+    pixels = scene.transData.transform(np.stack((np.ravel(across), np.ravel(down)), 1))
+    return figure.dpi_scale_trans.inverted().transform(pixels).reshape(*np.shape(points)[:-1], 2)
+
+
+def _text_points(scene: Axes3D, place: Sequence[float] | np.ndarray, text: str, size: float) -> np.ndarray:
+    """(75, 2) inches: points of a text that is centred at a place of the world."""
+    width, height = 0.6 * size / 72 * len(text), size / 72
+    across, down = np.meshgrid(np.linspace(-0.5, 0.5, 25) * width, np.linspace(-0.5, 0.5, 3) * height)
+    return _on_figure(scene, np.asarray(place)) + np.stack((across.ravel(), down.ravel()), 1)
+
+
+def _covered(spot: np.ndarray, detectors: Sequence[Polygon]) -> float:
+    """How much of a text lies over a detector, in [0, 1]."""
+    return float(np.mean([any(detector.contains_point(point) for detector in detectors) for point in spot]))
+
+
+def _crowded(spot: np.ndarray, taken: Sequence[np.ndarray]) -> float:
+    """1 where a text would touch another one, else 0."""
+    return float(any(np.linalg.norm(spot[:, None] - other, axis=-1).min() < 0.08 for other in taken))
 
 
 def _draw_view(scene: Axes3D, view: PlacedView, number: str, theme: Theme) -> np.ndarray:
@@ -202,9 +245,22 @@ def _draw_image(axes: Axes, view: PlacedView, number: str, theme: Theme) -> None
         spine.set_visible(False)
 
 
-def _draw_compass(figure: Figure, scene: Axes3D, theme: Theme) -> None:
-    """The RAS axes in the corner, seen from the same side as the scene, and what the letters mean."""
-    small: Axes3D = figure.add_axes((0.0, 0.0, 0.13, 0.26), projection="3d")  # type: ignore[assignment]
+def _free_corner(scene: Axes3D, drawn: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Left bottom of the compass, in parts of the figure: the corner of the 3D drawing with least of it, the left bottom one if all are alike."""
+    figure = scene.get_figure()
+    assert figure is not None
+    share = np.linspace(0, 1, 30)[:, None, None, None]
+    lines = [share * points[:, None] + (1 - share) * points for points in drawn]
+    shown = np.concatenate([_on_figure(scene, line.reshape(-1, 3)) for line in lines]) / figure.get_size_inches()  # type: ignore[union-attr]
+    corners = [(x, y) for y in (0.0, 0.72) for x in (0.0, 0.5)]
+    inside = [((shown > corner) & (shown < np.add(corner, COMPASS_SIZE))).all(1).sum() for corner in corners]
+    return corners[int(np.argmin(inside))]
+
+
+def _draw_compass(figure: Figure, scene: Axes3D, corner: tuple[float, float], theme: Theme) -> None:
+    """The RAS axes in a corner, seen from the same side as the scene, and what the letters mean."""
+    small: Axes3D = figure.add_axes((*corner, *COMPASS_SIZE), projection="3d")  # type: ignore[assignment]
+    small.patch.set_visible(False)
     small.view_init(elev=scene.elev, azim=scene.azim)
     small.set_axis_off()
     small.set_box_aspect((1, 1, 1))

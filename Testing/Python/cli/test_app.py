@@ -43,6 +43,25 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
         assert f"\n  {command} " in done.stdout
 
 
+def test_a_missing_case_is_said_before_pytorch_is_loaded(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom SphericalRegLib.cli import load\nfrom typer.testing import CliRunner\n"
+        "for command in ('register', 'batch'):\n"
+        f"    done = CliRunner().invoke(load(), [command, {str(tmp_path / 'none')!r}, '-o', {str(tmp_path / 'out')!r}])\n"
+        "    print(done.exit_code, 'none' in done.stderr)\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "True", "2", "True", "False"]
+
+
+def test_registering_without_a_model_does_not_load_pytorchs_compiler() -> None:
+    """It takes longer to import than all the rest together; a library that asks for it (roma does) would be felt at every start."""
+    code = "import sys, SphericalRegLib.registration.pipeline, SphericalRegLib.visualization.output\nprint('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str) -> None:
     done = CliRunner().invoke(load(), [*command.split(), "--help"])

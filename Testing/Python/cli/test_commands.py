@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from SphericalRegLib.cli import load
+from SphericalRegLib.imaging.attenuation import attenuation
+from SphericalRegLib.imaging.case import load_case
 from SphericalRegLib.imaging.transforms import read_transform
+from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.registration.result import Hypothesis, RegistrationResult
+from SphericalRegLib.rendering.projector import Projector
 
 
 def run(*arguments: object) -> Result:
@@ -45,6 +53,25 @@ def test_register_writes_a_result_and_prints_it(cases: Path, tmp_path: Path) -> 
     for name in ("drr.nrrd", "overlay.png", "difference.png", "convergence.png", "report.html"):
         assert (tmp_path / "out" / name).stat().st_size > 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_register_renders_the_chosen_label_alone(cases: Path, tmp_path: Path) -> None:
+    case = shutil.copytree(cases / "case_000", tmp_path / "case")
+    ct = (cases / "case_000" / json.loads((case / "case.json").read_text(encoding="utf-8"))["ct"]).resolve()
+    volume = Volume.read(ct)
+    labels = np.where(volume.hu > 200, 1 + (np.arange(volume.shape[0]) > volume.shape[0] // 2)[:, None, None], 0).astype(np.uint8)
+    sitk.WriteImage(replace(volume, labels=labels).labels_to_sitk(), str(case / "labels.nii.gz"))
+    (case / "case.json").write_text(json.dumps({"ct": str(ct)}), encoding="utf-8")
+    done = run("register", case, "-o", tmp_path / "out", "--label", 1, "--device", "cpu", "--json", "-q")
+    assert done.exit_code == 0, done.stderr
+    drr = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "drr.nrrd"))).squeeze()
+    pose = torch.tensor(json.loads(done.stdout)["camera_from_world"], dtype=torch.float64)[None]
+    camera = load_case(case).views[0].radiograph.camera
+    bone, whole = (Projector(attenuation(load_case(case).volume, labels=chosen), camera).project(pose)[0].numpy() for chosen in ((1,), None))
+    assert np.abs(drr - bone).mean() < 0.02 * bone.mean()
+    assert bone.mean() < 0.5 * whole.mean()
+    refused = run("register", case, "-o", tmp_path / "none", "--label", 7, "--device", "cpu", "-q")
+    assert refused.exit_code == 2 and "no voxel with the labels [7]; it has [1, 2]" in refused.stderr and not (tmp_path / "none").exists()
 
 
 def test_the_truth_never_reaches_a_registration(cases: Path, tmp_path: Path) -> None:

@@ -50,6 +50,28 @@ def test_quaternion_of_a_matrix(angle):
     assert (so4.matrix_from_quaternion(q) - rotation).abs().max() < 1e-15
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_matrix_conversions_agree_with_roma_in_value_and_gradient(dtype):
+    """Every quadrant of the sphere, and a matrix that is not quite orthogonal."""
+    q = torch.cat((unit(200, seed=3), torch.eye(4, dtype=F64), -torch.eye(4, dtype=F64))).to(dtype).reshape(2, 104, 4)
+    close = 10 * torch.finfo(dtype).eps
+
+    def of_roma(matrix):
+        xyzw = roma.rotmat_to_unitquat(matrix)
+        wxyz = xyzw[..., [3, 0, 1, 2]]
+        return torch.where(wxyz[..., :1] < 0, -wxyz, wxyz)
+
+    matrix = so4.matrix_from_quaternion(q)
+    assert matrix.shape == (2, 104, 3, 3) and matrix.dtype == dtype
+    assert (matrix - roma.unitquat_to_rotmat(q[..., [1, 2, 3, 0]])).abs().max() < close
+    skewed = (matrix + 1e-3 * torch.randn(matrix.shape, generator=torch.Generator().manual_seed(4), dtype=F64).to(dtype)).requires_grad_()
+    ours, theirs = so4.quaternion_from_matrix(skewed), of_roma(skewed)
+    assert (ours - theirs).abs().max() < close
+    weight = torch.randn(ours.shape, generator=torch.Generator().manual_seed(5), dtype=F64).to(dtype)
+    gradients = [torch.autograd.grad((weight * value).sum(), skewed)[0] for value in (ours, theirs)]
+    assert (gradients[0] - gradients[1]).abs().max() < 10 * close
+
+
 @pytest.mark.parametrize("angle", [0.0, 1e-300, 1e-12, 1e-6, 1e-3, 0.19, 0.21, 0.5, 1.5, 1.6, 3.0, math.pi - 1e-6])
 def test_log_inverts_exp_beyond_a_quarter_turn(angle):
     u = angle * torch.tensor([0.48, -0.6, 0.64], dtype=F64)

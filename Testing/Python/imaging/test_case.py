@@ -15,6 +15,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.case import find_case_files, load_case
 from SphericalRegLib.imaging.geometry_file import parse_geometry, read_geometry, rigid_matrix, write_geometry
+from SphericalRegLib.imaging.radiograph import Radiograph
 
 CAMERA = Camera(1020.0, (1.5, 1.25), (40, 32), (18.0, 17.25))
 ROTATION = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
@@ -141,6 +142,15 @@ BAD_GEOMETRY = {
     "sdd as boolean": ({"sdd_mm": True}, "sdd_mm is True, expected a number"),
     "sdd zero": ({"sdd_mm": 0.0}, "sdd_mm is 0, expected a length in mm above zero"),
     "sdd NaN": ({"sdd_mm": float("nan")}, "sdd_mm is nan, expected a finite number"),
+    "sdd in metres": ({"sdd_mm": 1.02}, "geometry.json: sdd_mm is 1.02, expected 100 to 5000 mm: is it given in another unit"),
+    "sdd in micrometres": ({"sdd_mm": 1.02e6}, "sdd_mm is 1.02e.06, expected 100 to 5000 mm"),
+    "sod in metres": ({"sod_mm": 0.7}, "sod_mm is 0.7, expected 10 to 5000 mm"),
+    "spacing in metres": ({"pixel_spacing_mm": [0.0003, 0.0003]}, r"pixel_spacing_mm\[0\] is 0.0003, expected 0.005 to 20 mm"),
+    "spacing in micrometres": ({"pixel_spacing_mm": [0.3, 300]}, r"pixel_spacing_mm\[1\] is 300, expected 0.005 to 20 mm"),
+    "mirrored misspelt": ({"miror": True}, "geometry.json: unknown key 'miror', did you mean 'mirrored'"),
+    "mirrored in capitals": ({"Mirrored": True}, "unknown key 'Mirrored', did you mean 'mirrored'"),
+    "sdd without its unit": ({"sdd": 1000}, "unknown key 'sdd', did you mean 'sdd_mm'"),
+    "inverse relation": ({"camera1_from_camera2": POSE.tolist()}, "did you mean 'camera2_from_camera1'"),
     "spacing zero": ({"pixel_spacing_mm": [0.0, 0.2]}, r"pixel_spacing_mm\[0\] is 0"),
     "spacing one number": ({"pixel_spacing_mm": 0.2}, r"pixel_spacing_mm is 0.2, expected two numbers"),
     "spacing three numbers": ({"pixel_spacing_mm": [1, 1, 1]}, "pixel_spacing_mm is .* expected two numbers"),
@@ -214,9 +224,23 @@ BAD_CASES = {
     "geometry is a list": (_write("geometry.json", "[1, 2]"), "holds a JSON list, expected an object"),
     "geometry is binary": (lambda case: (case / "geometry.json").write_bytes(b"\xff\xfe\x00\x81"), "not a UTF-8 text file"),
     "case.json leads nowhere": (_write("case.json", '{"ct": "../nowhere.nii.gz"}'), "ct leads to .* does not exist"),
+    "case.json misspelt": (_write("case.json", '{"x_ray": "xray.png"}'), "case.json: unknown key 'x_ray', did you mean 'xray'"),
+    "case.json without underscore": (_write("case.json", '{"xray2": "xray.png"}'), "unknown key 'xray2', did you mean 'xray_2'"),
+    "case.json in capitals": (_write("case.json", '{"CT": "ct.nii.gz"}'), "unknown key 'CT', did you mean 'ct'"),
     "case.json wrong type": (_write("case.json", '{"xray": 7}'), "xray is 7, expected a path as text"),
     "second view without geometry": (_second_view(False), "no geometry_2.json"),
     "second view without relation": (_second_view(True), "camera2_from_camera1 is missing"),
+    "second geometry without X-ray": (
+        lambda case: write_geometry(case / "geometry_2.json", CAMERA, camera_from_camera1=POSE, view=2),
+        "has geometry_2.json, but no xray_2",
+    ),
+    "second mask without X-ray": (lambda case: write_xray(case / "mask_2.png"), "has mask_2.png, but no xray_2"),
+    "third X-ray without second": (lambda case: write_xray(case / "xray_3.png"), "has xray_3.png, but no xray_2"),
+    "second geometry in case.json without X-ray": (
+        _write("case.json", '{"geometry_2": "geometry.json"}'),
+        "\"geometry_2\" in case.json, but no xray_2",
+    ),
+    "X-ray number one": (lambda case: write_xray(case / "xray_1.png"), "has xray_1.png, but no xray \\(the first X-ray has no number"),
     "mask of another size": (
         lambda case: sitk.WriteImage(sitk.GetImageFromArray(np.ones((9, 9), np.uint8)), str(case / "mask.png")),
         "mask.png has .* expected the X-ray's",
@@ -231,6 +255,20 @@ def test_bad_case_is_named(case, kind):
     with pytest.raises(InputError, match=message) as error:
         load_case(case)
     assert str(case) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_other_keys_are_notes(case):
+    notes = ["note", "name", "comment", "patient", "date", "source", "view", "camera", "device", "kv", "dose", "history", "anatomy", "side"]
+    edit(case / "geometry.json", **dict.fromkeys(notes, 1), camera3_from_camera1=None)
+    (case / "case.json").write_text(json.dumps(dict.fromkeys(notes, 1)))
+    assert load_case(case).views[0].radiograph.camera == CAMERA
+
+
+def test_a_camera_in_another_unit_is_named_with_its_origin(case):
+    with pytest.raises(InputError, match=r"xray.png: sdd_mm is 1.02 \(user\), expected 100 to 5000 mm"):
+        Radiograph.read(case / "xray.png", Camera(1.02, (0.0015, 0.00125), (40, 32), (18.0, 17.25)))
+    with pytest.raises(InputError, match=r"pixel_spacing_mm is 0.0015, 0.00125 \(user\), expected 0.005 to 20 mm"):
+        Radiograph.read(case / "xray.png", Camera(1020, (0.0015, 0.00125), (40, 32), (18.0, 17.25)))
 
 
 def test_missing_folder_and_file_instead_of_folder(case):

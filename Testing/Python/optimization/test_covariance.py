@@ -16,7 +16,10 @@ from SphericalRegLib.optimization.covariance import (
     residual_variance,
     result_covariance,
 )
+from SphericalRegLib.optimization.first_order import first_order
+from SphericalRegLib.optimization.gauss_newton import gauss_newton
 from SphericalRegLib.optimization.levenberg_marquardt import levenberg_marquardt
+from SphericalRegLib.optimization.problem import linearize
 
 F64 = torch.float64
 
@@ -51,6 +54,30 @@ def test_degrees_of_freedom(scene):
     assert torch.allclose(result_covariance(result), pose_covariance(result.normal_matrix, result.cost, 34.0))
     with pytest.raises(InputError, match="more than six"):
         pose_covariance(result.normal_matrix, result.cost, 0.0)
+
+
+@pytest.mark.parametrize("optimise", [levenberg_marquardt, gauss_newton, first_order])
+def test_rows_of_masked_pixels_are_no_degrees_of_freedom(scene, optimise):
+    """Three rows of weight zero for each that counts, in other places for each element: the covariance is that of the rows that count."""
+    s = scene(batch=2, noise=1.0)
+    places = torch.stack([torch.randperm(160, generator=torch.Generator().manual_seed(b))[:40] for b in range(2)])
+
+    def diluted(poses, index):
+        r, j = s.problem.residual_and_jacobian(poses, index)
+        where = places[index]
+        return r.new_zeros(len(r), 160).scatter(1, where, r), j.new_zeros(len(r), 160, 6).scatter(1, where[..., None].expand(j.shape), j)
+
+    problem = type("Diluted", (), {"residual_and_jacobian": staticmethod(diluted)})()
+    plain, masked = optimise(s.problem, s.start, s.centre), optimise(problem, s.start, s.centre)
+    assert masked.rows.tolist() == plain.rows.tolist() == [40, 40]
+    assert torch.allclose(result_covariance(masked), result_covariance(plain), rtol=1e-6)
+
+
+def test_a_row_that_is_fitted_exactly_still_counts(scene):
+    s = scene(batch=1)
+    model = linearize(s.problem, s.truth, torch.arange(1))
+    assert int((s.problem.residual(s.truth, s.problem.observed) == 0).sum()) > 0
+    assert model.weighted.tolist() == model.rows.tolist() == [40]
 
 
 def test_a_direction_that_nothing_depends_on_has_an_infinite_variance():

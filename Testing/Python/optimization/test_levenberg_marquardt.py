@@ -130,7 +130,7 @@ def test_invariant_to_units_and_to_the_residuals_scale(scene):
     assert torch.allclose(plain.pose, result.pose, atol=1e-8)
     model = linearize(s.problem, s.start, torch.arange(2))
     units = torch.tensor([57.3] * 3 + [0.1] * 3, dtype=F64)  # degrees and centimetres
-    other = Linearization(model.cost, model.rows, model.gradient / units, model.normal_matrix / units[:, None] / units)
+    other = Linearization(model.cost, model.rows, model.weighted, model.gradient / units, model.normal_matrix / units[:, None] / units)
     damping = torch.full((2,), 0.37, dtype=F64)
     assert torch.allclose(damped_step(model, damping, 1e-6)[0], damped_step(other, damping, 1e-6)[0] / units, rtol=1e-9)
 

@@ -55,3 +55,18 @@ def test_the_python_example_names_what_exists() -> None:
     compile(block, "README.md", "exec")
     for name in re.search(r"from SphericalRegLib import (.*)", block).group(1).split(", "):
         assert hasattr(SphericalRegLib, name)
+
+
+def test_the_readme_names_all_that_a_case_folder_may_hold() -> None:
+    from SphericalRegLib.imaging import geometry_file
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for word in (*geometry_file._KEYS, "case.json", "mask.png", "labels.nii.gz", "truth.json", "--label", "--initial regressor"):
+        assert word in text, word
+
+
+def test_the_architecture_names_every_similarity() -> None:
+    from SphericalRegLib.similarity.named import SIMILARITIES
+
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert ", ".join(f'"{name}"' for name in SIMILARITIES) in text

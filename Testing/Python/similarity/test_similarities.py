@@ -198,6 +198,30 @@ def test_flat_and_invisible_images_score_zero_with_finite_jacobian(name: str) ->
 
 
 @pytest.mark.parametrize("name", MAKERS)
+def test_an_image_without_contrast_costs_as_much_as_one_without_correlation(name: str) -> None:
+    """The moving image flat; nothing valid; the fixed image flat where it is valid; the fixed image flat everywhere."""
+    similarity, n = MAKERS[name](blobs(0), a_mask()), float(a_mask().sum())
+    moving = torch.stack([torch.full((ROWS, COLUMNS), 7.0).double(), blobs(1), -blobs(0)])
+    jacobian = torch.stack([blobs(10 + k, 3) for k in range(6)], dim=-1)
+    valid = torch.ones_like(moving, dtype=torch.bool)
+    valid[1] = False
+    residual, columns = similarity.residual_and_jacobian(moving, jacobian, valid)
+    torch.testing.assert_close(residual, similarity.residual(moving, valid))
+    cost = residual.square().sum(1)
+    assert cost[:2].tolist() == pytest.approx([2 * n, 2 * n])
+    assert cost[2] > 2 * n  # an inverted image is worse than a flat one
+    assert bool((columns[:2] == 0).all())
+    flat_half = blobs(0)
+    flat_half[:, : COLUMNS // 2] = 3.0
+    left = torch.zeros_like(valid)
+    left[..., : COLUMNS // 2] = True
+    for fixed, seen in ((flat_half, left), (torch.full_like(flat_half, 3.0), None)):
+        residual, columns = MAKERS[name](fixed, a_mask()).residual_and_jacobian(blobs(1, 3), jacobian, seen)
+        assert residual.square().sum(1).tolist() == pytest.approx([2 * n] * 3)
+        assert bool((columns == 0).all())
+
+
+@pytest.mark.parametrize("name", MAKERS)
 def test_float32_is_close_to_float64(name: str) -> None:
     moving, jacobian = blobs(1, 2) + 30, torch.stack([blobs(10 + k, 2) for k in range(6)], dim=-1)
     r, j = MAKERS[name](blobs(0), a_mask()).residual_and_jacobian(moving, jacobian)
@@ -225,6 +249,14 @@ def test_robust_losses_bound_the_influence_of_an_outlier() -> None:
         share = robust.reshape(ROWS, COLUMNS)[8:10, 8:10].square().sum() / robust.square().sum()
         assert share < share_plain
     assert Robust(GlobalNCC(fixed)).score(moving[None]) == GlobalNCC(fixed).score(moving[None])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_robust_cost_is_below_the_plain_one_and_its_score_is_the_plain_one(loss: str) -> None:
+    plain = GlobalNCC(blobs(0), a_mask())
+    robust, moving = Robust(plain, loss), blobs(1, 3)
+    assert bool((robust.residual(moving).square().sum(1) < plain.residual(moving).square().sum(1)).all())
+    torch.testing.assert_close(robust.score(moving), plain.score(moving))
 
 
 def test_mad_scale_is_the_standard_deviation_of_normal_noise_and_skips_masked_entries() -> None:

@@ -107,9 +107,9 @@ def test_missing_value_is_a_note_not_an_error(case):
 
 
 def test_unusual_and_misplaced_geometry_is_questioned(case):
-    edit(case / "geometry.json", sdd_mm=1.0, pixel_spacing_mm=[0.001, 0.001], principal_point_px=[500, 40])
+    edit(case / "geometry.json", sdd_mm=250.0, pixel_spacing_mm=[0.01, 0.01], principal_point_px=[500, 40])
     text = describe(case).to_text(400)
-    assert "1 mm is unusual: is it in mm?" in text and "detector of 0 mm is unusual" in text and "outside the image, at (500, 40)" in text
+    assert "250 mm is unusual: is it in mm?" in text and "detector of 1 mm is unusual" in text and "outside the image, at (500, 40)" in text
 
 
 def test_start_that_misses_the_ct_is_noted(case):
@@ -117,6 +117,13 @@ def test_start_that_misses_the_ct_is_noted(case):
     pose[2, 3] = -900
     edit(case / "geometry.json", initial_camera_from_world=pose.tolist())
     assert "behind the X-ray source" in describe(case).to_text(400)
+
+
+def test_grey_image_in_colour_channels_is_told(case):
+    grey = sitk.GetArrayFromImage(sitk.ReadImage(str(case / "xray.png")))
+    assert "read as grey" not in describe(case).to_text(400)
+    sitk.WriteImage(sitk.GetImageFromArray(np.stack([grey] * 3, -1), isVector=True), str(case / "xray.png"))
+    assert "stored in 3 channels that hold one grey image: read as grey" in describe(case).to_text(400)
 
 
 def test_frames_collimator_and_saturation_are_told(tmp_path):

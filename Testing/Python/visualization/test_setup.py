@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.path import Path as Polygon
 from mpl_toolkits.mplot3d import proj3d
 from PIL import Image
 
@@ -41,6 +42,29 @@ def texts(axes) -> dict[str, list[np.ndarray]]:
     for text in axes.texts:
         found.setdefault(text.get_text(), []).append(np.array(text.get_position_3d()) if hasattr(text, "get_position_3d") else np.zeros(3))
     return found
+
+
+@pytest.mark.parametrize("name", ["ap", "pa", "left", "right"])
+def test_compass_and_letters_of_the_ct_keep_clear_of_the_rest(name):
+    """The compass covers neither source nor CT nor detector, and no letter of the CT lies over the detector's picture."""
+    view = placed(name)
+    figure = setup_figure(volume(), [view])
+    scene, compass = figure.axes[0], figure.axes[-1]
+    assert not compass.patch.get_visible()
+
+    def on_figure(points) -> np.ndarray:
+        across, down, _ = proj3d.proj_transform(*np.asarray(points, dtype=float).T, scene.get_proj())
+        return figure.transFigure.inverted().transform(scene.transData.transform(np.stack((across, down), 1)))
+
+    corners = np.array([[-0.5, -0.5], [63.5, -0.5], [63.5, 47.5], [-0.5, 47.5]])
+    detector = on_figure((np.c_[CAMERA.back_project(corners), np.ones(4)] @ view.world_from_camera.T)[:, :3])
+    rest = np.concatenate((detector, on_figure([view.world_from_camera[:3, 3]]), on_figure(volume().box_corners_ras())))
+    box = compass.get_position()
+    assert not ((rest > box.min) & (rest < box.max)).all(1).any()
+    letters = [text for text in scene.texts if text.get_text()[0] in "RLAPSI" and text.get_text() != "source"]
+    assert len(letters) == 8
+    polygon = Polygon(detector)
+    assert not any(polygon.contains_point(spot) for spot in on_figure([text.get_position_3d() for text in letters]))
 
 
 @pytest.mark.parametrize("name,source", [("ap", (0, 750, 0)), ("pa", (0, -750, 0)), ("left", (750, 0, 0)), ("right", (-750, 0, 0))])

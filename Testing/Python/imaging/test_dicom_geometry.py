@@ -1,64 +1,24 @@
-"""DICOM X-rays: every tag that geometry is read from, and the ways in which real headers mislead."""
+"""The geometry in a DICOM header: distances, spacings, place on the detector, sides, angles, frames."""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, XRayAngiographicImageStorage, generate_uid
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.views import NAMED_VIEWS, c_arm_view
-from SphericalRegLib.imaging.case import load_case
-from SphericalRegLib.imaging.dicom import read_dicom_geometry
 from SphericalRegLib.imaging.pixels import read_pixels
 from SphericalRegLib.imaging.radiograph import Radiograph
 from SphericalRegLib.imaging.starts import Start
 
-ROWS, COLUMNS = 40, 60
-GOOD = {"DistanceSourceToDetector": 1020, "DistanceSourceToPatient": 700, "ImagerPixelSpacing": [0.3, 0.25]}
-
-
-def counts(frames: int = 1) -> np.ndarray:
-    """(frames, H, W) 12-bit transmission images; frame k is k times as thick."""
-    y, x = np.mgrid[:ROWS, :COLUMNS]
-    body = 2.0 * np.clip(1 - ((x - 25) / 30) ** 2 - ((y - 22) / 25) ** 2, 0, None)
-    return np.stack([np.round(4000 * np.exp(-(k + 1) * body)) for k in range(frames)]).astype(np.uint16)
-
-
-def write(path, pixels: np.ndarray | None = None, modality: str = "XA", **tags):
-    """An X-ray with the given tags; None writes an empty element, ... leaves it out."""
-    pixels = counts() if pixels is None else pixels
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = XRayAngiographicImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    dataset.Modality = modality
-    dataset.Rows, dataset.Columns = pixels.shape[-2:]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
-    if len(pixels) > 1:
-        dataset.NumberOfFrames = len(pixels)
-    dataset.PixelData = pixels.astype("<u2").tobytes()
-    for keyword, value in tags.items():
-        if value is ...:
-            if keyword in dataset:
-                delattr(dataset, keyword)
-        else:
-            setattr(dataset, keyword, value)
-    dataset.save_as(path)
-    return path
-
-
-def values(path, frame: int = 0):
-    return read_dicom_geometry(path, frame).values
-
-
-# Distances and spacings.
+sys.path.insert(0, str(Path(__file__).parent))
+from dicom_xrays import COLUMNS, GOOD, ROWS, counts, values, write
 
 
 def test_angiography_with_everything(tmp_path):
@@ -303,217 +263,3 @@ def test_enhanced_functional_groups_are_per_frame(tmp_path):
     assert read.sdd_mm.value == 1020 and "frame 2" in read.sdd_mm.origin and read.sod_mm.value == 700
     assert read.start.value == Start("pa", 20, 5) and read.pixel_spacing_mm.value == (0.25, 0.3) and "all frames" in read.pixel_spacing_mm.origin
     assert read_pixels(path, 1).header.intensity.value == "line_integral"
-
-
-# What the values mean.
-
-
-def kind_of(path) -> tuple[str, bool]:
-    header = read_pixels(path).header
-    return header.intensity.value, header.inverted.value
-
-
-@pytest.mark.parametrize(
-    "modality,tags,expected",
-    [
-        ("XA", {"PixelIntensityRelationship": "LIN"}, ("counts", False)),
-        ("XA", {"PixelIntensityRelationship": "DISP"}, ("display", False)),
-        ("XA", {}, ("display", False)),
-        ("RF", {"PhotometricInterpretation": "MONOCHROME1"}, ("display", True)),
-        ("CR", {}, ("display", True)),
-        ("CR", {"PhotometricInterpretation": "MONOCHROME1"}, ("display", False)),
-        ("DX", {"PixelIntensityRelationship": "LIN", "PixelIntensityRelationshipSign": 1}, ("counts", False)),
-        ("DX", {"PixelIntensityRelationship": "LIN", "PixelIntensityRelationshipSign": -1}, ("counts", True)),
-        ("DX", {"PixelIntensityRelationshipSign": 1, "RescaleSlope": -1, "RescaleIntercept": 4095}, ("display", True)),
-        ("DX", {"PresentationIntentType": "FOR PROCESSING"}, ("counts", True)),
-        ("DX", {"PixelIntensityRelationship": "LOG", "PixelIntensityRelationshipSign": -1}, ("line_integral", True)),
-    ],
-)
-def test_kind_and_polarity(tmp_path, modality, tags, expected):
-    assert kind_of(write(tmp_path / "x.dcm", modality=modality, **GOOD, **tags)) == expected
-
-
-def encodings() -> dict[str, tuple[np.ndarray, dict]]:
-    """The same X-ray as machines of different habits store it."""
-    linear = counts()[0].astype(float)
-    logarithm = np.round(400 * np.log(linear))
-    return {
-        "linear": (linear, {"PixelIntensityRelationship": "LIN", "PixelIntensityRelationshipSign": 1}),
-        "linear negative": (4095 - linear, {"PixelIntensityRelationship": "LIN", "PixelIntensityRelationshipSign": -1}),
-        "logarithm": (logarithm, {"PixelIntensityRelationship": "LOG", "PixelIntensityRelationshipSign": 1}),
-        "logarithm negative": (4095 - logarithm, {"PixelIntensityRelationship": "LOG", "PixelIntensityRelationshipSign": -1}),
-        "linear rescaled": (
-            linear / 2,
-            {"PixelIntensityRelationship": "LIN", "PixelIntensityRelationshipSign": 1, "RescaleSlope": 2, "RescaleIntercept": 0},
-        ),
-    }
-
-
-@pytest.mark.parametrize("name", encodings())
-def test_every_encoding_of_one_x_ray_gives_the_same_line_integrals(tmp_path, name):
-    pixels, tags = encodings()[name]
-    radiograph = Radiograph.read(write(tmp_path / "x.dcm", np.round(pixels).astype(np.uint16)[None], modality="DX", **GOOD, **tags))
-    truth = np.log(4000.0) - np.log(counts()[0])
-    slope, offset = np.polyfit(truth.ravel(), radiograph.image.ravel(), 1)
-    assert slope > 0
-    np.testing.assert_allclose((radiograph.image - offset) / slope, truth, atol=0.01)
-
-
-def test_voi_lut_of_a_display_image_is_applied_and_a_window_is_not(tmp_path):
-    lut = Dataset()
-    lut.LUTDescriptor, lut.LUTData = [4096, 0, 16], (np.arange(4096, dtype=np.uint16) * 2).tobytes()
-    lut["LUTData"].VR = "OW"
-    lut["LUTDescriptor"].VR = "US"
-    with_lut = read_pixels(write(tmp_path / "a.dcm", **GOOD, VOILUTSequence=Sequence([lut])))
-    assert np.array_equal(with_lut.grey, 2.0 * counts()[0])
-    windowed = read_pixels(write(tmp_path / "b.dcm", **GOOD, WindowCenter=2000, WindowWidth=100))
-    assert np.array_equal(windowed.grey, counts()[0])
-
-
-def test_shutter_collimator_and_padding_are_masked(tmp_path):
-    shutter = {
-        "ShutterShape": "RECTANGULAR",
-        "ShutterLeftVerticalEdge": 5,
-        "ShutterRightVerticalEdge": COLUMNS + 1,
-        "ShutterUpperHorizontalEdge": 0,
-        "ShutterLowerHorizontalEdge": ROWS + 1,
-    }
-    mask = Radiograph.read(write(tmp_path / "a.dcm", **GOOD, **shutter), collimator=False).mask
-    assert not mask[:, :5].any() and mask[:, 5:].all()
-    circle = {"CollimatorShape": "CIRCULAR", "CenterOfCircularCollimator": [20, 30], "RadiusOfCircularCollimator": 15}
-    mask = Radiograph.read(write(tmp_path / "b.dcm", **GOOD, **circle), collimator=False).mask
-    assert mask[19, 29] and mask[19, 29 + 14] and not mask[19, 29 + 15] and abs(mask.sum() - np.pi * 15**2) < 30
-    polygon = {"ShutterShape": "POLYGONAL", "VerticesOfThePolygonalShutter": [1, 1, 1, COLUMNS, ROWS, 1]}
-    mask = Radiograph.read(write(tmp_path / "c.dcm", **GOOD, **polygon), collimator=False).mask
-    assert mask[2, 2] and mask[2, COLUMNS - 8] and not mask[-3, -3]
-    pixels = counts()
-    pixels[0, :4] = 3999
-    mask = Radiograph.read(write(tmp_path / "d.dcm", pixels, **GOOD, PixelPaddingValue=3999), collimator=False).mask
-    assert not mask[:4].any() and mask[10:30, 10:40].all()
-
-
-def test_collimator_edges_that_do_not_lie_in_the_image_are_ignored(tmp_path):
-    edges = {"Left": -184, "Right": 184}
-    tags = {f"Collimator{side}VerticalEdge": value for side, value in edges.items()}
-    path = write(
-        tmp_path / "x.dcm", **GOOD, CollimatorShape="RECTANGULAR", **tags, CollimatorUpperHorizontalEdge=907, CollimatorLowerHorizontalEdge=1299
-    )
-    stored = read_pixels(path)
-    assert stored.valid is None and any("ignored" in warning for warning in stored.header.warnings)
-
-
-# Files that cannot be used.
-
-
-def _truncate(path):
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) - 2000])
-
-
-BAD = {
-    "CT slice": (lambda p: write(p, modality="CT", SOPClassUID=CTImageStorage), "modality CT, expected a projection X-ray"),
-    "no image": (lambda p: write(p, Rows=..., Columns=..., PixelData=...), "without an image"),
-    "no pixels": (lambda p: write(p, **GOOD, PixelData=...), "without pixels"),
-    "truncated": (lambda p: _truncate(write(p, **GOOD)), "damaged or incomplete pixels"),
-    "not DICOM": (lambda p: p.write_text("just a text with a DICOM name"), "not a DICOM file|cannot be read as DICOM"),
-    "random bytes": (lambda p: p.write_bytes(np.random.default_rng(0).bytes(4000)), "not a DICOM file|cannot be read as DICOM"),
-    "size contradicts": (lambda p: write(p, **GOOD, Rows=ROWS + 7), "damaged or incomplete pixels"),
-}
-
-
-@pytest.mark.parametrize("kind", BAD)
-def test_unusable_file_is_named(tmp_path, kind):
-    make, message = BAD[kind]
-    make(tmp_path / "x.dcm")
-    with pytest.raises(InputError, match=message) as error:
-        Radiograph.read(tmp_path / "x.dcm", {"sdd_mm": 1000, "pixel_spacing_mm": [1, 1]})
-    assert "x.dcm" in str(error.value) and "\n" not in str(error.value)
-
-
-def test_compressed_garbage_is_named(tmp_path):
-    path = write(tmp_path / "x.dcm", **GOOD)
-    dataset = pydicom.dcmread(path)
-    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
-    dataset.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f\xff\x51" + b"\0" * 100])
-    dataset["PixelData"].is_undefined_length = True
-    dataset.save_as(path)
-    with pytest.raises(InputError, match=r"is compressed .* cannot be decoded"):
-        Radiograph.read(path)
-
-
-def test_compressed_image_is_decoded(tmp_path):
-    import SimpleITK as sitk
-
-    image = sitk.GetImageFromArray(counts())
-    writer = sitk.ImageFileWriter()
-    for tag, value in {"0008|0060": "XA", "0018|1110": "1020", "0018|1164": "0.3\\0.25"}.items():
-        image.SetMetaData(tag, value)
-    writer.SetFileName(str(tmp_path / "x.dcm"))
-    writer.UseCompressionOn()
-    writer.SetCompressor("JPEG2000")
-    writer.Execute(image[:, :, 0])
-    assert pydicom.dcmread(tmp_path / "x.dcm").file_meta.TransferSyntaxUID.is_compressed
-    assert np.array_equal(read_pixels(tmp_path / "x.dcm").grey, counts()[0])
-
-
-def test_file_without_preamble_is_read(tmp_path):
-    path = write(tmp_path / "x.dcm", **GOOD)
-    dataset = pydicom.dcmread(path)
-    pydicom.filewriter.dcmwrite(tmp_path / "bare.dcm", Dataset(dataset), implicit_vr=True, little_endian=True, enforce_file_format=False)
-    content = (tmp_path / "bare.dcm").read_bytes()
-    assert content[128:132] != b"DICM"
-    assert values(tmp_path / "bare.dcm").sdd_mm.value == 1020
-
-
-# In a case folder.
-
-
-def make_case(folder, pixels=None, **tags):
-    from SphericalRegLib.imaging.volume import Volume
-
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    hu = rng.normal(40, 30, (14, 12, 10)).astype(np.float32)
-    hu[3:9] += 500
-    hu[:2] = -1000
-    affine = np.diag([3.0, 3.0, 4.0, 1.0])
-    affine[:3, 3] = 10, -20, 30
-    import SimpleITK as sitk
-
-    sitk.WriteImage(Volume.from_array(hu, affine).to_sitk(), str(folder / "ct.nrrd"))
-    write(folder / "xray.dcm", pixels, **{**GOOD, "PixelIntensityRelationship": "LIN", **tags})
-    return folder
-
-
-def test_case_takes_geometry_and_start_from_the_tags(tmp_path):
-    case = load_case(make_case(tmp_path / "case", PositionerPrimaryAngle=20, PositionerSecondaryAngle=10))
-    camera = case.views[0].radiograph.camera
-    expected = c_arm_view(20, 10, camera, case.volume.centre_ras_mm.tolist(), 700 / 1020).numpy()
-    np.testing.assert_allclose(case.initial_camera_from_world, expected, atol=1e-9)
-    assert "PositionerPrimaryAngle (0018,1510)" in case.initial_origin
-
-
-def test_image_that_is_feet_up_turns_the_start(tmp_path):
-    case = load_case(make_case(tmp_path / "case", PositionerPrimaryAngle=0, PositionerSecondaryAngle=0, PatientOrientation=["L", "H"]))
-    rotation = case.initial_camera_from_world[:3, :3]
-    np.testing.assert_allclose(rotation[1], [0, 0, 1], atol=1e-12)  # rows run to the head
-    np.testing.assert_allclose(rotation[0], [-1, 0, 0], atol=1e-12)  # columns to the left, as the tag says
-    assert not case.views[0].radiograph.mirrored
-
-
-def test_geometry_file_wins_over_tags_and_tags_fill_in(tmp_path):
-    folder = make_case(tmp_path / "case")
-    (folder / "geometry.json").write_text('{"sdd_mm": 1111}')
-    radiograph = load_case(folder).views[0].radiograph
-    assert radiograph.camera.sdd_mm == 1111 and radiograph.camera.pixel_spacing_mm == (0.25, 0.3)
-    assert radiograph.known.sdd_mm.origin == "geometry.json: sdd_mm" and "(0018,1164)" in radiograph.known.pixel_spacing_mm.origin
-    assert load_case(folder).initial_camera_from_world is None
-
-
-def test_frame_of_a_cine_run_is_chosen_in_the_geometry_file(tmp_path):
-    folder = make_case(tmp_path / "case", pixels=counts(3))
-    with pytest.raises(InputError, match=r'"frame" in geometry\.json'):
-        load_case(folder)
-    (folder / "geometry.json").write_text('{"frame": 2, "collimator": false, "i0": 4000}')
-    read = load_case(folder).views[0].radiograph
-    np.testing.assert_allclose(read.image, np.log(4000) - np.log(counts(3)[2]), atol=1e-4)
