@@ -15,16 +15,19 @@ set(MODULE_PYTHON_SCRIPTS
   SphericalRegModule/job.py
   SphericalRegModule/landmarks.py
   SphericalRegModule/live.py
+  SphericalRegModule/models.py
   SphericalRegModule/packages_section.py
   SphericalRegModule/panel.py
   SphericalRegModule/parameters.py
   SphericalRegModule/prepared.py
+  SphericalRegModule/reading.py
   SphericalRegModule/rendering.py
   SphericalRegModule/result_section.py
   SphericalRegModule/runner.py
   SphericalRegModule/sample_data.py
   SphericalRegModule/scene_view.py
   SphericalRegModule/selftest.py
+  SphericalRegModule/training.py
   SphericalRegModule/undo.py
   SphericalRegModule/watch.py
   SphericalRegModule/xray_view.py

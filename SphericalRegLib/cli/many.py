@@ -19,7 +19,6 @@ from .common import (
     Quiet,
     Seed,
     check_output_folder,
-    model_name,
     print_json,
     read_model,
     read_start,
@@ -109,6 +108,7 @@ def _run(
     where = start(device)
     from SphericalRegLib.evaluation.registrar import CaseRegistrar
     from SphericalRegLib.imaging.files import write_json
+    from SphericalRegLib.models.checkpoint import model_name
     from SphericalRegLib.visualization.output import describe_inputs, write_result_folder
 
     from .progress_bars import progress_bars
