@@ -6,6 +6,7 @@ set(MODULE_PYTHON_SCRIPTS
   SphericalRegModule/batch.py
   SphericalRegModule/batch_section.py
   SphericalRegModule/blink.py
+  SphericalRegModule/charts.py
   SphericalRegModule/choices.py
   SphericalRegModule/dependencies.py
   SphericalRegModule/geometry_section.py
@@ -15,6 +16,7 @@ set(MODULE_PYTHON_SCRIPTS
   SphericalRegModule/job.py
   SphericalRegModule/landmarks.py
   SphericalRegModule/live.py
+  SphericalRegModule/model_section.py
   SphericalRegModule/models.py
   SphericalRegModule/packages_section.py
   SphericalRegModule/panel.py

@@ -18,7 +18,7 @@ from SphericalRegLib.mrml.voxels import voxels
 from SphericalRegLib.mrml.xrays import radiograph_to_node
 
 from . import scene_view, xray_view
-from .choices import ALL_VIEWS, ANGLES, SCENE
+from .choices import ALL_VIEWS, ANGLES, ASK_MODEL, NO_MODEL, SCENE
 from .dependencies import ensure
 from .job import failure
 from .live import LiveDRR
@@ -44,10 +44,12 @@ class InitialSection:
         self.ui.landmarksLabel.text = ""
 
     def show_state(self, busy: bool) -> None:
-        missing = self.panel.missing_inputs()
+        missing, p = self.panel.missing_inputs(), self.panel.parameters
+        if not missing and p.initial == ASK_MODEL:
+            missing = self.panel.model.missing()
         self.ui.placeButton.enabled = not busy and not missing
         self.ui.placeButton.toolTip = missing or self._place_tip
-        p = self.panel.parameters
+        missing = self.panel.missing_inputs()
         if not missing and (p.ctPoints is None or p.xrayPoints is None):
             missing = _("Choose the points in the CT and those in the X-ray")
         self.ui.landmarksButton.enabled = not busy and not missing
@@ -59,7 +61,7 @@ class InitialSection:
         if p.placedXray is not None and p.placedFrom is not p.xrayVolume:
             p.placedXray, p.drrVolume, p.placedFrom = None, None, None
             if p.initial == SCENE:
-                p.initial = ALL_VIEWS
+                p.initial = ALL_VIEWS if p.model == NO_MODEL else ASK_MODEL
         wanted = p.live and not self.panel.runner.busy and p.ctVolume is not None and p.placedXray is not None
         if wanted and not self.live.following:
             self.live.follow(p.ctVolume, p.placedXray)
@@ -79,6 +81,8 @@ class InitialSection:
             return "scene"
         if p.initial == ALL_VIEWS:
             return None
+        if p.initial == ASK_MODEL:
+            return "regressor"
         if p.initial != ANGLES:
             return p.initial
         from SphericalRegLib.geometry.views import c_arm_view
@@ -95,8 +99,27 @@ class InitialSection:
         with self.panel.reporting():
             ensure()
             p = self.panel.parameters
+            if p.initial == ASK_MODEL:
+                self.place(self._regressed())
+                return
             view: Any = (p.primaryDeg, p.secondaryDeg) if p.initial == ANGLES else "ap" if p.initial in (ALL_VIEWS, SCENE) else p.initial
             self.place(view)
+
+    def _regressed(self) -> np.ndarray:
+        """camera_from_world (4, 4): the likeliest pose that the model's regressor sees in the X-ray.
+
+        Raises:
+            InputError: there is no model, or none with a regressor.
+        """
+        model = self.panel.model.chosen()
+        if model is None or model.regressor is None:
+            raise InputError(_("Choose a model first.") if model is None else _("The model has no regressor: choose another start."))
+        from .models import regressed_pose
+        from .rendering import centre_of, radiograph_of
+
+        p = self.panel.parameters
+        radiograph = radiograph_of(p.xrayVolume, self.panel.geometry.known, self.panel.inputs.frame)
+        return regressed_pose(model, radiograph, centre_of(p.ctVolume))
 
     def on_landmarks(self, checked: bool = False) -> None:
         """Stand the X-ray where the landmarks say, and tell how well they fit."""

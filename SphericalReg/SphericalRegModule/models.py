@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from SphericalRegLib.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SHIPPED = "shipped"
 SHIPPED_SAMPLE = "pelvis"
@@ -46,3 +49,15 @@ def loaded(model: Any) -> Any:
         return model
     path = model_file(model)
     return None if path is None else load_model(path)
+
+
+def regressed_pose(model: Any, radiograph: Any, centre: np.ndarray) -> np.ndarray:
+    """camera_from_world (4, 4): the likeliest pose that a model's regressor sees in an X-ray, about a CT's centre (3,), RAS mm."""
+    import torch
+
+    from SphericalRegLib.geometry.se3 import recentred
+    from SphericalRegLib.registration.learned import regressed_poses
+
+    with torch.no_grad():
+        poses = regressed_poses(model.to("cpu"), radiograph, 1, 0)
+        return recentred(poses, model.regressor.centre.double(), torch.as_tensor(centre, dtype=torch.float64))[0].numpy()
