@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -48,6 +49,11 @@ def test_with_the_shipped_model_no_initial_pose_is_needed(slicer: ModuleType, wi
     again = result_of(nodes.transform)
     assert again is not None
     assert again.camera_from_world == pytest.approx(found.camera_from_world, abs=1e-6)
+
+    (row,) = widget.logic.registerBatch(tmp_path, tmp_path / "out", model="shipped", initial="regressor")  # as `sphericalreg batch --model`
+    assert row["error"] is None
+    assert np.array(row["camera_from_world"]) == pytest.approx(found.camera_from_world, abs=1e-6)
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["options"]["model"]["file"] == "pelvis.safetensors"
 
     # the regressor's pose can be looked at, too
     choose(ui.initialComboBox, choices.ASK_MODEL)

@@ -1,4 +1,4 @@
-"""A training in a process of its own, as scripts start it; small networks, a few steps."""
+"""A training in a process of its own: what is asked of the process, and what becomes of it. Real trainings: the panel's tests, and the console's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 from SphericalRegModule import training
-from SphericalRegModule.job import Stopped
 from SphericalRegModule.training import TrainingProgress, TrainingRequest, train
 
 from SphericalRegLib.errors import InputError
@@ -22,44 +21,6 @@ from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.progress import Cancelled, Progress
 
 GEOMETRY = {"sdd_mm": 900, "pixel_spacing_mm": [2.5, 2.2], "principal_point_px": [50, 37], "intensity": "counts"}
-SMALL: dict[str, Any] = {"imageSize": 32, "batch": 2, "device": "cpu"}
-POSES: dict[str, Any] = {"views": ["ap"], "primaryDeg": 15, "secondaryDeg": 10, "depthMm": 40}
-
-
-def test_train_cancel_and_resume_from_a_script(widget: Any, phantom: Any, tmp_path: Path, wait: Callable[..., float]) -> None:
-    """Cancelled after its first validation, the training goes on where it was, and the model registers without an initial pose."""
-    from SphericalRegLib.models.checkpoint import load_model
-    from SphericalRegLib.mrml.provenance import result_of
-
-    logic, path = widget.logic, tmp_path / "phantom.safetensors"
-    arguments = {"xrayNode": phantom.xray, "geometry": GEOMETRY, "anatomy": "phantom", **POSES, **SMALL}
-    seen: list[TrainingProgress] = []
-    answers: list[Any] = []
-    runner = logic.trainModel(
-        phantom.ct, path, minutes=0.2, validations=20, progress=seen.append, waitForCompletion=False, finished=answers.append, **arguments
-    )
-    wait(lambda: bool(answers or (seen and seen[-1].curve)))
-    assert not answers
-    assert "seconds" in seen[-1].stage and 0 < (seen[-1].left_s or 0) <= 12
-    runner.cancel()
-    assert wait(lambda: bool(answers)) < 5
-    assert answers == [Stopped()]
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["phantom.state"]
-    with pytest.raises(InputError, match="unfinished training"):
-        logic.trainModel(phantom.ct, path, **arguments)
-
-    # minutes may differ: so few that it ends at once
-    assert logic.trainModel(phantom.ct, path, minutes=0.01, validations=20, resume=True, **arguments) == path
-    model = load_model(path)
-    assert model.card["anatomy"] == "phantom" and model.card["cts"][0]["name"] == "phantom_CT.nrrd"
-    assert model.card["training"]["poses"]["primary_deg"] == 15
-    assert model.card["curve"][: len(seen[-1].curve)] == list(seen[-1].curve)
-    assert model.camera.sdd_mm == 900 and model.camera.size_px == (32, 32)
-    nodes = logic.register(phantom.ct, phantom.xray, geometry=GEOMETRY, model=path, device="cpu")
-    result = result_of(nodes.transform)
-    assert result is not None
-    assert [stage.name for stage in result.stages][:2] == ["regressor", "spherical LM"]
-    assert not any("not the one" in note for note in result.notes)
 
 
 def test_what_cannot_be_used_is_named_at_once(widget: Any, phantom: Any, tmp_path: Path) -> None:
