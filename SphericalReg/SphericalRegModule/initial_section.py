@@ -41,7 +41,11 @@ class InitialSection:
     def forget(self) -> None:
         """The scene or the panel goes away."""
         self.live.stop()
-        self.ui.landmarksLabel.text = ""
+        self._say_of_landmarks("")
+
+    def _say_of_landmarks(self, text: str) -> None:
+        self.ui.landmarksLabel.text = text
+        self.ui.landmarksLabel.visible = bool(text)
 
     def show_state(self, busy: bool) -> None:
         missing, p = self.panel.missing_inputs(), self.panel.parameters
@@ -130,7 +134,7 @@ class InitialSection:
         with self.panel.reporting():
             ensure()
             p = self.panel.parameters
-            self.ui.landmarksLabel.text = ""
+            self._say_of_landmarks("")
             found = landmark_pose(
                 p.ctVolume, p.xrayVolume, p.placedXray, p.ctPoints, p.xrayPoints, self.panel.geometry.known, self.panel.inputs.frame
             )
@@ -139,7 +143,7 @@ class InitialSection:
             if on_detector is not None:  # the detector was moved: its points go with it
                 put_on(p.xrayPoints, p.placedXray, on_detector)
             names = [p.ctPoints.GetNthControlPointLabel(number) for number in range(p.ctPoints.GetNumberOfControlPoints())]
-            self.ui.landmarksLabel.text = in_words(found, names)
+            self._say_of_landmarks(in_words(found, names))
 
     def place(self, view: Any) -> None:
         """Stand the X-ray before the CT: at a named view, C-arm angles or camera_from_world (4, 4); one of them gets handles, and the DRR follows."""

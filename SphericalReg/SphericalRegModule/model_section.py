@@ -19,7 +19,7 @@ from .job import Done, Failed, Message
 from .models import SHIPPED, loaded, model_file
 from .prepared import keep
 from .runner import Runner
-from .training import VALIDATION, TrainingProgress, train
+from .training import STARTING, VALIDATION, TrainingProgress, train
 
 if TYPE_CHECKING:
     from .panel import Panel
@@ -62,7 +62,14 @@ class ModelSection:
         self.ui.trainFrame.visible = choice == OWN_MODEL or training
         self.ui.modelLabel.visible = bool(self.ui.modelLabel.text)
         self.ui.trainProgressBar.visible = training
-        for widget in (self.ui.trainPathLineEdit, self.ui.trainViewComboBox, self.ui.trainPrimarySpinBox, self.ui.trainSecondarySpinBox):
+        for widget in (
+            self.ui.anatomyLineEdit,
+            self.ui.trainViewComboBox,
+            self.ui.trainPrimarySpinBox,
+            self.ui.trainSecondarySpinBox,
+            self.ui.trainMinutesSpinBox,
+            self.ui.trainPathLineEdit,
+        ):
             widget.enabled = not training
         unfinished = self._unfinished()
         missing = self._missing_for_training()
@@ -208,7 +215,11 @@ class ModelSection:
             request = self._request(out, resume)
             self._curve = ()
             self.ui.trainProgressBar.value = 0
-            self.ui.trainLabel.text = _("Starting...")
+            self.ui.trainLabel.text = (
+                _("Starting, for an X-ray of no known geometry: a flat panel of 400 mm at 1020 mm...")
+                if request.radiograph is None
+                else _("Starting, with the geometry of {xray}...").format(xray=p.xrayVolume.GetName())
+            )
             xray_view.show_layout()
             self.trainer.start(lambda report: train(request, report))
         self.panel.update()
@@ -245,6 +256,8 @@ class ModelSection:
 
     def _on_training(self, progress: Any) -> None:
         assert isinstance(progress, TrainingProgress)
+        if progress.stage == STARTING:  # what is said stays
+            return
         if progress.stage != VALIDATION:
             self.ui.trainProgressBar.value = round(100 * progress.done / max(progress.total, 1))
         words = [progress.stage.partition(",")[0], *([progress.message] if progress.message else [])]
@@ -291,7 +304,7 @@ class ModelSection:
             self._show_curve(told.curve)
 
     def _show_curve(self, curve: Any) -> None:
-        """Median errors over the minutes of the training, from the second validation on."""
+        """Median errors over the minutes of the training, once there are two validations to draw a line between."""
         if len(curve) < 2 or curve == self._curve:
             return
         self._curve = curve

@@ -49,6 +49,7 @@ class Panel:
         # an X-ray may be chosen before it is filled, and a sequence's proxy shows one frame after the other
         self._xray_watch = Watch(slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self.update)
         self._updating = False
+        self.stage = ""  # of what runs, or ran last
         self._details = ""
         self._then: Any = None
         self._failed: Any = None
@@ -167,11 +168,12 @@ class Panel:
         self.clear_error()
         self.initial.live.stop()
         self._then, self._failed, self._stopped = then, failed or self.show_error, stopped
-        self.ui.progressBar.value = 0
+        self.ui.progressBar.value, self.stage = 0, ""
         self.runner.start(work)
         self.show_state()
 
     def _on_progress(self, progress: Progress) -> None:
+        self.stage = progress.stage
         self.ui.progressBar.value = round(100 * progress.done / max(progress.total, 1))
         words = [progress.stage, *([progress.message] if progress.message else [])]
         if progress.cost is not None:

@@ -142,8 +142,6 @@ def screenshots(folder: Path) -> None:
         ui.pictureComboBox.setCurrentIndex(ui.pictureComboBox.findText(picture))
         demo.save(folder / f"{name}.png", "resultCollapsibleButton")
     ui.pictureComboBox.setCurrentIndex(0)
-    with tempfile.TemporaryDirectory() as models:
-        model(demo, Path(models), lambda: demo.save(folder / "model.png", "modelCollapsibleButton"))
     batch(demo, ct, xray)
     demo.save(folder / "batch.png", "batchTable")
     ui.batchCollapsibleButton.collapsed, ui.geometryCollapsibleButton.collapsed = True, False
@@ -153,6 +151,11 @@ def screenshots(folder: Path) -> None:
     ui.registerButton.click()
     demo.wait(lambda: not demo.widget.panel.runner.busy)
     demo.save(folder / "error.png", "registerCollapsibleButton")
+    ui.geometryPathLineEdit.currentPath = str(case_folder / "case_000" / "geometry.json")
+    ui.loadGeometryButton.click()
+    ui.geometryPathLineEdit.currentPath = ""
+    with tempfile.TemporaryDirectory() as models:
+        model(demo, Path(models), lambda: demo.save(folder / "model.png", "modelCollapsibleButton"))
     demo.widget.cleanup()
 
 
