@@ -96,12 +96,11 @@ def choose_in_panel(ct: Any, xray: Any) -> None:
     from SphericalReg import SphericalRegLogic
     from SphericalRegLib.models.shipped import shipped_model
 
+    # One by one: between StartModify and EndModify, Slicer's own binding (with SLICER_PY) lost the CT's choice.
     parameters = SphericalRegLogic().getParameterNode()
-    modified = parameters.StartModify()
     parameters.ctVolume, parameters.xrayVolume = ct, xray
     if shipped_model(SHIPPED_SAMPLE) is not None:
         parameters.model, parameters.initial = SHIPPED_MODEL, ASK_MODEL
-    parameters.EndModify(modified)
 
 
 def make_sample_case(folder: Path) -> Path:
