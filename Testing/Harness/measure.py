@@ -164,8 +164,10 @@ def cancel_latency(widget: Any, count: int, moments: random.Random) -> list[Meas
     nodes = slicer.mrmlScene.GetNumberOfNodes()
     latencies: list[tuple[float, str]] = []
     finished, broken = 0, 0
-    for number in range(count):
-        if number == (count + 1) // 2:
+    for number in range(3 * count):
+        if len(latencies) == count:
+            break
+        if len(latencies) == (count + 1) // 2 and start != ASK_MODEL:
             start = ASK_MODEL
             choose(ui.modelComboBox, SHIPPED_MODEL)
             choose(ui.initialComboBox, start)
