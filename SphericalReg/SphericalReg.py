@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import unittest
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,16 +111,11 @@ class SphericalRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def initializeParameterNode(self) -> None:
         """Make sure that there is a parameter node, with a first guess of the inputs."""
         self.setParameterNode(self.logic.getParameterNode())
+        volumes = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if node.GetImageData()]
         if not self._parameterNode.ctVolume:
-            volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-            deep = [node for node in volumes if node.GetImageData() and min(node.GetImageData().GetDimensions()) > 1]
-            if deep:
-                self._parameterNode.ctVolume = deep[0]
+            self._parameterNode.ctVolume = next((node for node in volumes if min(node.GetImageData().GetDimensions()) > 1), None)
         if not self._parameterNode.xrayVolume:
-            volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-            flat = [node for node in volumes if node.GetImageData() and node.GetImageData().GetDimensions()[2] == 1]
-            if flat:
-                self._parameterNode.xrayVolume = flat[0]
+            self._parameterNode.xrayVolume = next((node for node in volumes if node.GetImageData().GetDimensions()[2] == 1), None)
 
     def setParameterNode(self, inputParameterNode: Any) -> None:
         """Bind another parameter node, or none."""
@@ -159,6 +154,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         *,
         geometry: Any = None,
         initial: Any = None,
+        model: Any = None,
         labelsNode: Any = None,
         labels: Collection[int | str] | None = None,
         maskNode: Any = None,
@@ -177,9 +173,12 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         Args:
             ctNode: vtkMRMLScalarVolumeNode with Hounsfield units. It gets `outputTransform` as its parent.
             xrayNode: vtkMRMLScalarVolumeNode with the image as stored, or one on a placed detector (then the CT moves before that detector).
-            geometry: a SphericalRegLib Camera, a mapping with the keys of geometry.json or such a file; what it leaves open is taken from the node.
-            initial: camera_from_world (4, 4), a named view ("ap", "pa", "left", "right"), "scene" (where the CT stands before a placed X-ray), or
-                None: all named views are tried.
+            geometry: a SphericalRegLib Camera, a mapping with the keys of geometry.json or such a file; of what it leaves open, the node itself
+                tells its size and spacing. None: what was kept with the node, then what its DICOM instance says.
+            initial: camera_from_world (4, 4), a named view ("ap", "pa", "left", "right"), "scene" (where the CT stands before a placed X-ray),
+                "regressor" (the model is asked), or None: the model's regressor is asked, and without one all named views are tried.
+            model: None (the intensities alone), "shipped" (of the sample pelvis), a model's file, or a SphericalRegLib Model. The result's notes say
+                where it does not fit the CT.
             labelsNode: label map or segmentation of the CT; labels: its numbers, or its segments' names or IDs, that are rendered (None: all).
             maskNode: label map of the X-ray's size; zero leaves a pixel out.
             frame: of a run, from 0; None: the frame that a sequence's proxy shows.
@@ -201,36 +200,20 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             Cancelled: `progress` raised it, or the scene was closed.
         """
         from SphericalRegModule.dependencies import ensure
-        from SphericalRegModule.job import Done
         from SphericalRegModule.prepared import keep
-        from SphericalRegModule.runner import Runner, SceneClosing, run_to_end
+        from SphericalRegModule.runner import run_work
 
         ensure()
         from SphericalRegLib.mrml.session import ResultNodes, run, write_outcome
 
         chosen = {"labelsNode": labelsNode, "labels": labels, "maskNode": maskNode, "device": device, "seed": seed, "options": options}
-        request = self.readRequest(ctNode, xrayNode, frame, geometry=geometry, initial=initial, **chosen)
-        existing = ResultNodes(outputTransform, None, None)
+        request = self.readRequest(ctNode, xrayNode, frame, geometry=geometry, initial=initial, model=model, **chosen)
 
         def show(outcome: Any) -> Any:
             self.prepared = keep(outcome.pyramid, ctNode, labelsNode, labels, self.options if options is None else options)
-            return write_outcome(slicer.mrmlScene, outcome, ctNode, xrayNode, existing, move_xray=moveXray)
+            return write_outcome(slicer.mrmlScene, outcome, ctNode, xrayNode, ResultNodes(outputTransform, None, None), move_xray=moveXray)
 
-        if waitForCompletion:
-            return show(run_to_end(lambda report: run(request, report), progress, ends_with_scene=True))
-
-        def end(message: Any) -> None:
-            self._running.discard(runner)
-            closing.removeObservers()
-            answer = show(message.value) if isinstance(message, Done) else message
-            if finished is not None:
-                finished(answer)
-
-        runner = Runner(progress or (lambda _report: None), end)
-        closing = SceneClosing(runner.cancel)
-        runner.start(lambda report: run(request, report))
-        self._running.add(runner)
-        return runner
+        return run_work(lambda report: run(request, report), show, progress, waitForCompletion, finished, self._running, ends_with_scene=True)
 
     def registerRun(
         self,
@@ -252,7 +235,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             tableNode: vtkMRMLTableNode for one row a frame; made if None.
             moveXray: see `register`.
             progress: called in the main thread with SphericalRegLib Progress reports.
-            keywords: geometry, initial, labelsNode, labels, maskNode, device, seed and options, as of `register`.
+            keywords: geometry, initial, model, labelsNode, labels, maskNode, device, seed and options, as of `register`.
 
         Returns:
             RunNodes (shown, browser, sequences, table).
@@ -260,9 +243,11 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         Raises:
             InputError: input that cannot be used, in one sentence; or no frame could be registered.
         """
+        from SphericalRegModule.dependencies import ensure
         from SphericalRegModule.prepared import keep
         from SphericalRegModule.runner import run_to_end
 
+        ensure()
         from SphericalRegLib.mrml.run_session import register_run, write_run
         from SphericalRegLib.mrml.session import ResultNodes
 
@@ -271,8 +256,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         pyramid = next(frame.outcome.pyramid for frame in frames if frame.outcome is not None)
         options = keywords.get("options") or self.options
         self.prepared = keep(pyramid, ctNode, keywords.get("labelsNode"), keywords.get("labels"), options)
-        shown = ResultNodes(outputTransform, None, None)
-        return write_run(slicer.mrmlScene, frames, ctNode, xrayNode, shown, tableNode, move_xray=moveXray)
+        return write_run(slicer.mrmlScene, frames, ctNode, xrayNode, ResultNodes(outputTransform, None, None), tableNode, move_xray=moveXray)
 
     def registerBatch(
         self,
@@ -280,6 +264,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         outputFolder: str | Path | None = None,
         *,
         initial: Any = None,
+        model: Any = None,
         device: str = "auto",
         seed: int = 0,
         options: Any = None,
@@ -291,7 +276,8 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         Args:
             cases: a folder of case folders, a list of case folders, or a list of (ctNode, xrayNode) pairs.
             outputFolder: results and batch.csv of case folders; needed for those. A later call goes on where an earlier one stopped.
-            initial: as of `register`, for all of them; None: what a case's geometry.json says, else all named views.
+            initial: as of `register`, for all of them; None: what a case's geometry.json says, else as of `register`.
+            model: as of `register`; for case folders not a loaded one, for the record of the results names the file.
             device, seed, options, progress: as of `register`.
             keywords: for pairs of nodes, further arguments of `register`.
 
@@ -300,14 +286,62 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         """
         from SphericalRegModule.batch import batch_of_folders, batch_of_nodes
         from SphericalRegModule.dependencies import ensure
+        from SphericalRegModule.models import loaded, model_file
         from SphericalRegModule.runner import run_to_end
 
         ensure()
         if isinstance(cases, (str, Path)) or all(isinstance(case, (str, Path)) for case in cases):
             folders = [Path(case) for case in ([cases] if isinstance(cases, (str, Path)) else cases)]
-            chosen = self.options if options is None else options
-            return run_to_end(lambda report: batch_of_folders(folders, outputFolder, device, seed, report, initial, chosen), progress)
-        return batch_of_nodes(self, cases, initial=initial, device=device, seed=seed, options=options, progress=progress, **keywords)
+            chosen, file = self.options if options is None else options, model_file(model)
+            return run_to_end(lambda report: batch_of_folders(folders, outputFolder, device, seed, report, initial, chosen, file), progress)
+        keywords.update(initial=initial, model=loaded(model), device=device, seed=seed, options=options)
+        return batch_of_nodes(self, cases, progress=progress, **keywords)
+
+    def trainModel(
+        self,
+        ctNode: Any,
+        path: str | Path,
+        *,
+        xrayNode: Any = None,
+        geometry: Any = None,
+        resume: bool = False,
+        device: str = "auto",
+        seed: int = 0,
+        progress: Callable[[Any], None] | None = None,
+        waitForCompletion: bool = True,
+        finished: Callable[[Any], None] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Train a model for this patient, as ``sphericalreg train`` does, in a process of its own.
+
+        Args:
+            ctNode: the CT; all of it is rendered.
+            path: of the model, .safetensors; its card is written beside it (.json), and until it is finished its state (.state).
+            xrayNode, geometry: an X-ray of the C-arm that the model is for, as of `register`; None: a flat panel of 400 mm at 1020 mm.
+            resume: go on with the unfinished training at this path; the options must be the same but for the minutes.
+            device, seed, waitForCompletion: as of `register`.
+            progress: called in the main thread with SphericalRegModule.training TrainingProgress reports: `curve` holds the validations so far.
+            finished: as of `register`, with the path.
+            options: of the command, in this spelling: minutes, iterations, anatomy, views, primaryDeg, secondaryDeg, inPlaneDeg, inPlaneMm, depthMm
+                (the poses that it is for), base, backbone, imageSize, batch, ... (SphericalRegModule.training.OPTIONS).
+
+        Returns:
+            The model's path, for `register`; without waiting, a Runner: `cancel` ends the process, and `resume` goes on. Closing the scene does not.
+
+        Raises:
+            InputError: input that cannot be used, in one sentence.
+            Cancelled: `progress` raised it; the state was saved.
+        """
+        from SphericalRegModule.dependencies import ensure
+        from SphericalRegModule.runner import run_work
+
+        ensure()
+        from SphericalRegModule.reading import training_request
+        from SphericalRegModule.training import train
+
+        request = training_request(ctNode, path, xrayNode, geometry, resume=resume, device=device, seed=seed, options=options)
+
+        return run_work(lambda report: train(request, report), Path, progress, waitForCompletion, finished, self._running, ends_with_scene=False)
 
     def renderDRR(
         self,
@@ -364,52 +398,21 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
 
     def readRequest(self, ctNode: Any, xrayNode: Any, frame: int | None = None, **keywords: Any) -> Any:
         """The inputs of a registration, read from the scene; arguments and errors as of `register`."""
+        from SphericalRegModule.reading import registration_inputs
+
         from SphericalRegLib.mrml.session import read_request
 
-        return read_request(ctNode, xrayNode, frame=frame, **self._inputs(ctNode, xrayNode, **keywords))
+        keywords["options"] = keywords.get("options") or self.options
+        return read_request(ctNode, xrayNode, frame=frame, **registration_inputs(self.prepared, ctNode, xrayNode, **keywords))
 
     def readRun(self, ctNode: Any, xrayNode: Any, reference: Any = None, **keywords: Any) -> Any:
         """The inputs of a run's registration, read from the scene; `reference` (4, 4) is where the camera stands, the rest as of `registerRun`."""
+        from SphericalRegModule.reading import registration_inputs
+
         from SphericalRegLib.mrml.run_session import read_run
 
-        return read_run(ctNode, xrayNode, reference=reference, **self._inputs(ctNode, xrayNode, **keywords))
-
-    def _inputs(
-        self,
-        ctNode: Any,
-        xrayNode: Any,
-        *,
-        geometry: Any = None,
-        initial: Any = None,
-        labelsNode: Any = None,
-        labels: Iterable[int | str] | None = None,
-        maskNode: Any = None,
-        device: str = "auto",
-        seed: int = 0,
-        options: Any = None,
-    ) -> dict[str, Any]:
-        """Keywords of the library's `read_request`."""
-        from SphericalRegModule.prepared import key
-        from SphericalRegModule.rendering import kept_geometry_of
-
-        from SphericalRegLib.imaging.radiograph import geometry_values
-        from SphericalRegLib.mrml.session import resolved_device
-
-        options = self.options if options is None else options
-        where = resolved_device(device)
-        chosen = None if labels is None else tuple(labels)
-        here = self.prepared is not None and self.prepared.key == key(ctNode, labelsNode, chosen, where, options)
-        return {
-            "geometry": kept_geometry_of(xrayNode) if geometry is None else geometry_values(geometry),
-            "initial": initial,
-            "labels": labelsNode,
-            "parts": chosen,
-            "mask": maskNode,
-            "options": options,
-            "device": where,
-            "seed": seed,
-            "prepared": self.prepared.pyramid if here else None,
-        }
+        keywords["options"] = keywords.get("options") or self.options
+        return read_run(ctNode, xrayNode, reference=reference, **registration_inputs(self.prepared, ctNode, xrayNode, **keywords))
 
     def forgetPrepared(self) -> None:
         """Free the memory of the prepared CT."""

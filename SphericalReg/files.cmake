@@ -6,6 +6,7 @@ set(MODULE_PYTHON_SCRIPTS
   SphericalRegModule/batch.py
   SphericalRegModule/batch_section.py
   SphericalRegModule/blink.py
+  SphericalRegModule/charts.py
   SphericalRegModule/choices.py
   SphericalRegModule/dependencies.py
   SphericalRegModule/geometry_section.py
@@ -15,16 +16,20 @@ set(MODULE_PYTHON_SCRIPTS
   SphericalRegModule/job.py
   SphericalRegModule/landmarks.py
   SphericalRegModule/live.py
+  SphericalRegModule/model_section.py
+  SphericalRegModule/models.py
   SphericalRegModule/packages_section.py
   SphericalRegModule/panel.py
   SphericalRegModule/parameters.py
   SphericalRegModule/prepared.py
+  SphericalRegModule/reading.py
   SphericalRegModule/rendering.py
   SphericalRegModule/result_section.py
   SphericalRegModule/runner.py
   SphericalRegModule/sample_data.py
   SphericalRegModule/scene_view.py
   SphericalRegModule/selftest.py
+  SphericalRegModule/training.py
   SphericalRegModule/undo.py
   SphericalRegModule/watch.py
   SphericalRegModule/xray_view.py

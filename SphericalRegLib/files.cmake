@@ -12,6 +12,7 @@ set(MODULE_PYTHON_SCRIPTS
   cli/landscape.py
   cli/many.py
   cli/panel.py
+  cli/piped.py
   cli/progress_bars.py
   cli/register.py
   cli/selftest.py
@@ -159,6 +160,7 @@ set(MODULE_PYTHON_SCRIPTS
   training/__init__.py
   training/augmentation.py
   training/camera.py
+  training/files.py
   training/losses.py
   training/overrides.py
   training/paired.py

@@ -39,8 +39,12 @@ def pace(seconds: float, done: int, total: int) -> str:
     if done < 1:
         return ""
     each = seconds / done
-    left = round(each * max(total - done, 0))
-    minutes, rest = divmod(left, 60)
+    left = clock(each * max(total - done, 0))
+    return f"{each:.2g} s each, {left} left" if each < 100 else f"{each:.0f} s each, {left} left"
+
+
+def clock(seconds: float) -> str:
+    """A duration in words: "20 s", "1 min 20 s", "2 h 5 min"."""
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    clock = f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-    return f"{each:.2g} s each, {clock} left" if each < 100 else f"{each:.0f} s each, {clock} left"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

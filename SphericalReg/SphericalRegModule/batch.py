@@ -21,15 +21,17 @@ def batch_of_folders(
     progress: ProgressCallback,
     initial: Any = None,
     options: Any = None,
+    model: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Register case folders, resumably; touches nothing of the scene. The poses are those of ``sphericalreg batch``.
 
     Args:
-        initial: a named view or camera_from_world (4, 4) for all of them; None: what each case says.
+        initial: a named view, camera_from_world (4, 4) or "regressor" for all of them; None: what each case says.
         options: RegistrationOptions; None: the library's.
+        model: a model's file.
 
     Raises:
-        InputError: no case, or no output folder.
+        InputError: no case, no output folder, or a model that is none.
         Cancelled: out of `progress`; what is done stays.
     """
     if output is None or not str(output):
@@ -40,10 +42,13 @@ def batch_of_folders(
     from SphericalRegLib.evaluation.protocol import batch
     from SphericalRegLib.evaluation.registrar import CaseRegistrar
     from SphericalRegLib.imaging.files import read_json_object
+    from SphericalRegLib.models.checkpoint import load_model, model_name
     from SphericalRegLib.mrml.session import resolved_device
 
-    registrar = CaseRegistrar(initial, device=resolved_device(device), seed=seed, options=options, progress=progress)
-    records, _table = batch(cases, output, registrar, options=registrar.options, progress=progress)
+    network = None if model is None else load_model(model)
+    registrar = CaseRegistrar(initial, model=network, device=resolved_device(device), seed=seed, options=options, progress=progress)
+    named = registrar.options if model is None else {**registrar.options, "model": model_name(model)}
+    records, _table = batch(cases, output, registrar, options=named, progress=progress)
     rows = []
     for record in records:
         result = {} if record.error else read_json_object(Path(output) / record.name / "result.json", "result")

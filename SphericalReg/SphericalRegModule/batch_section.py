@@ -111,7 +111,8 @@ class BatchSection:
             self._began = time.perf_counter()
             try:
                 initial = self.panel.initial.pose(ct, xray)
-                request = self.panel.logic.readRequest(ct, xray, initial=initial, device=p.device, seed=p.seed)
+                model = self.panel.model.chosen()
+                request = self.panel.logic.readRequest(ct, xray, initial=initial, model=model, device=p.device, seed=p.seed)
             except InputError as error:
                 self._pair_failed(failure(error), go_on=False)
                 continue
@@ -163,8 +164,8 @@ class BatchSection:
             if not folder or not out:
                 raise InputError(_("Choose a folder of cases and a folder for the results first."))
             ensure()
-            device, seed = self.panel.parameters.device, self.panel.parameters.seed
-            self.panel.run_job(lambda report: batch_of_folders([Path(folder)], out, device, seed, report), self.show_rows)
+            device, seed, model = self.panel.parameters.device, self.panel.parameters.seed, self.panel.model.file()
+            self.panel.run_job(lambda report: batch_of_folders([Path(folder)], out, device, seed, report, model=model), self.show_rows)
 
     # -- results
 

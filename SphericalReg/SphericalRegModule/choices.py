@@ -3,7 +3,15 @@
 ALL_VIEWS = "all named views"
 ANGLES = "C-arm angles"
 SCENE = "the CT's place in the scene"
-INITIAL_POSES = (ALL_VIEWS, "ap", "pa", "left", "right", ANGLES, SCENE)
+ASK_MODEL = "the model's regressor"
+INITIAL_POSES = (ALL_VIEWS, "ap", "pa", "left", "right", ANGLES, SCENE, ASK_MODEL)
+
+NO_MODEL, SHIPPED_MODEL, MODEL_FILE, OWN_MODEL = MODELS = (
+    "none (intensities alone)",
+    "shipped (of the sample pelvis)",
+    "from a file",
+    "trained for this patient",
+)
 
 OVERLAY, XRAY, DRR, RED_BLUE, SIGNED, CHECKERBOARD = PICTURES = (
     "overlay",

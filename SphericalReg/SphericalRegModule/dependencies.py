@@ -14,7 +14,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from slicer.i18n import tr as _
 from SphericalRegLib.errors import InputError
 
 from .installer import install_selectively, lacking, satisfied
+from .training import python_executable
 
 # Import name -> requirement. Kept short: what registration and training need, not what benchmarks need.
 REQUIRED = {
@@ -112,8 +112,7 @@ def verify() -> None:
         InputError: one of them does not import.
     """
     code = "import " + ", ".join([*TORCH, *REQUIRED])
-    python = shutil.which("PythonSlicer") or sys.executable
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([python_executable(), "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = "\n".join(done.stderr.splitlines()[-LAST_LINES:])
         raise InputError(_("The packages are installed but do not load: restart Slicer and try again. The last lines:\n{lines}").format(lines=lines))

@@ -18,7 +18,7 @@ from SphericalRegLib.mrml.voxels import voxels
 from SphericalRegLib.mrml.xrays import radiograph_to_node
 
 from . import scene_view, xray_view
-from .choices import ALL_VIEWS, ANGLES, SCENE
+from .choices import ALL_VIEWS, ANGLES, ASK_MODEL, NO_MODEL, SCENE
 from .dependencies import ensure
 from .job import failure
 from .live import LiveDRR
@@ -41,13 +41,19 @@ class InitialSection:
     def forget(self) -> None:
         """The scene or the panel goes away."""
         self.live.stop()
-        self.ui.landmarksLabel.text = ""
+        self._say_of_landmarks("")
+
+    def _say_of_landmarks(self, text: str) -> None:
+        self.ui.landmarksLabel.text = text
+        self.ui.landmarksLabel.visible = bool(text)
 
     def show_state(self, busy: bool) -> None:
-        missing = self.panel.missing_inputs()
+        missing, p = self.panel.missing_inputs(), self.panel.parameters
+        if not missing and p.initial == ASK_MODEL:
+            missing = self.panel.model.missing()
         self.ui.placeButton.enabled = not busy and not missing
         self.ui.placeButton.toolTip = missing or self._place_tip
-        p = self.panel.parameters
+        missing = self.panel.missing_inputs()
         if not missing and (p.ctPoints is None or p.xrayPoints is None):
             missing = _("Choose the points in the CT and those in the X-ray")
         self.ui.landmarksButton.enabled = not busy and not missing
@@ -59,7 +65,7 @@ class InitialSection:
         if p.placedXray is not None and p.placedFrom is not p.xrayVolume:
             p.placedXray, p.drrVolume, p.placedFrom = None, None, None
             if p.initial == SCENE:
-                p.initial = ALL_VIEWS
+                p.initial = ALL_VIEWS if p.model == NO_MODEL else ASK_MODEL
         wanted = p.live and not self.panel.runner.busy and p.ctVolume is not None and p.placedXray is not None
         if wanted and not self.live.following:
             self.live.follow(p.ctVolume, p.placedXray)
@@ -79,6 +85,8 @@ class InitialSection:
             return "scene"
         if p.initial == ALL_VIEWS:
             return None
+        if p.initial == ASK_MODEL:
+            return "regressor"
         if p.initial != ANGLES:
             return p.initial
         from SphericalRegLib.geometry.views import c_arm_view
@@ -95,8 +103,27 @@ class InitialSection:
         with self.panel.reporting():
             ensure()
             p = self.panel.parameters
+            if p.initial == ASK_MODEL:
+                self.place(self._regressed())
+                return
             view: Any = (p.primaryDeg, p.secondaryDeg) if p.initial == ANGLES else "ap" if p.initial in (ALL_VIEWS, SCENE) else p.initial
             self.place(view)
+
+    def _regressed(self) -> np.ndarray:
+        """camera_from_world (4, 4): the likeliest pose that the model's regressor sees in the X-ray.
+
+        Raises:
+            InputError: there is no model, or none with a regressor.
+        """
+        model = self.panel.model.chosen()
+        if model is None or model.regressor is None:
+            raise InputError(_("Choose a model first.") if model is None else _("The model has no regressor: choose another start."))
+        from .models import regressed_pose
+        from .rendering import centre_of, radiograph_of
+
+        p = self.panel.parameters
+        radiograph = radiograph_of(p.xrayVolume, self.panel.geometry.known, self.panel.inputs.frame)
+        return regressed_pose(model, radiograph, centre_of(p.ctVolume))
 
     def on_landmarks(self, checked: bool = False) -> None:
         """Stand the X-ray where the landmarks say, and tell how well they fit."""
@@ -107,7 +134,7 @@ class InitialSection:
         with self.panel.reporting():
             ensure()
             p = self.panel.parameters
-            self.ui.landmarksLabel.text = ""
+            self._say_of_landmarks("")
             found = landmark_pose(
                 p.ctVolume, p.xrayVolume, p.placedXray, p.ctPoints, p.xrayPoints, self.panel.geometry.known, self.panel.inputs.frame
             )
@@ -116,7 +143,7 @@ class InitialSection:
             if on_detector is not None:  # the detector was moved: its points go with it
                 put_on(p.xrayPoints, p.placedXray, on_detector)
             names = [p.ctPoints.GetNthControlPointLabel(number) for number in range(p.ctPoints.GetNumberOfControlPoints())]
-            self.ui.landmarksLabel.text = in_words(found, names)
+            self._say_of_landmarks(in_words(found, names))
 
     def place(self, view: Any) -> None:
         """Stand the X-ray before the CT: at a named view, C-arm angles or camera_from_world (4, 4); one of them gets handles, and the DRR follows."""

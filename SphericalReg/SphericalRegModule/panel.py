@@ -16,12 +16,14 @@ from SphericalRegLib.mrml.matrices import scene_from_node
 from SphericalRegLib.progress import Progress
 
 from .batch_section import BatchSection
+from .charts import Charts
 from .choices import SCENE
 from .dependencies import ensure
 from .geometry_section import GeometrySection
 from .initial_section import InitialSection
 from .inputs_section import InputsSection
 from .job import Done, Failed, Message, failure
+from .model_section import ModelSection
 from .packages_section import PackagesSection
 from .prepared import keep
 from .result_section import ResultSection
@@ -47,18 +49,20 @@ class Panel:
         # an X-ray may be chosen before it is filled, and a sequence's proxy shows one frame after the other
         self._xray_watch = Watch(slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self.update)
         self._updating = False
+        self.stage = ""  # of what runs, or ran last
         self._details = ""
         self._then: Any = None
         self._failed: Any = None
         self._stopped: Any = None
+        self.charts = Charts()
         self.inputs = InputsSection(self)
         self.geometry = GeometrySection(self)
         self.initial = InitialSection(self)
-        # The section for a trained network belongs here: between where the search starts and the search.
+        self.model = ModelSection(self)
         self.result = ResultSection(self)
         self.batch = BatchSection(self)
         self.packages = PackagesSection(self)
-        self._sections = (self.inputs, self.geometry, self.initial, self.result, self.batch, self.packages)
+        self._sections = (self.inputs, self.geometry, self.model, self.initial, self.result, self.batch, self.packages)
         ui.registerButton.connect("clicked(bool)", self.on_register)
         ui.copyDetailsButton.connect("clicked(bool)", self.on_copy_details)
         ui.progressBar.visible = False
@@ -69,6 +73,7 @@ class Panel:
         self.runner.abandon()
         for section in self._sections:
             section.forget()
+        self.model.close()
         self._parameters_watch.follow(None)
         self._xray_watch.follow(None)
         self.logic.forgetPrepared()
@@ -81,11 +86,12 @@ class Panel:
             self.runner.abandon()
             self.logic.forgetPrepared()
         self.parameters = None
+        self.charts.forget()
         for section in self._sections:
             section.forget()
         self.parameters = parameters
         self.update()
-        self._show_state()
+        self.show_state()
 
     # -- following the parameters
 
@@ -102,7 +108,7 @@ class Panel:
             self.show_error(failure(error))
         finally:
             self._updating = False
-        self._show_state()
+        self.show_state()
 
     @property
     def observers(self) -> int:
@@ -117,10 +123,17 @@ class Panel:
             return _("No scene")
         if p.ctVolume is None or p.xrayVolume is None:
             return _("Choose a CT and an X-ray")
+        if self.inputs.chosen_parts == ():
+            return self.missing_geometry() or _("Tick the parts of the CT that are rendered")
+        return self.missing_geometry()
+
+    def missing_geometry(self) -> str:
+        """What is still to be known of the X-ray's camera, or an empty text."""
+        p = self.parameters
+        if p.xrayVolume is None:
+            return _("Choose an X-ray")
         if p.sddMm <= 0 or min(p.spacingColumnMm, p.spacingRowMm) <= 0:
             return _("Enter the source-to-detector distance and the pixel spacing")
-        if self.inputs.chosen_parts == ():
-            return _("Tick the parts of the CT that are rendered")
         return ""
 
     def missing(self) -> str:
@@ -128,9 +141,9 @@ class Panel:
         p = self.parameters
         if p is not None and p.initial == SCENE and p.placedXray is None:
             return self.missing_inputs() or _("Place the X-ray first, or choose another start")
-        return self.missing_inputs()
+        return self.missing_inputs() or ("" if p is None else self.model.missing())
 
-    def _show_state(self) -> None:
+    def show_state(self) -> None:
         missing, busy = self.missing(), self.runner.busy
         self.ui.registerButton.text = _("Cancel") if busy else _("Register all frames") if self.inputs.all_frames else _("Register")
         self.ui.registerButton.enabled = busy or not missing
@@ -155,11 +168,12 @@ class Panel:
         self.clear_error()
         self.initial.live.stop()
         self._then, self._failed, self._stopped = then, failed or self.show_error, stopped
-        self.ui.progressBar.value = 0
+        self.ui.progressBar.value, self.stage = 0, ""
         self.runner.start(work)
-        self._show_state()
+        self.show_state()
 
     def _on_progress(self, progress: Progress) -> None:
+        self.stage = progress.stage
         self.ui.progressBar.value = round(100 * progress.done / max(progress.total, 1))
         words = [progress.stage, *([progress.message] if progress.message else [])]
         if progress.cost is not None:
@@ -249,7 +263,8 @@ class Panel:
 
     def _choices(self, labels: Any, parts: Any) -> dict[str, Any]:
         p = self.parameters
-        return {"labelsNode": labels, "labels": parts, "maskNode": p.maskVolume, "device": p.device, "seed": p.seed}
+        model = self.model.chosen()
+        return {"model": model, "labelsNode": labels, "labels": parts, "maskNode": p.maskVolume, "device": p.device, "seed": p.seed}
 
     def on_copy_details(self, checked: bool = False) -> None:
         slicer.app.clipboard().setText(f"{self.ui.errorLabel.text}\n\n{self._details}")

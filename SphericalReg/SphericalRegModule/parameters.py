@@ -14,7 +14,7 @@ from slicer import (
 )
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 
-from .choices import ALL_VIEWS, INITIAL_POSES, PICTURES
+from .choices import ALL_VIEWS, INITIAL_POSES, MODELS, NO_MODEL, PICTURES
 
 
 @parameterNodeWrapper
@@ -43,6 +43,14 @@ class SphericalRegParameterNode:
     ctPoints: vtkMRMLMarkupsFiducialNode
     xrayPoints: vtkMRMLMarkupsFiducialNode
     live: bool = False
+    model: Annotated[str, Choice(list(MODELS))] = NO_MODEL
+    modelPath: str = ""
+    anatomy: str = ""
+    trainView: Annotated[str, Choice(["ap", "pa", "left", "right"])] = "ap"
+    trainPrimaryDeg: Annotated[float, WithinRange(0, 180)] = 45.0
+    trainSecondaryDeg: Annotated[float, WithinRange(0, 90)] = 25.0
+    trainMinutes: Annotated[float, WithinRange(0.1, 10000)] = 20.0
+    trainPath: str = ""
     outputTransform: vtkMRMLLinearTransformNode
     picture: Annotated[str, Choice(list(PICTURES))] = PICTURES[0]
     drrOpacity: Annotated[float, WithinRange(0, 1)] = 0.5

@@ -39,7 +39,6 @@ class ResultSection:
         self._frames: Sequence[Any] = ()
         self._run: Any = None
         self._undo: list[tuple[Before, Any]] = []
-        self._plots: dict[str, dict[str, Any]] = {}
         self._shown: tuple[Any, ...] = ()
         self._moved: Any = None
         self._shown_from: tuple[Any, Any] = (None, None)
@@ -53,7 +52,7 @@ class ResultSection:
         self.blink.stop()
         self.watch.follow(None)
         self._forget_outcome()
-        self._undo, self._plots, self._shown, self._moved = [], {}, (), None
+        self._undo, self._shown, self._moved = [], (), None
         self.ui.verdictLabel.text = ""
 
     def _forget_outcome(self) -> None:
@@ -189,22 +188,14 @@ class ResultSection:
         """Cost of each iteration, relative to the start of its stage; of a run, the similarity of each frame."""
         if self._run is not None:
             scores = [(number, frame.outcome.result.score) for number, frame in enumerate(self._frames) if frame.outcome is not None]
-            self._show_chart("run", np.array(scores), [_("frame"), _("similarity")], _("Similarity"))
+            self.panel.charts.show("run", np.array(scores), [_("frame"), _("similarity")], _("Similarity"))
             return
         stages = self._outcome.result.stages
         costs = [np.array(stage.costs) / stage.costs[0] for stage in stages if stage.costs and stage.costs[0] > 0]
         if costs:
             relative = np.concatenate(costs)
             table = np.column_stack((np.arange(len(relative)), relative))
-            self._show_chart("costs", table, [_("iteration"), _("cost, relative to the start of its stage")], _("Convergence"))
-
-    def _show_chart(self, kind: str, table: np.ndarray, names: list[str], title: str) -> None:
-        manager = slicer.app.layoutManager()
-        if manager is None or not manager.plotViewCount:
-            return
-        nodes = self._plots.setdefault(kind, {})
-        chart = slicer.util.plot(table, xColumnIndex=0, columnNames=names, title=title, show=False, nodes=nodes)
-        manager.plotWidget(0).mrmlPlotViewNode().SetPlotChartNodeID(chart.GetID())
+            self.panel.charts.show("costs", table, [_("iteration"), _("cost, relative to the start of its stage")], _("Convergence"))
 
     # -- buttons
 

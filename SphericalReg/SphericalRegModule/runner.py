@@ -114,6 +114,46 @@ def run_to_end(work: Work, on_progress: Callable[[Progress], None] | None = None
             closing.removeObservers()
 
 
+def run_work(
+    work: Work,
+    then: Callable[[Any], Any],
+    on_progress: Callable[[Progress], None] | None,
+    wait: bool,
+    finished: Callable[[Any], None] | None,
+    running: set[Any],
+    *,
+    ends_with_scene: bool,
+) -> Any:
+    """Run work in a thread for a script that waits for it, or does not.
+
+    Args:
+        work, on_progress, ends_with_scene: as of `run_to_end`.
+        then: takes the work's value, in the main thread; what it returns is the answer.
+        wait: return the answer, or at once a Runner.
+        finished: without waiting: called in the main thread with the answer, or with Failed or Stopped.
+        running: keeps the Runner alive until then.
+
+    Raises:
+        As `run_to_end`, when it waits.
+    """
+    if wait:
+        return then(run_to_end(work, on_progress, ends_with_scene=ends_with_scene))
+
+    def end(message: Message) -> None:
+        running.discard(runner)
+        if closing is not None:
+            closing.removeObservers()
+        answer = then(message.value) if isinstance(message, Done) else message
+        if finished is not None:
+            finished(answer)
+
+    runner = Runner(on_progress or (lambda _report: None), end)
+    closing = SceneClosing(runner.cancel) if ends_with_scene else None
+    runner.start(work)
+    running.add(runner)
+    return runner
+
+
 def value_of(message: Message) -> Any:
     """The value of a finished job; raises what `run_to_end` raises."""
     if isinstance(message, Done):

@@ -12,6 +12,9 @@ from slicer.i18n import tr as _
 
 from SphericalRegLib.errors import InputError
 
+from .choices import ASK_MODEL, SHIPPED_MODEL
+from .models import SHIPPED_SAMPLE
+
 CATEGORY = "SphericalReg"
 NAME = "SphericalRegPelvis"
 SIZE_PX = 256
@@ -27,6 +30,7 @@ class Loader:
             ensure()
             with slicer.util.WaitCursor():
                 ct, xray = load_sample_case()
+                choose_in_panel(ct, xray)
         selection = slicer.app.applicationLogic().GetSelectionNode()
         selection.SetActiveVolumeID(ct.GetID())
         slicer.app.applicationLogic().PropagateVolumeSelection()
@@ -85,6 +89,18 @@ def load_sample_case(folder: str | Path | None = None) -> tuple[Any, Any]:
     xray.CreateDefaultDisplayNodes()
     keep_geometry(xray, parse_geometry(geometry, str(view.geometry), view.geometry.name))
     return ct, xray
+
+
+def choose_in_panel(ct: Any, xray: Any) -> None:
+    """Let the panel show the sample case with the model that comes along for it."""
+    from SphericalReg import SphericalRegLogic
+    from SphericalRegLib.models.shipped import shipped_model
+
+    # One by one: between StartModify and EndModify, Slicer's own binding (with SLICER_PY) lost the CT's choice.
+    parameters = SphericalRegLogic().getParameterNode()
+    parameters.ctVolume, parameters.xrayVolume = ct, xray
+    if shipped_model(SHIPPED_SAMPLE) is not None:
+        parameters.model, parameters.initial = SHIPPED_MODEL, ASK_MODEL
 
 
 def make_sample_case(folder: Path) -> Path:

@@ -27,7 +27,6 @@ from .common import (
     StartMm,
     Views,
     check_output_folder,
-    model_name,
     print_json,
     read_ct,
     start,
@@ -63,7 +62,7 @@ def optimisers(
     from SphericalRegLib.evaluation.benchmark_optimisers import DEFAULT_METHODS, OptimiserOptions, run_optimiser_benchmark
     from SphericalRegLib.evaluation.capture_range import StartSpread
     from SphericalRegLib.evaluation.runs import find_cases
-    from SphericalRegLib.models.checkpoint import load_model
+    from SphericalRegLib.models.checkpoint import load_model, model_name
 
     from .progress_bars import progress_bars
 

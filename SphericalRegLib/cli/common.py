@@ -170,13 +170,6 @@ def registration_options(labels: list[int] | None) -> RegistrationOptions | None
     return RegistrationOptions(labels=tuple(sorted(set(labels))))
 
 
-def model_name(path: Path) -> dict[str, str]:
-    """Which model this is, for the record of a run: its file's name and its weights' digest."""
-    from SphericalRegLib.imaging.files import read_json_object
-
-    return {"file": path.name, "sha256": str(read_json_object(path.with_suffix(".json"), "model card")["weights_sha256"])}
-
-
 def print_json(result: Any) -> None:
     """One JSON document on stdout; numbers that JSON does not know (NaN, infinity) become null."""
     print(json.dumps(_plain(result), indent=2, allow_nan=False))

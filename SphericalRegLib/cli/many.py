@@ -21,7 +21,6 @@ from .common import (
     Recompute,
     Seed,
     check_output_folder,
-    model_name,
     print_json,
     read_model,
     read_start,
@@ -111,6 +110,7 @@ def _run(
     from SphericalRegLib.evaluation import protocol
     from SphericalRegLib.evaluation.registrar import CaseRegistrar
     from SphericalRegLib.imaging.files import write_json
+    from SphericalRegLib.models.checkpoint import model_name
     from SphericalRegLib.visualization.output import describe_inputs, write_result_folder
 
     from .progress_bars import progress_bars

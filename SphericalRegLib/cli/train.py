@@ -37,6 +37,7 @@ from .common import (
     resolve_device,
     start,
 )
+from .piped import progress_lines, stop_when_input_ends
 
 if TYPE_CHECKING:
     from SphericalRegLib.geometry.camera import Camera
@@ -75,14 +76,20 @@ def train(
     seed: Seed = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    piped: Annotated[
+        bool, typer.Option("--piped", help="For a program that runs this: progress as JSON lines on stderr; when it closes stdin, that is Ctrl-C.")
+    ] = False,
 ) -> None:
     """Train a model for one CT (patient-specific) or for several; Ctrl-C saves the state, and --resume goes on."""
+    if piped:
+        stop_when_input_ends()
     if out.suffix == "":
         out = out.with_suffix(".safetensors")
     check_output_folder(out.parent)
     from SphericalRegLib.models.checkpoint import load_model
+    from SphericalRegLib.training.files import check_target
     from SphericalRegLib.training.parallel import ALONE, launch
-    from SphericalRegLib.training.session import About, check_target
+    from SphericalRegLib.training.session import About
     from SphericalRegLib.training.session import train as run
     from SphericalRegLib.training.validation import ValidationOptions
 
@@ -113,10 +120,10 @@ def train(
 
     about = About(
         anatomy or ", ".join(dict.fromkeys(volume.name for volume in volumes)),
-        shlex.join(["sphericalreg", *(word for word in sys.argv[1:] if word != "--resume")]),
+        shlex.join(["sphericalreg", *(word for word in sys.argv[1:] if word not in ("--resume", "--piped"))]),
         "" if base is None else base.name,
     )
-    with progress_bars(quiet or group.rank > 0) as bars, stopped_by_ctrl_c(bars) as progress:
+    with progress_lines() if piped else progress_bars(quiet or group.rank > 0) as bars, stopped_by_ctrl_c(bars) as progress:
         try:
             model = run(
                 volumes, its_camera, options, out, about=about, base=loaded, resume=resume, device=where, group=group, progress=progress

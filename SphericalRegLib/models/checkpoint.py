@@ -15,6 +15,7 @@ from torch import nn
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.imaging.files import read_json_object
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
 from SphericalRegLib.models.trunk import TrunkConfig
@@ -103,6 +104,12 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
         raise InputError(f"The model {weights_path} does not fit its card {card_path.name}: {error}.") from error
     model = Model(encoder.eval().requires_grad_(False), regressor and regressor.eval().requires_grad_(False), camera, card["card"])
     return model.to(device)
+
+
+def model_name(path: Path) -> dict[str, str]:
+    """Which model this is, for the record of a run: its file's name and its weights' digest."""
+    weights = path.with_suffix(".safetensors")
+    return {"file": weights.name, "sha256": str(read_json_object(weights.with_suffix(".json"), "model card")["weights_sha256"])}
 
 
 def _config(kind: Any, values: dict[str, Any]) -> Any:

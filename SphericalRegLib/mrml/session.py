@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ..errors import InputError
+from ..imaging.case import REGRESSOR
 from ..imaging.geometry_values import GeometryValues
 from ..imaging.pixels import StoredImage
 from ..imaging.radiograph import Radiograph
@@ -31,6 +32,9 @@ from .provenance import describe, transform_of
 from .volumes import volume_from_node
 from .xrays import exposure_of, radiograph_to_node, stored_image
 
+if TYPE_CHECKING:
+    from ..models.checkpoint import Model
+
 CPU_INSTEAD = "The GPU's memory was not enough: the CPU was used instead."
 
 
@@ -41,10 +45,11 @@ class Request:
     Attributes:
         ct: the CT, or one that was prepared before.
         radiograph: the X-ray.
-        initial: camera_from_world (4, 4), a view's name, or None to try the named views.
+        initial: camera_from_world (4, 4), a view's name, or None to ask the model's regressor, or to try the named views where there is none.
         options: of the registration.
         device: "cpu", "cuda", ...
         seed: of the multi-start.
+        model: of this CT, or None for the intensities alone.
         world_from_camera_reference: where the camera stands in the scene; None: at the inverse of the initial pose.
     """
 
@@ -54,6 +59,7 @@ class Request:
     options: RegistrationOptions = field(default_factory=RegistrationOptions)
     device: str = "cpu"
     seed: int = 0
+    model: Model | None = None
     world_from_camera_reference: np.ndarray | None = None
 
 
@@ -89,6 +95,7 @@ def read_request(
     options: RegistrationOptions | None = None,
     device: str = "auto",
     seed: int = 0,
+    model: Model | None = None,
     prepared: VolumePyramid | None = None,
 ) -> Request:
     """Read a registration's inputs from the scene.
@@ -99,11 +106,12 @@ def read_request(
     Args:
         ct, xray, labels, mask: nodes.
         geometry: of the X-ray as stored.
-        initial: see `Request`, or "scene".
+        initial: see `Request`, or "scene", or "regressor" where there has to be a model with one.
         parts: of the CT's label map (numbers) or segmentation (names or IDs) that are rendered; None renders all of the CT, or all segments.
         frame: of a run, from 0; None: the one image, or the frame that a sequence's proxy shows.
         options: of the registration.
         device: "auto" is the GPU where there is one.
+        seed, model: see `Request`.
         prepared: the CT, prepared before with the same parts and device.
 
     Raises:
@@ -118,8 +126,12 @@ def read_request(
         if placed is None:
             raise _not_placed(xray)
         initial = np.linalg.inv(placed.world_from_camera) @ scene_from_node(ct)
+    if isinstance(initial, str) and initial == REGRESSOR:
+        if model is None or model.regressor is None:
+            raise InputError(f"A model's regressor is to say where to start, but {'there is no model' if model is None else 'the model has none'}.")
+        initial = None
     volume, options = (prepared, options) if prepared is not None else read_ct(ct, labels, parts, options)
-    return Request(volume, radiograph, initial, options, resolved_device(device), seed, reference)
+    return Request(volume, radiograph, initial, options, resolved_device(device), seed, model, reference)
 
 
 def read_ct(
@@ -161,6 +173,7 @@ def _run(request: Request, progress: ProgressCallback) -> Outcome:
         ct,
         request.radiograph,
         request.initial,
+        model=request.model,
         options=request.options,
         device=request.device,
         seed=request.seed,

@@ -113,7 +113,7 @@ DEFAULT_STAGES = (
     Stage(256, "patch_gradient_ncc", 12, hypotheses=1, depths_mm=DEPTHS_MM[2:5]),
 )
 
-WIDE = MultiStart(poses=400, finalists=100, rotation_deg=15.0, translation_mm=40.0)
+WIDE = MultiStart(poses=400, finalists=100, image_px=48, rotation_deg=15.0, translation_mm=40.0)
 """For a start that is only a named view."""
 
 SECOND = MultiStart(poses=600, finalists=200, rotation_deg=15.0, translation_mm=20.0)

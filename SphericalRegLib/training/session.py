@@ -18,6 +18,7 @@ from SphericalRegLib.models.checkpoint import Model, load_model, save_model
 from SphericalRegLib.progress import ProgressCallback, silent
 from SphericalRegLib.registration.result import software_versions
 
+from .files import check_target, state_path
 from .parallel import ALONE, Group
 from .trainer import Trainer, TrainingOptions
 
@@ -35,28 +36,6 @@ class About:
     anatomy: str = ""
     command: str = ""
     base: str = ""
-
-
-def state_path(out: Path) -> Path:
-    """Where the state of an unfinished training of the model `out` lies."""
-    return out.with_suffix(".state")
-
-
-def check_target(out: Path, resume: bool) -> None:
-    """Refuse a model file that cannot be written, or an unfinished training that would be lost or is not there.
-
-    Raises:
-        InputError: in one sentence.
-    """
-    if out.suffix != ".safetensors":
-        raise InputError(f"the model would be written to {out}; expected a name that ends in .safetensors")
-    if out.is_dir():
-        raise InputError(f"the model would be written to {out}, which is a folder")
-    state = state_path(out)
-    if resume and not state.is_file():
-        raise InputError(f"there is no unfinished training to resume: {state} does not exist")
-    if not resume and state.exists():
-        raise InputError(f"{state} holds an unfinished training of this model: resume it, or delete the file to start anew")
 
 
 def train(

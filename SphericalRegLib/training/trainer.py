@@ -159,7 +159,8 @@ class Trainer:
         return PoseRegressor(self.options.regressor, self.options.poses.middle(self.camera, centre.cpu()), centre)
 
     def run(self, progress: ProgressCallback = silent, state_path: Path | None = None) -> Model:
-        """Train for what is left of the time; the state goes to `state_path` now and then, and when the progress callback cancels."""
+        """Train for what is left of the time; the state goes to `state_path` now and then, after each validation, and
+        when the progress callback cancels."""
         saved = time.perf_counter()
         began = saved - self.seconds
         first = self.group.rank == 0
@@ -172,12 +173,14 @@ class Trainer:
                 self._remember(self.step())
                 self.seconds = self.group.from_first(time.perf_counter() - began)
                 tell(self._report())
-                if self._validation_is_due(self._share_done(self.seconds)):
+                validate = self._validation_is_due(self._share_done(self.seconds))
+                if validate:
                     self._validate(tell)
                     began = time.perf_counter() - self.seconds  # watching is not training
                 if self.group.from_first(tell.cancelled):
                     raise Cancelled
-                if state_path is not None and first and time.perf_counter() - saved > self.options.checkpoint_seconds:
+                # After a validation too: whoever looks on from another process reads the curve there.
+                if state_path is not None and first and (validate or time.perf_counter() - saved > self.options.checkpoint_seconds):
                     self.save_state(state_path)
                     saved = time.perf_counter()
         finally:

@@ -13,6 +13,7 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ WINDOW = (1440, 900)
 PANEL_WIDTH = 530
 PICTURE_WIDTH = 1200
 COLOURS = 256
+MINUTES, CURVE_POINTS = 1.5, 7
 
 
 def in_slicer(executable: str, picture: Path | None, measured: Sequence[int] | None) -> int:
@@ -39,7 +41,8 @@ def in_slicer(executable: str, picture: Path | None, measured: Sequence[int] | N
         lines += ["measure.choose_sample(panel)", "measure.register(panel)", "slicer.app.processEvents()"]
         lines += [f"slicer.util.mainWindow().grab().save({str(picture.resolve())!r})", "slicer.util.exit(0)"]
     else:
-        lines += ["from SphericalRegModule.sample_data import load_sample_case; load_sample_case()", "slicer.modules.SphericalRegWidget.enter()"]
+        lines += ["from SphericalRegModule.sample_data import choose_in_panel, load_sample_case; choose_in_panel(*load_sample_case())"]
+        lines += ["slicer.modules.SphericalRegWidget.enter()"]
     return subprocess.call([executable, "--additional-module-path", str(MODULE.parent), "--python-code", "\n".join(lines)])
 
 
@@ -148,7 +151,35 @@ def screenshots(folder: Path) -> None:
     ui.registerButton.click()
     demo.wait(lambda: not demo.widget.panel.runner.busy)
     demo.save(folder / "error.png", "registerCollapsibleButton")
+    ui.geometryPathLineEdit.currentPath = str(case_folder / "case_000" / "geometry.json")
+    ui.loadGeometryButton.click()
+    ui.geometryPathLineEdit.currentPath = ""
+    with tempfile.TemporaryDirectory() as models:
+        model(demo, Path(models), lambda: demo.save(folder / "model.png", "modelCollapsibleButton"))
     demo.widget.cleanup()
+
+
+def model(demo: Demo, folder: Path, save: Callable[[], None]) -> None:
+    """A training of a minute, pictured on its way when there is a curve, and cancelled."""
+    import slicer
+    from SphericalRegModule.choices import NO_MODEL, OWN_MODEL
+
+    ui, section = demo.widget.ui, demo.widget.panel.model
+    ui.modelComboBox.setCurrentIndex(ui.modelComboBox.findText(OWN_MODEL))
+    ui.anatomyLineEdit.setText("pelvis")
+    ui.trainPathLineEdit.currentPath = str(folder / "patient.safetensors")
+    ui.trainMinutesSpinBox.value = MINUTES
+    ui.trainButton.click()
+    demo.wait(lambda: len(section._curve) >= CURVE_POINTS or not section.trainer.busy)
+    ui.trainPathLineEdit.blockSignals(True)
+    ui.trainPathLineEdit.currentPath = "patient.safetensors"  # the folder is of no interest
+    save()
+    ui.trainPathLineEdit.currentPath = str(folder / "patient.safetensors")
+    ui.trainPathLineEdit.blockSignals(False)
+    ui.trainButton.click()
+    demo.wait(lambda: not section.trainer.busy)
+    ui.modelComboBox.setCurrentIndex(ui.modelComboBox.findText(NO_MODEL))
+    slicer.app.processEvents()
 
 
 def batch(demo: Demo, ct: Any, xray: Any) -> None:
@@ -181,10 +212,10 @@ def interactive() -> int:
     """A window to play with; the views are redrawn several times a second."""
     from PySide6 import QtCore, QtWidgets
     from SphericalRegModule import xray_view
-    from SphericalRegModule.sample_data import load_sample_case
+    from SphericalRegModule.sample_data import choose_in_panel, load_sample_case
 
     xray_view.show_layout()
-    load_sample_case()
+    choose_in_panel(*load_sample_case())
     demo = Demo()
     demo.widget.enter()
     timer = QtCore.QTimer()

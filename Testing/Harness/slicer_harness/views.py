@@ -182,7 +182,7 @@ class PlotView(QWidget):
 
     def paintEvent(self, _event: Any) -> None:
         painter = QPainter(self)
-        area = self.rect.adjusted(12, 22, -12, -14)
+        area = self.rect.adjusted(44, 22, -14, -34)
         painter.fillRect(self.rect, QColor("white"))
         curves = self.curves()
         if not curves:
@@ -193,7 +193,15 @@ class PlotView(QWidget):
         (x0, x1), (y0, y1) = ((float(np.nanmin(part)), float(np.nanmax(part))) for part in everything)
         painter.setPen(QPen(QColor("grey")))
         painter.drawRect(area)
+        for value, row in ((y1, area.top() + 11), (y0, area.bottom())):
+            painter.drawText(4, row, f"{value:.3g}")
+        painter.drawText(area.left(), area.bottom() + 14, f"{x0:.3g}")
+        painter.drawText(area.right() - 24, area.bottom() + 14, f"{x1:.3g}")
+        painter.drawText(area.left() + 40, area.bottom() + 14, chart.GetNthPlotSeriesNode(0).GetXColumnName() or "")
         for number, (_, x, y) in enumerate(curves):
+            name = chart.GetNthPlotSeriesNode(number).GetYColumnName() or ""
+            painter.setPen(QColor.fromHsv(210 + 60 * number, 200, 180))
+            painter.drawText(area.left() + number * area.width() // len(curves), area.bottom() + 28, name)
             painter.setPen(QPen(QColor.fromHsv(210 + 60 * number, 200, 180), 2))
             across = area.left() + (x - x0) / max(x1 - x0, 1e-9) * area.width()
             up = area.bottom() - (y - y0) / max(y1 - y0, 1e-9) * area.height()

@@ -47,9 +47,21 @@ def landmarks(slicer: ModuleType, data: Path) -> dict[str, Any]:
     return {"ctLandmarks": node, "pixels": Camera.from_dict(geometry).project(points @ pose[:3, :3].T + pose[:3, 3]).tolist()}
 
 
+def run_of_frames(slicer: ModuleType, data: Path) -> Any:
+    """Two frames in one volume, as a run is loaded from a file."""
+    from SphericalRegLib.imaging.pixels import read_pixels
+    from SphericalRegLib.mrml.voxels import set_voxels
+
+    stored = read_pixels(data / "case_000" / "xray.png")
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "run")
+    frame = stored.grey.astype(stored.value_type)
+    set_voxels(node, np.stack((frame, np.roll(frame, 2, axis=1))), np.diag([-1.0, -1.0, 1.0, 1.0]))
+    return node
+
+
 def test_the_page_has_snippets_for_everything() -> None:
     code = "\n".join(SNIPPETS)
-    for name in ("register", "registerBatch", "renderDRR", "placeXray"):
+    for name in ("register", "registerRun", "registerBatch", "renderDRR", "placeXray", "trainModel"):
         assert f"logic.{name}(" in code
     assert "waitForCompletion=False" in code
     assert "runner.cancel()" in code
@@ -59,6 +71,7 @@ def test_the_snippets_run(slicer: ModuleType, data: Path, monkeypatch: pytest.Mo
     from slicer_harness.modules import load_module
     from SphericalRegModule.job import Stopped
 
+    from SphericalRegLib.models.checkpoint import load_model
     from SphericalRegLib.mrml.provenance import result_of
     from SphericalRegLib.registration.options import MultiStart, RegistrationOptions, Stage
 
@@ -73,10 +86,11 @@ def test_the_snippets_run(slicer: ModuleType, data: Path, monkeypatch: pytest.Mo
         logic.options = options
 
     monkeypatch.setattr(module.SphericalRegLogic, "__init__", quick)
-    names: dict[str, Any] = {"__name__": "__console__", "slicer": slicer, **landmarks(slicer, data)}
+    names: dict[str, Any] = {"__name__": "__console__", "slicer": slicer, **landmarks(slicer, data), "runNode": run_of_frames(slicer, data)}
     answers: list[Any] = []
     poses: list[np.ndarray] = []
     for number, snippet in enumerate(SNIPPETS):
+        snippet = snippet.replace("minutes=20", "iterations=3, validations=1, imageSize=32, batch=2")
         exec(compile(snippet.replace("/data", data.as_posix()), f"docs/console.md, snippet {number + 1}", "exec"), names)
         if "def finished" in snippet:
             names["finished"] = answers.append
@@ -87,7 +101,7 @@ def test_the_snippets_run(slicer: ModuleType, data: Path, monkeypatch: pytest.Mo
             time.sleep(0.005)
         if "nodes" in names:
             poses.append(result_of(names["nodes"].transform).camera_from_world)
-    assert answers == [Stopped()]
+    assert answers == [Stopped(), Stopped()]
     said = capsys.readouterr().out
     assert "result: ResultNodes" in said
     assert "sdd_mm" in said
@@ -97,5 +111,12 @@ def test_the_snippets_run(slicer: ModuleType, data: Path, monkeypatch: pytest.Mo
     assert names["pose"].camera_from_world == pytest.approx(truth, abs=1e-6)
     assert [row["error"] for row in names["rows"]] == [None]
     assert (data / "results" / "batch.csv").is_file()
+    assert "2 frames; shown now: " in said
+    assert "the model's regressor proposed it" in said
+    model = load_model(names["path"])
+    assert model.card["training"]["poses"]["primary_deg"] == 30 and model.camera.sdd_mm == pytest.approx(1020)
+    assert model.card["cts"][0]["name"] == "pelvis_CT.nrrd" and len(model.card["curve"]) == 1
+    last = result_of(names["nodes"].transform)  # with that model
+    assert last is not None and "regressor" in last.notes[0]
     assert (data / "ct_to_xray.tfm").is_file()
     slicer.mrmlScene.Clear()

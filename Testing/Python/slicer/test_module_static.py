@@ -50,6 +50,7 @@ SLICER_NAMES = {
 SIGNATURES = {
     "clicked(bool)",
     "contentsCollapsed(bool)",
+    "currentPathChanged(QString)",
     "itemChanged(QListWidgetItem*)",
     "startupCompleted()",
     "timeout()",
@@ -114,8 +115,8 @@ def test_file_scope_imports_what_slicer_has() -> None:
 
 
 def test_the_worker_touches_neither_qt_nor_mrml() -> None:
-    for name in ("SphericalReg/SphericalRegModule/job.py", "SphericalReg/SphericalRegModule/batch.py"):
-        tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
+    for name in ("job.py", "batch.py", "training.py", "models.py"):
+        tree = ast.parse((MODULE / "SphericalRegModule" / name).read_text(encoding="utf-8"))
         imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert not imported & {"qt", "ctk", "slicer", "vtk"}, name
@@ -157,7 +158,16 @@ def test_every_binding_has_a_connector() -> None:
     assert bound
     assert set(bound) <= set(types)
     assert not {name: cls for name, cls in bound.items() if cls not in CONNECTORS[types[name]]}  # type: ignore[index]
-    assert set(types) - set(bound) == {"chosenParts", "placedXray", "placedFrom", "drrVolume", "framesTable", "batchTable"}
+    assert set(types) - set(bound) == {
+        "chosenParts",
+        "modelPath",
+        "trainPath",
+        "placedXray",
+        "placedFrom",
+        "drrVolume",
+        "framesTable",
+        "batchTable",
+    }
 
 
 def test_every_node_selector_follows_the_scene() -> None:

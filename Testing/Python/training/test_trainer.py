@@ -24,10 +24,11 @@ from SphericalRegLib.models.encoder import EncoderConfig
 from SphericalRegLib.models.regressor import RegressorConfig
 from SphericalRegLib.models.trunk import TrunkConfig
 from SphericalRegLib.progress import Cancelled, Progress, silent
+from SphericalRegLib.training.files import check_target, how_far, state_path
 from SphericalRegLib.training.losses import LossWeights
 from SphericalRegLib.training.poses import Perturbation
 from SphericalRegLib.training.scene import continued
-from SphericalRegLib.training.session import About, check_target, state_path, train
+from SphericalRegLib.training.session import About, train
 from SphericalRegLib.training.trainer import Trainer, TrainingOptions
 from SphericalRegLib.training.validation import Validation, ValidationOptions, bone_points
 
@@ -85,6 +86,8 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         first.run(stop, tmp_path / "m.state")
     assert [path.name for path in tmp_path.iterdir()] == ["m.state"]
+    told = how_far(tmp_path / "m.safetensors")
+    assert told is not None and not told.finished and told.share == pytest.approx(4 / 6) and list(told.curve) == first.curve
     second = make(replace(options, minutes=99.0))
     second.resume(tmp_path / "m.state")
     assert second.iteration == 4 and len(second.curve) == 1
@@ -150,6 +153,8 @@ def test_session_writes_a_model_and_forgets_the_state(tmp_path: Path) -> None:
     card = loaded.card
     assert card["anatomy"] == "phantom" and card["command"] == "make m" and card["stopped"] == "at its end"
     assert len(card["curve"]) == 2 and card["validation"] == card["curve"][-1]
+    told = how_far(out)
+    assert told is not None and told.finished and told.share == 1 and list(told.curve) == card["curve"]
     assert {"cosine", "regressor_deg", "regressor_mm", "start_mm", "mtre_mm", "mtre_75_mm", "below_2_mm"} <= set(card["validation"])
     assert [step.done for step in seen if step.stage == "training"] == list(range(1, 7))
     assert "X-rays/s" in seen[0].message and any("validation" in step.message for step in seen)
@@ -160,7 +165,9 @@ def test_targets_are_checked(tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     with pytest.raises(InputError, match="no unfinished"):
         check_target(out, True)
+    assert how_far(out) is None
     state_path(out).write_text("x")
+    assert how_far(out) is None
     with pytest.raises(InputError, match="unfinished"):
         check_target(out, False)
     with pytest.raises(InputError, match="safetensors"):
