@@ -30,7 +30,7 @@ from ..progress import Progress, ProgressCallback, silent
 from ..similarity.named import similarity
 from .options import DEPTHS_MM, MultiStart, RegistrationOptions, Stage
 from .problem import MultiViewProblem, ViewTerm
-from .region import at_resolution, crop_to_content
+from .region import at_resolution, crop_to_content, visible_in_all
 from .resolution import VolumePyramid
 from .result import Hypothesis, RegistrationResult, StageRecord
 from .screening import RADIUS_SIGMAS, Screened, ScreeningView, best_depths, diverse, screen, spread_poses
@@ -96,7 +96,7 @@ def register(
     progress = silent if progress is None else progress
     views = _as_views(radiographs)
     pyramid = volume if isinstance(volume, VolumePyramid) else prepare(volume, options, device)
-    starts, multi_start, notes = _starts(initial, views[0].radiograph, pyramid, options)
+    starts, multi_start, notes = _starts(initial, views, pyramid, options)
     with torch.no_grad():
         run = _Run(pyramid, views, options, seed, progress)
         second = options.second_start if multi_start is options.multi_start is not None else None
@@ -302,14 +302,17 @@ def _as_views(radiographs: Radiograph | View | Sequence[Radiograph | View]) -> t
 
 
 def _starts(
-    initial: Any, first: Radiograph, pyramid: VolumePyramid, options: RegistrationOptions
+    initial: Any, views: Sequence[View], pyramid: VolumePyramid, options: RegistrationOptions
 ) -> tuple[Tensor, MultiStart | None, tuple[str, ...]]:
     """Poses (S, 4, 4) to start from, the search that belongs to them, and what to tell the user about it."""
     names = NAMED_VIEWS if initial is None else (initial,) if isinstance(initial, str) else ()
     if names:
-        poses = torch.stack([named_view(name, first.camera, pyramid.centre) for name in names])
+        poses = torch.stack([named_view(name, views[0].radiograph.camera, pyramid.centre) for name in names]).to(pyramid.device)
+        shown = visible_in_all(views, poses, pyramid.corners)
+        if bool(shown.any()):  # else the check of the starts says what is wrong
+            names, poses = tuple(name for name, usable in zip(names, shown.tolist()) if usable), poses[shown]
         note = f"Initial pose: no matrix was given; searched around the named view{'s' if len(names) > 1 else ''} {', '.join(names)}."
-        return poses.to(pyramid.device), options.wide_start, (note,)
+        return poses, options.wide_start, (note,)
     pose = initial if isinstance(initial, Tensor) else torch.from_numpy(np.array(_numbers(initial)))
     check_rigid(pose, "The initial pose")
     if pose.shape != (4, 4):

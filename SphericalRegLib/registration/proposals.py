@@ -20,7 +20,7 @@ from ..progress import Progress, ProgressCallback
 from .learned import regressed_poses, spherical_terms
 from .options import LearnedStart, MultiStart
 from .problem import MultiViewProblem
-from .region import visible
+from .region import visible_in_all
 from .resolution import VolumePyramid
 from .result import StageRecord
 from .screening import diverse
@@ -130,7 +130,8 @@ def _regress(
         poses = regressed_poses(model, view.radiograph, share, seed, pyramid.device)
         found.append(invert(term.camera_from_camera1) @ recentred(poses, its_centre, pyramid.centre))
     components = min(share, model.regressor.config.components)
-    drawn = _shown(torch.cat(found), views, pyramid)
+    drawn = torch.cat(found)
+    drawn = drawn[visible_in_all(views, drawn, pyramid.corners)]
     if not len(drawn):
         raise InputError("No pose that the model's regressor proposes shows the CT in the X-ray: is it the model of another CT or view?")
     scores = problem.score(drawn)
@@ -139,7 +140,8 @@ def _regress(
     sizes = tuple(term.projector.camera.size_px for term in problem.terms)
     seconds, pose = time.perf_counter() - began, (drawn[best].cpu().numpy(),)
     record = StageRecord("regressor", "spherical", sizes, len(drawn), 0, seconds, float(scores[best]), poses=pose)
-    likeliest = _shown(torch.cat([poses[:components] for poses in found]), views, pyramid)
+    likeliest = torch.cat([poses[:components] for poses in found])
+    likeliest = likeliest[visible_in_all(views, likeliest, pyramid.corners)]
     return likeliest if len(likeliest) else drawn[:1], drawn, record
 
 
@@ -172,14 +174,6 @@ def _refine(
         tuple(found.history.costs[:, best].tolist()),
         tuple(found.history.poses[:, best].cpu().numpy()),
     )
-    poses = _shown(found.pose[order], views, pyramid)
+    poses = found.pose[order]
+    poses = poses[visible_in_all(views, poses, pyramid.corners)]
     return poses if len(poses) else begin, record
-
-
-def _shown(poses: Tensor, views: Sequence[View], pyramid: VolumePyramid) -> Tensor:
-    """Those of the poses (B, 4, 4) at which every X-ray can show the CT."""
-    keep = torch.ones(len(poses), dtype=torch.bool, device=poses.device)
-    for view in views:
-        relation = torch.as_tensor(view.camera_from_camera1, dtype=torch.float64, device=poses.device)
-        keep &= visible(view.radiograph, relation @ poses, pyramid.corners)
-    return poses[keep]

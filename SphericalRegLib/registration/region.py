@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from ..geometry.se3 import transform_points
+from ..imaging.case import View
 from ..imaging.radiograph import Radiograph
 
 LEAST_PX = 24
@@ -48,6 +50,15 @@ def crop_to_content(radiograph: Radiograph, poses: Tensor, corners: Tensor, marg
 def visible(radiograph: Radiograph, poses: Tensor, corners: Tensor) -> Tensor:
     """Poses (B,) bool at which the CT's box lies in front of the source and its projection meets the image; arguments as of `crop_to_content`."""
     return _extent(radiograph, poses, corners, 0.0)[3]
+
+
+def visible_in_all(views: Sequence[View], camera1_from_world: Tensor, corners: Tensor) -> Tensor:
+    """Poses (B,) bool of the first camera at which every view can show the CT; `corners` as of `crop_to_content`."""
+    keep = torch.ones(len(camera1_from_world), dtype=torch.bool, device=camera1_from_world.device)
+    for view in views:
+        relation = torch.as_tensor(view.camera_from_camera1, dtype=torch.float64, device=camera1_from_world.device)
+        keep &= visible(view.radiograph, relation @ camera1_from_world, corners)
+    return keep
 
 
 def _extent(radiograph: Radiograph, poses: Tensor, corners: Tensor, margin_mm: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -23,7 +23,7 @@ def coarsened(attenuation: Attenuation, spacing_mm: float) -> Attenuation:
     factors = block_factors(attenuation, spacing_mm)
     if factors == (1, 1, 1):
         return attenuation
-    mu = torch.from_numpy(attenuation.mu)
+    mu = torch.from_numpy(np.ascontiguousarray(attenuation.mu))
     for axis, factor in enumerate(factors):
         mu = _block_mean(mu, axis, factor)
     affine = attenuation.world_from_voxel.copy()
@@ -64,7 +64,8 @@ class VolumePyramid:
         self.device = torch.device(device)
         self.corners = torch.from_numpy(content_corners(attenuation)).to(self.device)
         self._projectors: dict[tuple[int, int, int], Projector] = {}
-        self._unseen = UnseenRays(attenuation, self.device).made()
+        self._unseen = UnseenRays(attenuation, self.device)
+        self._unseen.prepare()
 
     @property
     def centre(self) -> Tensor:

@@ -39,16 +39,15 @@ class UnseenRays:
     def __init__(self, attenuation: Attenuation, device: torch.device, threads: int | None = None) -> None:
         self._arguments = attenuation, device, threads
 
-    def made(self) -> UnseenRays:
-        """Itself, made now rather than when first asked."""
+    def prepare(self) -> None:
+        """Make it now rather than when first asked."""
         _ = self._backend
-        return self
 
     def lengths_mm(self, camera: Camera, camera_from_world: Tensor) -> Tensor:
         """Lengths (B, H, W), mm, of unseen body along each ray, of poses (B, 4, 4)."""
         if self._backend is None:
             columns, rows = camera.size_px
-            return torch.zeros(len(camera_from_world), rows, columns, device=camera_from_world.device)
+            return torch.zeros(len(camera_from_world), rows, columns, device=self._arguments[1])
         return self._backend.project(camera, camera_from_world)
 
     @cached_property

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,16 @@ def test_without_an_initial_pose_the_named_views_are_tried(pyramid) -> None:
     centre = torch.as_tensor(phantom.ct().centre_ras_mm)
     np.testing.assert_allclose(result.initial_camera_from_world, named_view("left", phantom.CAMERA, centre).numpy(), atol=1e-12)
     assert "named views" in result.notes[0] and "left" in result.notes[0]
+
+
+def test_named_views_that_miss_the_ct_are_left_out() -> None:
+    """A bone far left of the point that the CT turns about: out of the image from before and behind, in it from the sides."""
+    beside = replace(phantom.ct(), centre_ras_mm=phantom.ct().centre_ras_mm + np.array([250.0, 0.0, 0.0]))
+    shown = phantom.radiograph(phantom.true_pose("left"))
+    with pytest.raises(InputError, match="outside the image"):
+        register(beside, shown, "ap", options=QUICK)
+    result = register(beside, shown, options=QUICK)
+    assert result.notes[0].endswith("named views left, right.")
 
 
 def test_two_views_fix_the_depth(pyramid) -> None:
