@@ -51,6 +51,7 @@ def render(
         check_output_folder(out)
     start("cpu")
     from SphericalRegLib.evaluation.benchmark_render import run_render_benchmark
+    from SphericalRegLib.evaluation.benchmark_rivals import missing_rivals
 
     from .progress_bars import progress_bars
 
@@ -61,6 +62,8 @@ def render(
         print_json({**done.to_dict(), "files": written})
     else:
         print(done.summary() + "".join(f"\n{path}" for path in written))
+        for package in missing_rivals():
+            print(f"not compared: {package} is not installed (the extra 'benchmark' of this package brings it)")
 
 
 @benchmark.command()

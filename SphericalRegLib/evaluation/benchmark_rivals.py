@@ -31,16 +31,25 @@ class Rival:
     run: Callable[[], Tensor]
 
 
+PACKAGES = ("diffdrr", "nanodrr")
+
+
+def missing_rivals() -> tuple[str, ...]:
+    """Packages of rivals that are not installed: they are left out of a comparison."""
+    return tuple(name for name in PACKAGES if find_spec(name) is None)
+
+
 def rivals(projector: Projector, camera_from_world: Tensor) -> Iterator[Rival]:
     """Those whose packages are installed, for one pose (1, 4, 4) and the projector's camera, volume and step, on the CPU.
 
     Each is built when it is asked for, so that no more than one keeps its copy of the volume unless the caller keeps the rival.
     """
     world_from_camera = torch.linalg.inv(camera_from_world.to(torch.float64))
-    if find_spec("diffdrr") is not None:
+    missing = missing_rivals()
+    if "diffdrr" not in missing:
         yield _diffdrr("siddon", projector, world_from_camera)
         yield _diffdrr("trilinear", projector, world_from_camera)
-    if find_spec("nanodrr") is not None:
+    if "nanodrr" not in missing:
         yield _nanodrr(projector, world_from_camera)
 
 

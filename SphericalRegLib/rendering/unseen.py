@@ -77,7 +77,7 @@ def unseen_body(attenuation: Attenuation) -> Attenuation | None:
     low = np.array([beyond[a] if attenuation.cut_faces[2 * a] else 0 for a in range(3)])
     high = np.array([beyond[a] if attenuation.cut_faces[2 * a + 1] else 0 for a in range(3)])
     unseen = np.zeros(inner + low + high, dtype=np.float32)
-    for face in np.flatnonzero(attenuation.cut_faces):
+    for face in np.flatnonzero(attenuation.cut_faces).tolist():
         axis, is_high = face // 2, face % 2
         section = attenuation.mu[(slice(None),) * axis + (-is_high,)]  # the last slice or slice 0
         others = [a for a in range(3) if a != axis]
