@@ -77,7 +77,7 @@ def _pyramid(camera: Camera, margin_mm: float) -> tuple[np.ndarray, np.ndarray]:
             normal = np.array([0.0, 0.0, -slope])
             normal[axis] = 1.0
             normals.append(sign * normal)
-            offsets.append(margin_mm * np.linalg.norm(normal))
+            offsets.append(margin_mm * float(np.linalg.norm(normal)))
     normals += [np.array([0.0, 0.0, -1.0]), np.array([0.0, 0.0, 1.0])]
     offsets += [margin_mm, camera.sdd_mm + margin_mm]
     return np.array(normals), np.array(offsets)
