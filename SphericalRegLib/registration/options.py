@@ -74,7 +74,7 @@ class MultiStart:
             raise InputError(f"Unknown similarity {self.similarity!r}; expected one of {', '.join(SIMILARITIES)}.")
 
 
-NARROW = MultiStart(poses=200, finalists=60, rotation_deg=6.0, translation_mm=15.0)
+NARROW = MultiStart(poses=100, finalists=30, rotation_deg=6.0, translation_mm=15.0)
 """About a pose that a model proposes."""
 
 
@@ -92,8 +92,8 @@ class LearnedStart:
     """
 
     draws: int = 32
-    refined: int = 4
-    iterations: int = 6
+    refined: int = 2
+    iterations: int = 3
     keep: int = 2
     search: MultiStart | None = NARROW
 
@@ -113,7 +113,7 @@ DEFAULT_STAGES = (
     Stage(256, "patch_gradient_ncc", 12, hypotheses=1, depths_mm=DEPTHS_MM[2:5]),
 )
 
-WIDE = MultiStart(poses=400, finalists=100, image_px=48, rotation_deg=15.0, translation_mm=40.0)
+WIDE = MultiStart(poses=400, finalists=50, image_px=48, rotation_deg=15.0, translation_mm=40.0)
 """For a start that is only a named view."""
 
 SECOND = MultiStart(poses=600, finalists=200, rotation_deg=15.0, translation_mm=20.0)
