@@ -277,8 +277,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             cases: a folder of case folders, a list of case folders, or a list of (ctNode, xrayNode) pairs.
             outputFolder: results and batch.csv of case folders; needed for those. A later call goes on where an earlier one stopped.
             initial: as of `register`, for all of them; None: what a case's geometry.json says, else as of `register`.
-            model: as of `register`; for case folders not a loaded one, for the record of the results names the file.
-            device, seed, options, progress: as of `register`.
+            model, device, seed, options, progress: as of `register`.
             keywords: for pairs of nodes, further arguments of `register`.
 
         Returns:
@@ -286,14 +285,14 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         """
         from SphericalRegModule.batch import batch_of_folders, batch_of_nodes
         from SphericalRegModule.dependencies import ensure
-        from SphericalRegModule.models import loaded, model_file
+        from SphericalRegModule.models import loaded
         from SphericalRegModule.runner import run_to_end
 
         ensure()
         if isinstance(cases, (str, Path)) or all(isinstance(case, (str, Path)) for case in cases):
             folders = [Path(case) for case in ([cases] if isinstance(cases, (str, Path)) else cases)]
-            chosen, file = self.options if options is None else options, model_file(model)
-            return run_to_end(lambda report: batch_of_folders(folders, outputFolder, device, seed, report, initial, chosen, file), progress)
+            chosen = self.options if options is None else options
+            return run_to_end(lambda report: batch_of_folders(folders, outputFolder, device, seed, report, initial, chosen, model), progress)
         keywords.update(initial=initial, model=loaded(model), device=device, seed=seed, options=options)
         return batch_of_nodes(self, cases, progress=progress, **keywords)
 
@@ -304,6 +303,8 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         *,
         xrayNode: Any = None,
         geometry: Any = None,
+        labelsNode: Any = None,
+        labels: Collection[int | str] | None = None,
         resume: bool = False,
         device: str = "auto",
         seed: int = 0,
@@ -315,7 +316,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         """Train a model for this patient, as ``sphericalreg train`` does, in a process of its own.
 
         Args:
-            ctNode: the CT; all of it is rendered.
+            ctNode, labelsNode, labels: the CT and the parts of it that DRRs show, as of `register`; X-rays show all of it.
             path: of the model, .safetensors; its card is written beside it (.json), and until it is finished its state (.state).
             xrayNode, geometry: an X-ray of the C-arm that the model is for, as of `register`; None: a flat panel of 400 mm at 1020 mm.
             resume: go on with the unfinished training at this path; the options must be the same but for the minutes.
@@ -325,8 +326,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             options: of the command, in this spelling: minutes, iterations, anatomy, views, primaryDeg, secondaryDeg, inPlaneDeg, inPlaneMm, depthMm
                 (the poses that it is for), base, backbone, imageSize, batch, ... (SphericalRegModule.training.OPTIONS).
 
-        Returns:
-            The model's path, for `register`; without waiting, a Runner: `cancel` ends the process, and `resume` goes on. Closing the scene does not.
+        Returns: the model's path; without waiting, a Runner: `cancel` ends the process, and `resume` goes on. Closing the scene does not.
 
         Raises:
             InputError: input that cannot be used, in one sentence.
@@ -339,8 +339,8 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         from SphericalRegModule.reading import training_request
         from SphericalRegModule.training import train
 
-        request = training_request(ctNode, path, xrayNode, geometry, resume=resume, device=device, seed=seed, options=options)
-
+        known = {"labelsNode": labelsNode, "labels": labels, "resume": resume, "device": device, "seed": seed, "options": options}
+        request = training_request(ctNode, path, xrayNode, geometry, **known)
         return run_work(lambda report: train(request, report), Path, progress, waitForCompletion, finished, self._running, ends_with_scene=False)
 
     def renderDRR(

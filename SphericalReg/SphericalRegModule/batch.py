@@ -10,6 +10,8 @@ from typing import Any
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.progress import Progress, ProgressCallback
 
+from .models import loaded
+
 COLUMNS = ("name", "verdict", "score", "seconds", "error")
 
 
@@ -21,14 +23,14 @@ def batch_of_folders(
     progress: ProgressCallback,
     initial: Any = None,
     options: Any = None,
-    model: Path | None = None,
+    model: Any = None,
 ) -> list[dict[str, Any]]:
     """Register case folders, resumably; touches nothing of the scene. The poses are those of ``sphericalreg batch``.
 
     Args:
         initial: a named view, camera_from_world (4, 4) or "regressor" for all of them; None: what each case says.
         options: RegistrationOptions; None: the library's.
-        model: a model's file.
+        model: as of `models.loaded`.
 
     Raises:
         InputError: no case, no output folder, or a model that is none.
@@ -42,12 +44,11 @@ def batch_of_folders(
     from SphericalRegLib.evaluation.protocol import batch
     from SphericalRegLib.evaluation.registrar import CaseRegistrar
     from SphericalRegLib.imaging.files import read_json_object
-    from SphericalRegLib.models.checkpoint import load_model, model_name
     from SphericalRegLib.mrml.session import resolved_device
 
-    network = None if model is None else load_model(model)
+    network = loaded(model)
     registrar = CaseRegistrar(initial, model=network, device=resolved_device(device), seed=seed, options=options, progress=progress)
-    named = registrar.options if model is None else {**registrar.options, "model": model_name(model)}
+    named = registrar.options if network is None else {**registrar.options, "model": network.identity}
     records, _table = batch(cases, output, registrar, options=named, progress=progress)
     rows = []
     for record in records:

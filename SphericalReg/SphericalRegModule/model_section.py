@@ -238,7 +238,17 @@ class ModelSection:
         }
         xray = None if self.panel.missing_geometry() else p.xrayVolume  # without an X-ray: the camera of the simulator
         return training_request(
-            p.ctVolume, out, xray, known, frame=self.panel.inputs.frame, resume=resume, device=p.device, seed=p.seed, options=options
+            p.ctVolume,
+            out,
+            xray,
+            known,
+            labelsNode=p.partsNode,
+            labels=self.panel.inputs.chosen_parts,
+            frame=self.panel.inputs.frame,
+            resume=resume,
+            device=p.device,
+            seed=p.seed,
+            options=options,
         )
 
     def on_train_anew(self, checked: bool = False) -> None:

@@ -33,7 +33,7 @@ def model_file(model: Any) -> Path | None:
             raise InputError("No model comes along with this installation; choose a file, or train one.")
         return path
     if not isinstance(model, (str, Path)):
-        raise InputError(f"The model is a {type(model).__name__}; expected a model's file here, for the record of the results names it.")
+        raise InputError(f"The model is a {type(model).__name__}; expected a model's file here.")
     return Path(model)
 
 

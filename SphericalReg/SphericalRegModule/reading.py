@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from SphericalRegLib.imaging.radiograph import geometry_values
-from SphericalRegLib.mrml.session import resolved_device
-from SphericalRegLib.mrml.volumes import volume_from_node
+from SphericalRegLib.mrml.session import read_ct, resolved_device
 from SphericalRegLib.training.files import check_target
 
 from .models import loaded, model_file
@@ -51,7 +50,18 @@ def registration_inputs(
 
 
 def training_request(
-    ct: Any, path: str | Path, xray: Any, geometry: Any, *, frame: int | None = None, resume: bool, device: str, seed: int, options: dict[str, Any]
+    ct: Any,
+    path: str | Path,
+    xray: Any,
+    geometry: Any,
+    *,
+    labelsNode: Any = None,
+    labels: Iterable[int | str] | None = None,
+    frame: int | None = None,
+    resume: bool,
+    device: str,
+    seed: int,
+    options: dict[str, Any],
 ) -> TrainingRequest:
     """All that a training needs, from the keywords of `SphericalRegLogic.trainModel`.
 
@@ -68,4 +78,5 @@ def training_request(
     base = options.get("base")
     words = {**options, "device": device, "seed": seed, **({} if base is None else {"base": model_file(base)})}
     radiograph = None if xray is None else radiograph_of(xray, geometry, frame)
-    return TrainingRequest(volume_from_node(ct), radiograph, out, words, resume)
+    volume, read = read_ct(ct, labelsNode, None if labels is None else tuple(labels))
+    return TrainingRequest(volume, radiograph, out, words, resume, read.labels)

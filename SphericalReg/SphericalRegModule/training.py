@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 STARTING = "starting the training"
 VALIDATION = "validation"
+LABELS = "labels.nrrd"
+INTERRUPTED = "interrupted"  # so begins what the command says when its state is saved
 POLL_S = 0.05
 LAST_LINES = 25
 
@@ -72,6 +74,7 @@ class TrainingRequest:
         out: the model, .safetensors, an absolute path.
         options: keys of `OPTIONS`, "device" and "seed".
         resume: go on with the unfinished training of this model.
+        labels: labels of the CT that DRRs show; None: all of it.
     """
 
     volume: Volume
@@ -79,6 +82,7 @@ class TrainingRequest:
     out: Path
     options: Mapping[str, Any]
     resume: bool = False
+    labels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,17 +118,18 @@ def train(request: TrainingRequest, progress: ProgressCallback) -> Path:
     progress(TrainingProgress(STARTING, 0, 1))
     with tempfile.TemporaryDirectory(prefix="SphericalReg") as folder:
         process = _start(_command(request, write_inputs(request, Path(folder))))
+        lines = _Lines(process)
         try:
-            said = _follow(process, request.out, progress)
+            said = _follow(lines, request.out, progress)
             code = process.wait()
         finally:
-            _end(process)
+            _end(process, lines)
     if code == 0:
         return request.out
     refused = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
     if refused:
         raise InputError(refused[-1])
-    if any(line.startswith("interrupted") for line in said):
+    if any(line.startswith(INTERRUPTED) for line in said):
         raise Cancelled
     raise RuntimeError("\n".join([f"The training ended with code {code}. Its last lines:", *said]))
 
@@ -138,6 +143,8 @@ def write_inputs(request: TrainingRequest, folder: Path) -> Path:
 
     ct = folder / f"{re.sub(r'[^0-9A-Za-z_-]+', '_', request.volume.name).strip('_') or 'CT'}.nrrd"
     sitk.WriteImage(request.volume.to_sitk(), str(ct))
+    if request.labels is not None:
+        sitk.WriteImage(request.volume.labels_to_sitk(), str(folder / LABELS), useCompression=True)
     if request.radiograph is not None:
         np.save(folder / "xray.npy", request.radiograph.image)
         write_geometry(folder / "geometry.json", request.radiograph.camera, intensity="line_integral", notes={"collimator": False})
@@ -152,6 +159,8 @@ def _command(request: TrainingRequest, ct: Path) -> list[str]:
         for one in value if isinstance(value, (list, tuple)) else () if value is None else (value,):
             words += [option, one]
     words += ["--camera", ct.parent] if request.radiograph is not None else []
+    if request.labels is not None:
+        words += ["--labels", ct.parent / LABELS, *(word for label in request.labels for word in ("--label", label))]
     words += ["--resume"] if request.resume else []
     return [python_executable(), "-u", "-m", "SphericalRegLib", *map(str, words)]
 
@@ -165,14 +174,14 @@ def _start(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, **pipes, text=True, encoding="utf-8", errors="replace", env=environment, creationflags=no_window)
 
 
-def _follow(process: subprocess.Popen[str], out: Path, progress: ProgressCallback) -> list[str]:
+def _follow(lines: _Lines, out: Path, progress: ProgressCallback) -> list[str]:
     """Hand on what the process reports until it says no more; returns its last other lines."""
     said: deque[str] = deque(maxlen=LAST_LINES)
     left = _TimeLeft()
     report = TrainingProgress(STARTING, 0, 1)
     known = how_far(out)
     curve = () if known is None or known.finished else known.curve
-    for line in _lines(process):
+    for line in lines:
         step = None if line is None else _parsed(line)
         if step is not None:
             if report.stage == VALIDATION != step["stage"]:  # the state was saved after it
@@ -185,27 +194,37 @@ def _follow(process: subprocess.Popen[str], out: Path, progress: ProgressCallbac
     return list(said)
 
 
-def _lines(process: subprocess.Popen[str]) -> Iterator[str | None]:
-    """Lines of the process's stderr as they come, and None in between; ends with the process's output."""
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+class _Lines:
+    """Iterates over lines of a process's stderr as they come, with None in between; ends with the process's output.
 
-    def read() -> None:
-        assert process.stderr is not None
-        with process.stderr:
-            for line in process.stderr:
-                lines.put(line.rstrip())
-        lines.put(None)
+    Attributes:
+        reported: whether a report was among them.
+    """
 
-    threading.Thread(target=read, name="SphericalReg training output", daemon=True).start()
-    while True:
-        try:
-            line = lines.get(timeout=POLL_S)
-        except queue.Empty:
-            yield None
-            continue
-        if line is None:
-            return
-        yield line
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.reported = False
+        self._process = process
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, name="SphericalReg training output", daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr:
+            for line in self._process.stderr:
+                self._lines.put(line.rstrip())
+        self._lines.put(None)
+
+    def __iter__(self) -> Iterator[str | None]:
+        while True:
+            try:
+                line = self._lines.get(timeout=POLL_S)
+            except queue.Empty:
+                yield None
+                continue
+            if line is None:
+                return
+            self.reported = self.reported or line.startswith("{")
+            yield line
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
@@ -239,13 +258,19 @@ class _TimeLeft:
         return self._left
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """Close the process's input, which is Ctrl-C to it, and see to it that it ends. What Slicer's launcher started has the same input."""
+def _end(process: subprocess.Popen[str], lines: _Lines) -> None:
+    """Close the process's input, which is Ctrl-C to it, and see to it that it ends. What Slicer's launcher started has the same input.
+
+    Nobody waits longer than is of use: a process that has not begun has nothing to save, and one that has saved its state has only to leave.
+    """
     assert process.stdin is not None
     with contextlib.suppress(OSError):  # it ended in this moment
         process.stdin.close()
-    try:
-        process.wait(GRACE_S)
-    except subprocess.TimeoutExpired:
+    until = time.monotonic() + GRACE_S
+    if lines.reported:
+        for line in lines:
+            if time.monotonic() > until or (line is not None and line.startswith(INTERRUPTED)):
+                break
+    if process.poll() is None:
         process.kill()
-        process.wait()
+    process.wait()

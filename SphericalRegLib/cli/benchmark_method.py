@@ -62,7 +62,7 @@ def optimisers(
     from SphericalRegLib.evaluation.benchmark_optimisers import DEFAULT_METHODS, OptimiserOptions, run_optimiser_benchmark
     from SphericalRegLib.evaluation.capture_range import StartSpread
     from SphericalRegLib.evaluation.runs import find_cases
-    from SphericalRegLib.models.checkpoint import load_model, model_name
+    from SphericalRegLib.models.checkpoint import load_model
 
     from .progress_bars import progress_bars
 
@@ -70,9 +70,7 @@ def optimisers(
     network, found = load_model(model), find_cases(cases)
     where = start(device)
     with progress_bars(quiet) as progress:
-        done = run_optimiser_benchmark(
-            found, network, out, options, model_name=model_name(model), device=where, recompute=recompute, progress=progress
-        )
+        done = run_optimiser_benchmark(found, network, out, options, device=where, recompute=recompute, progress=progress)
     _say(done.table(), done.write(out), as_json)
 
 

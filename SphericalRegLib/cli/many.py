@@ -110,13 +110,12 @@ def _run(
     from SphericalRegLib.evaluation import protocol
     from SphericalRegLib.evaluation.registrar import CaseRegistrar
     from SphericalRegLib.imaging.files import write_json
-    from SphericalRegLib.models.checkpoint import model_name
     from SphericalRegLib.visualization.output import describe_inputs, write_result_folder
 
     from .progress_bars import progress_bars
 
     registrar = CaseRegistrar(begin, model=network, device=where, seed=seed, options=registration_options(label))
-    options = registrar.options if model is None else {**registrar.options, "model": model_name(model)}
+    options = registrar.options if network is None else {**registrar.options, "model": network.identity}
 
     def write(result: RegistrationResult, case: Case, folder: Path) -> None:
         if pictures:

@@ -58,6 +58,8 @@ def train(
     in_plane_deg: InPlaneDeg = 10.0,
     in_plane_mm: InPlaneMm = 30.0,
     depth_mm: DepthMm = 100.0,
+    label_map: Annotated[Path | None, typer.Option("--labels", metavar="FILE", help="Label map of the CT, for --label.")] = None,
+    label: Annotated[list[int] | None, typer.Option("--label", min=0, help="Labels that DRRs show (one bone of several); repeatable.")] = None,
     camera: CameraCase = None,
     base: Annotated[Path | None, typer.Option("--base", metavar="MODEL", help="Start from this model instead of random weights.")] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="tiny, or the name of a timm CNN.")] = None,
@@ -94,6 +96,8 @@ def train(
     from SphericalRegLib.training.validation import ValidationOptions
 
     check_target(out, resume)
+    if (label_map is None) != (not label) or (label_map is not None and len(cts) > 1):
+        raise InputError("--labels is a label map for the labels of --label, and for one CT: give both with one CT, or none")
     loaded = None if base is None else load_model(base)
     poses = (tuple(view or ["ap"]), primary_deg, secondary_deg, in_plane_deg, in_plane_mm, depth_mm)
     given = {
@@ -105,12 +109,15 @@ def train(
         "precision": precision,
         "stop_below_mm": stop_below_mm,
         "patience": patience,
+        "labels": tuple(label) if label else None,
         "validation": None if validations is None else ValidationOptions(times=validations),
     }
     options = training_options(given, poses, {"backbone": backbone, "image_size": image_size}, loaded)
     size = options.encoder.trunk.image_size
     its_camera = loaded.camera if loaded is not None and camera is None else camera_of(camera, size)
     volumes = [read_ct(ct)[0] for ct in cts]
+    if label_map is not None:
+        volumes = [volumes[0].with_labels(label_map)]
     group: Group = ALONE
     if devices * num_nodes > 1:
         launched = launch(devices, num_nodes, resolve_device(device))
@@ -120,7 +127,7 @@ def train(
 
     about = About(
         anatomy or ", ".join(dict.fromkeys(volume.name for volume in volumes)),
-        shlex.join(["sphericalreg", *(word for word in sys.argv[1:] if word not in ("--resume", "--piped"))]),
+        shlex.join(["sphericalreg", *(_without_folders(word, piped) for word in sys.argv[1:] if word not in ("--resume", "--piped"))]),
         "" if base is None else base.name,
     )
     with progress_lines() if piped else progress_bars(quiet or group.rank > 0) as bars, stopped_by_ctrl_c(bars) as progress:
@@ -142,6 +149,11 @@ def train(
             print(in_words(card["validation"]))
         print(f"model: {out}\ncard: {out.with_suffix('.json')}")
         print(f"next: sphericalreg register CASE -o RESULT --model {out}")
+
+
+def _without_folders(word: str, piped: bool) -> str:
+    """A word of a command for the card: the files that a program made for it are gone tomorrow, and their folder says nothing."""
+    return Path(word).name if piped and Path(word).parent.is_dir() and Path(word).parent != Path() else word
 
 
 def in_words(figures: dict[str, float]) -> str:

@@ -140,7 +140,6 @@ def run_optimiser_benchmark(
     out: Path,
     options: OptimiserOptions = OptimiserOptions(),
     *,
-    model_name: Mapping[str, str] | None = None,
     device: str = "cpu",
     recompute: bool = False,
     progress: ProgressCallback = silent,
@@ -152,7 +151,6 @@ def run_optimiser_benchmark(
         model: its encoder and camera.
         out: the folder.
         options: see `OptimiserOptions`.
-        model_name: which model it is, for the record.
         device: "cpu" or "cuda:N".
         recompute: forget an earlier run.
         progress: called several times a second.
@@ -169,7 +167,7 @@ def run_optimiser_benchmark(
         "iterations": options.iterations,
         "spread": [spread.count, spread.sigma_deg, spread.sigma_mm, spread.seed],
         "cases": [str(case.resolve()) for case in cases],
-        "model": dict(model_name or {}),
+        "model": model.identity,
         "device": device,
     }
     journal = Journal(out / "searches.jsonl", header, recompute=recompute)

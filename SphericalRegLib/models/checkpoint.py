@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from torch import nn
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
-from SphericalRegLib.imaging.files import read_json_object
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
 from SphericalRegLib.models.trunk import TrunkConfig
@@ -32,16 +31,18 @@ class Model:
         regressor: the pose regressor, or None.
         camera: the camera both were trained with; X-rays are brought to it first.
         card: anatomy, pose range, training set, seed, versions, figures: whatever describes where the model comes from and what it is good for.
+        identity: which model this is, for records: its "file"'s name and its weights' "sha256"; empty for one that never was on disk.
     """
 
     encoder: SphericalEncoder
     regressor: PoseRegressor | None
     camera: Camera
     card: dict[str, Any] = field(default_factory=dict)
+    identity: dict[str, str] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Model:
         regressor = None if self.regressor is None else self.regressor.to(device)
-        return Model(self.encoder.to(device), regressor, self.camera, self.card)
+        return replace(self, encoder=self.encoder.to(device), regressor=regressor)
 
 
 def save_model(model: Model, path: str | Path) -> None:
@@ -102,14 +103,9 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
         camera = Camera.from_dict(card["camera"])
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"The model {weights_path} does not fit its card {card_path.name}: {error}.") from error
-    model = Model(encoder.eval().requires_grad_(False), regressor and regressor.eval().requires_grad_(False), camera, card["card"])
+    identity = {"file": weights_path.name, "sha256": str(card["weights_sha256"])}
+    model = Model(encoder.eval().requires_grad_(False), regressor and regressor.eval().requires_grad_(False), camera, card["card"], identity)
     return model.to(device)
-
-
-def model_name(path: Path) -> dict[str, str]:
-    """Which model this is, for the record of a run: its file's name and its weights' digest."""
-    weights = path.with_suffix(".safetensors")
-    return {"file": weights.name, "sha256": str(read_json_object(weights.with_suffix(".json"), "model card")["weights_sha256"])}
 
 
 def _config(kind: Any, values: dict[str, Any]) -> Any:

@@ -110,7 +110,8 @@ def register(
             proposal = propose(pyramid, views, here, None if asked else starts, multi_start, options.learned, seed, progress)
             notes = ((_ASKED,) if asked else notes) + proposal.notes
             plan = _Plan(proposal.starts, options.learned.search, options.second_start, notes, proposal)
-        return run.register(plan, world_from_camera_reference, began)
+        result = run.register(plan, world_from_camera_reference, began)
+    return result if model is None else replace(result, model=dict(model.identity))
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ class RegistrationResult:
         world_from_camera_reference: (4, 4) where source and detector stand in the world for display; the inverse of the initial pose by default.
         verdict: "uncalibrated" until errors have been compared with outcomes.
         predicted_target_error_mm: None until then.
+        model: which model helped: its file's name and its weights' digest (empty for one that never was on disk); None without one.
         notes: what a careful reader should know: assumptions that were made on the way.
         versions: of the software.
         seed: of the search.
@@ -80,6 +81,7 @@ class RegistrationResult:
     world_from_camera_reference: np.ndarray
     verdict: str = "uncalibrated"
     predicted_target_error_mm: float | None = None
+    model: Mapping[str, str] | None = None
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=lambda: software_versions())
     seed: int = 0
@@ -117,6 +119,7 @@ class RegistrationResult:
             ],
             "initial_camera_from_world": _plain(self.initial_camera_from_world),
             "world_from_camera_reference": _plain(self.world_from_camera_reference),
+            "model": None if self.model is None else dict(self.model),
             "notes": list(self.notes),
             "versions": dict(self.versions),
             "seed": self.seed,
@@ -138,6 +141,7 @@ class RegistrationResult:
                 world_from_camera_reference=_matrix(values["world_from_camera_reference"], (4, 4)),
                 verdict=str(values["verdict"]),
                 predicted_target_error_mm=values["predicted_target_error_mm"],
+                model=None if values.get("model") is None else dict(values["model"]),
                 notes=tuple(values["notes"]),
                 versions=dict(values["versions"]),
                 seed=int(values["seed"]),

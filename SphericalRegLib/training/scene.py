@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from SphericalRegLib.geometry.camera import Camera
-from SphericalRegLib.imaging.attenuation import Attenuation, AttenuationModel, attenuation, water_bone_fractions
+from SphericalRegLib.imaging.attenuation import Attenuation, attenuation, water_bone_fractions
 from SphericalRegLib.imaging.grid import voxel_spacing
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.rendering.projector import Projector
@@ -22,7 +22,7 @@ class TrainingScene:
     """Projectors of one CT through the training camera, on a grid as coarse as the training images are.
 
     Attributes:
-        drr: attenuation, what registration renders.
+        drr: attenuation, what registration renders: the CT, or a part of it.
         ct: fractions of solid water and of solid cortical bone, whose line integrals are paths in mm.
         patient: the same, with the body going on beyond the ends of the CT: a patient does, and a network that has only ever seen CTs end reads
             depth off the ends.
@@ -33,14 +33,19 @@ class TrainingScene:
     patient: tuple[Projector, Projector]
 
     @classmethod
-    def of(cls, volume: Volume, camera: Camera, device: torch.device | str = "cpu", model: AttenuationModel | None = None) -> TrainingScene:
-        """Coarsen the CT to the size that a pixel of `camera` has at three quarters of the way to the detector, where a patient lies."""
+    def of(cls, volume: Volume, camera: Camera, device: torch.device | str = "cpu", labels: tuple[int, ...] | None = None) -> TrainingScene:
+        """Coarsen the CT to the size that a pixel of `camera` has at three quarters of the way to the detector, where a patient lies.
+
+        Raises:
+            InputError: labels that the CT has not.
+        """
         coarse = volume.resample(0.75 * min(camera.pixel_spacing_mm))
-        mu = attenuation(coarse, model)
+        mu = attenuation(coarse)
         body = mu.mu > 0
         fractions = [replace(mu, mu=part * body) for part in water_bone_fractions(coarse.hu)]
         ct, patient = (tuple(Projector(part, camera, device=device) for part in parts) for parts in (fractions, map(continued, fractions)))
-        return cls(Projector(mu, camera, device=device), ct, patient)  # type: ignore[arg-type]  # pairs, as there are two fractions
+        shown = mu if labels is None else attenuation(coarse, labels=labels)
+        return cls(Projector(shown, camera, device=device), ct, patient)  # type: ignore[arg-type]  # pairs, as there are two fractions
 
     @property
     def centre(self) -> Tensor:

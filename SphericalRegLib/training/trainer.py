@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ class TrainingOptions:
         stop_below_mm: end as soon as the validation's median error after Levenberg-Marquardt is below this.
         patience: end after so many validations in a row in which that error did not fall below its lowest so far. Not before half of the training:
             the learning rate is still high there, and most of the gain comes as it falls.
+        labels: labels of the CT that the DRRs show (one bone of several), in every CT; None shows all of it. The X-rays always show everything.
         poses, perturbation, look, loss: what is drawn and what is asked.
         encoder, regressor: the networks; no regressor when None.
     """
@@ -83,6 +84,7 @@ class TrainingOptions:
     validation: ValidationOptions = field(default_factory=ValidationOptions)
     stop_below_mm: float | None = None
     patience: int | None = None
+    labels: tuple[int, ...] | None = None
     poses: PoseRange = field(default_factory=PoseRange)
     perturbation: Perturbation = field(default_factory=Perturbation)
     look: DomainRandomization = field(default_factory=DomainRandomization)
@@ -128,8 +130,8 @@ class Trainer:
         self.options, self.camera, self.device = options, camera, torch.device(device)
         self.group = group
         self.generator = torch.Generator().manual_seed(_seed_of(options.seed, group.rank, 0))
-        self.cts = [ct_identity(attenuation(volume), volume.name) for volume in volumes]
-        self.scenes = [TrainingScene.of(volume, camera, device) for volume in volumes]
+        self.cts = [ct_identity(attenuation(volume, labels=options.labels), volume.name) for volume in volumes]
+        self.scenes = [TrainingScene.of(volume, camera, device, options.labels) for volume in volumes]
         self.encoder = SphericalEncoder(options.encoder) if base is None else base.encoder.requires_grad_(True)
         self.regressor = self._make_regressor(base)
         networks = [network for network in (self.encoder, self.regressor) if network is not None]
@@ -170,7 +172,7 @@ class Trainer:
         try:
             while (share := self._share_done(self.group.from_first(time.perf_counter() - began))) < 1 and not self.stopped:
                 self._set_learning_rate(share)
-                self._remember(self.step())
+                self._remember(self.step(lambda: tell(self._report())))
                 self.seconds = self.group.from_first(time.perf_counter() - began)
                 tell(self._report())
                 validate = self._validation_is_due(self._share_done(self.seconds))
@@ -219,7 +221,7 @@ class Trainer:
     def _report(self) -> Progress:
         """Progress in steps where these are counted, in seconds otherwise."""
         options = self.options
-        rate = self.iteration * options.batch * options.accumulate / self.seconds
+        rate = self.iteration * options.batch * options.accumulate / max(self.seconds, 1e-9)
         shown = [f"{name} {self.figures[name]:.2f}" for name in ("cosine", "loss") if name in self.figures]
         if self.curve:
             shown.append(f"validation {self.curve[-1]['mtre_mm']:.1f} mm")
@@ -229,24 +231,36 @@ class Trainer:
         budget = max(1, round(60 * options.minutes))
         return Progress("training, seconds", min(round(self.seconds), budget), budget, message, cost=self.figures.get("loss"))
 
-    def step(self) -> dict[str, float]:
-        """One optimiser step; the figures of its losses."""
-        options = self.options
-        if not self.joined and self._share_done(self.seconds) >= options.regressor_first:
-            self._join()
-        self.optimizer.zero_grad(set_to_none=True)
-        figures: dict[str, float] = {}
-        for _ in range(options.accumulate):
-            loss, of_batch = self._loss()
-            (loss / options.accumulate).backward()
-            figures = {name: figures.get(name, 0.0) + value / options.accumulate for name, value in of_batch.items()}
+    def step(self, alive: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """One optimiser step; the figures of its losses. `alive` is called on the way: a step that it cancels has not happened."""
+        before = self.generator.get_state()
+        try:
+            figures = self._backward(alive)
+        except Cancelled:
+            self.generator.set_state(before)
+            raise
         for network in self.networks:  # one's wild batch is not the other's
             nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
         self.optimizer.step()
         self.iteration += 1
         return figures
 
-    def _loss(self) -> tuple[Tensor, dict[str, float]]:
+    def _backward(self, alive: Callable[[], None]) -> dict[str, float]:
+        """The gradient of one step; the figures of its losses."""
+        options = self.options
+        if not self.joined and self._share_done(self.seconds) >= options.regressor_first:
+            self._join()
+        self.optimizer.zero_grad(set_to_none=True)
+        figures: dict[str, float] = {}
+        for _ in range(options.accumulate):
+            loss, of_batch = self._loss(alive)
+            alive()
+            (loss / options.accumulate).backward()
+            alive()
+            figures = {name: figures.get(name, 0.0) + value / options.accumulate for name, value in of_batch.items()}
+        return figures
+
+    def _loss(self, alive: Callable[[], None] = lambda: None) -> tuple[Tensor, dict[str, float]]:
         """Of one batch of new X-rays of one CT."""
         options = self.options
         scene = self.scenes[int(torch.randint(len(self.scenes), (1,), generator=self.generator))]
@@ -256,6 +270,7 @@ class Trainer:
         truth, start = truth.to(self.device), start.to(self.device)
         goes_on = bool(torch.rand(1, generator=self.generator) < options.goes_on_share)
         xray, mask = options.look(*scene.tissues(truth, goes_on=goes_on), self.generator)
+        alive()
         trunks = [network.trunk for network in (self.encoder, self.regressor) if network is not None]
         with overridden(in_precision(options.precision, trunks)):
             loss, figures = torch.zeros((), device=self.device), dict[str, float]()
@@ -269,6 +284,7 @@ class Trainer:
                 left = refinement_loss(problem, start, truth[few], scene.centre, options.loss)
                 loss = loss + options.loss.refinement * left
                 figures["left"] = float(left.detach())
+            alive()
             if self.regressor is not None:
                 about = self.regressor.centre  # of the first CT: the pose is what it would be if this CT's centre lay there
                 pose = recentred(truth, scene.centre, about.to(truth)).float()

@@ -129,8 +129,8 @@ class Validation:
 
 
 def bone_points(bone: Attenuation, body: Attenuation, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Points (count, 3) in world mm, centres of voxels that hold bone; of the body where there is too little bone."""
-    voxels = np.argwhere(bone.mu > 0.3)
+    """Points (count, 3) in world mm, centres of voxels of the body that hold bone; of all of it where there is too little."""
+    voxels = np.argwhere((bone.mu > 0.3) & (body.mu > 0))
     if len(voxels) < count:
         voxels = np.argwhere(body.mu > 0)
     chosen = voxels[rng.choice(len(voxels), count, replace=len(voxels) < count)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import SimpleITK as sitk
 from typer.testing import CliRunner, Result
 
 from SphericalRegLib.cli import load
@@ -69,6 +70,7 @@ def test_a_model_registers_without_an_initial_pose(case: Path, model: Path, tmp_
     printed = json.loads(done.stdout)
     assert [stage["name"] for stage in printed["stages"]][:2] == ["regressor", "spherical LM"]
     assert "regressor" in printed["notes"][0] and len(printed["notes"]) == 1
+    assert printed["model"]["file"] == "model.safetensors" and len(printed["model"]["sha256"]) == 64
     assert "spherical LM" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
@@ -83,6 +85,30 @@ def test_many_cases_with_a_model(case: Path, model: Path, tmp_path: Path, comman
     assert result["stages"][0]["name"] == "regressor"
     without = run(*words[:4], "--device", "cpu", "-q", "--no-pictures")
     assert without.exit_code == 2 and "model" in without.stderr
+
+
+def test_a_part_of_the_ct(case: Path, tmp_path: Path) -> None:
+    out, ct = tmp_path / "model.safetensors", case / "ct.nii.gz"
+    image = sitk.ReadImage(str(ct))
+    labels = sitk.Cast(image > 300, sitk.sitkUInt8) * 5
+    sitk.WriteImage(labels, str(tmp_path / "labels.nrrd"))
+    words = ("train", ct, "-o", out, "--iterations", 1, *SMALL)
+    for wrong in (("--label", 5), ("--labels", tmp_path / "labels.nrrd"), (ct, "--labels", tmp_path / "labels.nrrd", "--label", 5)):
+        refused = run(*words, *wrong)
+        assert refused.exit_code == 2 and "give both with one CT" in refused.stderr
+    assert "no voxel with the labels" in run(*words, "--labels", tmp_path / "labels.nrrd", "--label", 6).stderr
+    done = run(*words, "--labels", tmp_path / "labels.nrrd", "--label", 5)
+    assert done.exit_code == 0, done.stderr
+    assert load_model(out).card["training"]["labels"] == [5]
+
+
+def test_a_program_s_files_are_named_without_their_folders() -> None:
+    from SphericalRegLib.cli.train import _without_folders
+
+    here = str(Path(__file__))
+    assert _without_folders(here, True) == Path(__file__).name
+    assert [_without_folders(word, True) for word in ("12.5", "sample:pelvis")] == ["12.5", "sample:pelvis"]
+    assert _without_folders(here, False) == here
 
 
 def test_a_base_brings_its_networks(case: Path, model: Path, tmp_path: Path) -> None:
@@ -102,10 +128,10 @@ def test_ctrl_c_saves_the_state_and_resume_goes_on(case: Path, tmp_path: Path, m
     assert whole.exit_code == 0, whole.stderr
     step = Trainer.step
 
-    def interrupted(self: Trainer):
+    def interrupted(self: Trainer, *alive):
         if self.iteration == 1:
-            os.kill(os.getpid(), signal.SIGINT)  # in the middle of a step: it is finished all the same
-        return step(self)
+            os.kill(os.getpid(), signal.SIGINT)  # its half-done step is done again by the resumed training
+        return step(self, *alive)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", interrupted)

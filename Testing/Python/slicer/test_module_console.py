@@ -115,8 +115,10 @@ def test_the_snippets_run(slicer: ModuleType, data: Path, monkeypatch: pytest.Mo
     assert "the model's regressor proposed it" in said
     model = load_model(names["path"])
     assert model.card["training"]["poses"]["primary_deg"] == 30 and model.camera.sdd_mm == pytest.approx(1020)
+    assert model.card["command"].startswith("sphericalreg train pelvis_CT.nrrd --out patient.safetensors")
     assert model.card["cts"][0]["name"] == "pelvis_CT.nrrd" and len(model.card["curve"]) == 1
     last = result_of(names["nodes"].transform)  # with that model
     assert last is not None and "regressor" in last.notes[0]
+    assert last.model == model.identity and last.model["file"] == "patient.safetensors"
     assert (data / "ct_to_xray.tfm").is_file()
     slicer.mrmlScene.Clear()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,40 @@ def test_the_command_and_its_reports(program: Callable[[str], list[list[str]]], 
     assert command[6:] == words
     assert not Path(command[5]).parent.exists()
     assert any(isinstance(step, TrainingProgress) and (step.stage, step.done, step.message) == ("training", 5, "2 X-rays/s") for step in seen)
+
+
+def test_a_part_of_the_ct(program: Callable[[str], list[list[str]]], tmp_path: Path) -> None:
+    asked = program("pass")
+    request = request_for(tmp_path / "m.safetensors")
+    labels = np.zeros((4, 4, 4), np.uint8)
+    labels[1, 1, 1] = 2
+    labelled = replace(request, volume=replace(request.volume, labels=labels), labels=(2,))
+    train(labelled, lambda step: None)
+    assert [Path(word).name for word in asked[0][-4:]] == ["--labels", "labels.nrrd", "--label", "2"]
+    ct = training.write_inputs(labelled, tmp_path)
+    back = Volume.read(ct, labels=ct.parent / "labels.nrrd")
+    assert back.labels is not None and np.array_equal(back.labels, labels)
+
+
+def test_a_process_that_has_saved_its_state_is_not_waited_for(program: Callable[[str], list[list[str]]], tmp_path: Path) -> None:
+    program(f"{reports(STEP)}; sys.stdin.read(); print('interrupted: saved', file=sys.stderr, flush=True); time.sleep(60)")
+    began = time.monotonic()
+    with pytest.raises(Cancelled):
+        train(request_for(tmp_path / "m.safetensors"), cancel_at_training)
+    assert time.monotonic() - began < training.GRACE_S
+
+
+def test_a_process_that_has_not_begun_is_ended_at_once(program: Callable[[str], list[list[str]]], tmp_path: Path) -> None:
+    program("import time; time.sleep(60)")
+    began, calls = time.monotonic(), iter(range(5))
+
+    def cancel(step: Progress) -> None:
+        if next(calls, None) is None:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        train(request_for(tmp_path / "m.safetensors"), cancel)
+    assert time.monotonic() - began < training.GRACE_S
 
 
 def test_a_refusal_is_a_sentence(program: Callable[[str], list[list[str]]], tmp_path: Path) -> None:

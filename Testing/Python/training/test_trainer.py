@@ -97,6 +97,41 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
     assert second.figures == pytest.approx(whole.figures)
 
 
+def test_a_step_that_is_cancelled_has_not_happened() -> None:
+    whole, other = make(), make()
+    for _ in range(2):
+        whole.step()
+    other.step()
+    for reached in range(4):  # after the X-rays, the encoder's loss, both losses, the gradient
+        calls = iter(range(reached))
+
+        def alive(calls=calls) -> None:
+            if next(calls, None) is None:
+                raise Cancelled
+
+        with pytest.raises(Cancelled):
+            other.step(alive)
+    other.step()
+    assert_same(weights_of(whole), weights_of(other))
+    assert whole.iteration == other.iteration == 2
+
+
+def test_drrs_of_a_part_and_xrays_of_everything() -> None:
+    volume = phantom.volume()
+    labels = np.zeros(volume.shape, dtype=np.uint8)
+    labels[: volume.shape[0] // 2] = 3
+    labelled = replace(volume, labels=labels)
+    whole, part = make(), Trainer([labelled], CAMERA, replace(OPTIONS, labels=(3,)))
+    pose = OPTIONS.poses.sample(1, CAMERA, whole.scenes[0].centre, torch.Generator().manual_seed(0))
+    shown, everything = (trainer.scenes[0].drr.project(pose).sum() for trainer in (part, whole))
+    assert 0.2 < shown / everything < 0.8
+    for of_part, of_whole in zip(*(trainer.scenes[0].tissues(pose, goes_on=False) for trainer in (part, whole))):
+        torch.testing.assert_close(of_part, of_whole)
+    assert part.cts[0].mass_mm2 < 0.8 * whole.cts[0].mass_mm2
+    with pytest.raises(InputError, match="labels"):
+        make(replace(OPTIONS, labels=(3,)))
+
+
 def test_a_state_belongs_to_its_training(tmp_path: Path) -> None:
     path = tmp_path / "m.state"
     trainer = make(replace(OPTIONS, iterations=1))
@@ -156,7 +191,8 @@ def test_session_writes_a_model_and_forgets_the_state(tmp_path: Path) -> None:
     told = how_far(out)
     assert told is not None and told.finished and told.share == 1 and list(told.curve) == card["curve"]
     assert {"cosine", "regressor_deg", "regressor_mm", "start_mm", "mtre_mm", "mtre_75_mm", "below_2_mm"} <= set(card["validation"])
-    assert [step.done for step in seen if step.stage == "training"] == list(range(1, 7))
+    counted = [step.done for step in seen if step.stage == "training"]
+    assert counted == sorted(counted) and set(counted) == set(range(7))  # several times within a step, for a cancel
     assert "X-rays/s" in seen[0].message and any("validation" in step.message for step in seen)
     assert any(step.stage == "validation" for step in seen)
 
