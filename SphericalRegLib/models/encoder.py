@@ -44,11 +44,7 @@ class SphericalEncoder(nn.Module):
 
     def forward(self, image: Tensor, mask: Tensor | None = None) -> Tensor:
         """Embed line-integral-like images; `mask` is 1 where they are valid (everywhere if omitted)."""
-        return self.embed(self.trunk(image, mask))
-
-    def embed(self, features: Tensor) -> Tensor:
-        """The embeddings (B, K, 2, 4) of the trunk's features."""
-        flat = self.head(features).view(len(features), self.config.elements, 2, 4)
+        flat = self.head(self.trunk(image, mask)).view(len(image), self.config.elements, 2, 4)
         if self.config.embedding == "so4":
             return F.normalize(flat, dim=-1)
         if self.config.embedding == "cosine":

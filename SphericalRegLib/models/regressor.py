@@ -98,12 +98,8 @@ class PoseRegressor(nn.Module):
         self.start = nn.Parameter(0.3 * torch.randn(config.components, OUTPUTS))
 
     def forward(self, image: Tensor, mask: Tensor | None = None) -> PoseMixture:
-        return self.mixture(self.trunk(image, mask))
-
-    def mixture(self, features: Tensor) -> PoseMixture:
-        """The mixtures of the trunk's features."""
         config = self.config
-        raw = self.head(self.hidden(features)).view(len(features), config.components, OUTPUTS) + self.start
+        raw = self.head(self.hidden(self.trunk(image, mask))).view(len(image), config.components, OUTPUTS) + self.start
         turn = roma.special_procrustes(raw[..., :9].unflatten(-1, (3, 3)) + torch.eye(3, dtype=raw.dtype, device=raw.device))
         reference, centre = self.reference, self.centre
         rotation = turn @ reference[:3, :3]

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,10 @@ from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.models.checkpoint import Model
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
-from SphericalRegLib.models.trunk import ImageTrunk
 from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback, silent
 from SphericalRegLib.training import parallel
 from SphericalRegLib.training.augmentation import DomainRandomization
-from SphericalRegLib.training.losses import Batch, LossWeights, gradient_loss, refinement_loss, spherical_loss
+from SphericalRegLib.training.losses import LossWeights, refinement_loss, spherical_loss
 from SphericalRegLib.training.overrides import PRECISIONS, Precision, in_precision, overridden
 from SphericalRegLib.training.paired import PairedProblem
 from SphericalRegLib.training.poses import Perturbation
@@ -48,8 +47,10 @@ class TrainingOptions:
     Attributes:
         minutes: wall-clock time; the learning rate follows it, so that a short training also ends on a small one.
         iterations: so many steps in the minutes' place, where the same seed must give the same model.
-        batch: X-rays per step, each with a DRR.
-        derivative_batch: so many of them enter the losses that need the image Jacobian, which cost several times as much.
+        batch: X-rays per step, for the regressor.
+        encoder_batch: so many of them are compared with DRRs as well, which costs several times as much.
+        regressor_first: share of the training in which the regressor is trained alone, which is several times as fast; the encoder begins with its
+            trunk. With a base, or without a regressor, there is no such part.
         goes_on_share: share of the batches in which the patient goes on beyond the CT's ends.
         learning_rate: peak of the one-cycle schedule.
         warm_up: share of the time in which the learning rate rises.
@@ -70,7 +71,8 @@ class TrainingOptions:
     minutes: float = 10.0
     iterations: int | None = None
     batch: int = 32
-    derivative_batch: int = 8
+    encoder_batch: int = 8
+    regressor_first: float = 0.35
     goes_on_share: float = 0.75
     learning_rate: float = 1.5e-3
     warm_up: float = 0.05
@@ -91,16 +93,13 @@ class TrainingOptions:
     regressor: RegressorConfig | None = field(default_factory=RegressorConfig)
 
     def __post_init__(self) -> None:
-        counts = (self.batch, self.derivative_batch, self.accumulate, 1 if self.iterations is None else self.iterations)
-        if not self.minutes > 0 or min(counts) < 1:
+        if not self.minutes > 0 or (self.iterations is not None and self.iterations < 1) or min(self.batch, self.encoder_batch, self.accumulate) < 1:
             raise InputError(
                 f"A training takes {self.minutes} minutes or {self.iterations} steps of {self.accumulate} x {self.batch} X-rays; "
                 "expected positive numbers."
             )
         if self.precision not in PRECISIONS:
             raise InputError(f"The precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}.")
-        if not self.loss.fit(self.encoder.embedding):
-            raise InputError(f"Embeddings of the kind {self.encoder.embedding!r} have no place for poses: the loss 'anchor' needs 'so4'.")
 
 
 class Trainer:
@@ -135,9 +134,6 @@ class Trainer:
         self.scenes = [TrainingScene.of(volume, camera, device, options.labels) for volume in volumes]
         self.encoder = SphericalEncoder(options.encoder) if base is None else base.encoder.requires_grad_(True)
         self.regressor = self._make_regressor(base)
-        self.shared = self.regressor is not None and _same(self.regressor.trunk, self.encoder.trunk, compare=base is not None)
-        if self.regressor is not None and self.shared:
-            self.regressor.trunk = self.encoder.trunk  # one look at an X-ray serves both heads, and each learns from the other's task
         networks = [network for network in (self.encoder, self.regressor) if network is not None]
         self.networks = nn.ModuleList(networks).to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(self.networks.parameters(), options.learning_rate, weight_decay=options.weight_decay)
@@ -145,6 +141,7 @@ class Trainer:
         self.optimizer.register_step_pre_hook(lambda *_: self.group.average_gradients(self.networks.parameters()))
         self.iteration = 0
         self.seconds = 0.0
+        self.joined = base is not None or self.regressor is None
         self.figures: dict[str, float] = {}
         self.curve: list[dict[str, float]] = []
         self.stopped = ""
@@ -206,7 +203,7 @@ class Trainer:
         if self.validation is None:
             self.validation = Validation(self.scenes, options.poses, options.look, options.validation)
         first = self.group.rank == 0
-        figures = self.group.from_first(self.validation(self.encoder, self.regressor, options.loss.metric, progress) if first else {})
+        figures = self.group.from_first(self.validation(self.encoder, self.regressor, options.loss.rho_mm, progress) if first else {})
         self.curve.append({"seconds": self.seconds, "iterations": self.iteration, **figures})
         if options.stop_below_mm is not None and figures["mtre_mm"] < options.stop_below_mm:
             self.stopped = f"the validation's median error fell below {options.stop_below_mm:g} mm"
@@ -225,7 +222,7 @@ class Trainer:
         """Progress in steps where these are counted, in seconds otherwise."""
         options = self.options
         rate = self.iteration * options.batch * options.accumulate / max(self.seconds, 1e-9)
-        shown = [f"{name} {self.figures[name]:.2f}" for name in ("DRR off", "loss") if name in self.figures]
+        shown = [f"{name} {self.figures[name]:.2f}" for name in ("cosine", "loss") if name in self.figures]
         if self.curve:
             shown.append(f"validation {self.curve[-1]['mtre_mm']:.1f} mm")
         message = ", ".join((f"{rate:.0f} X-rays/s", *shown))
@@ -242,7 +239,8 @@ class Trainer:
         except Cancelled:
             self.generator.set_state(before)
             raise
-        nn.utils.clip_grad_norm_(self.networks.parameters(), GRADIENT_NORM)
+        for network in self.networks:  # one's wild batch is not the other's
+            nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
         self.optimizer.step()
         self.iteration += 1
         return figures
@@ -250,6 +248,8 @@ class Trainer:
     def _backward(self, alive: Callable[[], None]) -> dict[str, float]:
         """The gradient of one step; the figures of its losses."""
         options = self.options
+        if not self.joined and self._share_done(self.seconds) >= options.regressor_first:
+            self._join()
         self.optimizer.zero_grad(set_to_none=True)
         figures: dict[str, float] = {}
         for _ in range(options.accumulate):
@@ -262,55 +262,45 @@ class Trainer:
 
     def _loss(self, alive: Callable[[], None] = lambda: None) -> tuple[Tensor, dict[str, float]]:
         """Of one batch of new X-rays of one CT."""
-        options, encoder, regressor = self.options, self.encoder, self.regressor
-        scene = self.scenes[int(torch.randint(len(self.scenes), (1,), generator=self.generator))]
-        batch = self._draw(scene)
-        alive()
-        count = len(batch.xray)
-        trunks = [network.trunk for network in (encoder, regressor) if network is not None]
-        with overridden(in_precision(options.precision, trunks)):
-            features = encoder.trunk(torch.cat((batch.xray, batch.drr[:, None])), torch.cat((batch.mask, batch.drr_mask)))
-            fixed, moving = encoder.embed(features).split(count)
-            loss, figures = spherical_loss(fixed, moving, batch, encoder.config.embedding, options.loss)
-            if regressor is not None:
-                about = regressor.centre  # of the first CT: the pose is what it would be if this CT's centre lay there
-                pose = recentred(batch.true_pose, scene.centre, about.to(batch.true_pose)).float()
-                mixture = regressor.mixture(features[:count]) if self.shared else regressor(batch.xray, batch.mask)
-                likelihood = mixture.negative_log_likelihood(pose, about).mean()
-                loss = loss + likelihood
-                figures["pose nll"] = float(likelihood.detach())
-            if options.loss.need_derivatives:
-                alive()
-                extra, more = self._derivative_loss(scene, batch)
-                loss, figures = loss + extra, {**figures, **more}
-        return loss, {**figures, "loss": float(loss.detach())}
-
-    def _draw(self, scene: TrainingScene) -> Batch:
         options = self.options
+        scene = self.scenes[int(torch.randint(len(self.scenes), (1,), generator=self.generator))]
         truth = options.poses.sample(options.batch, self.camera, scene.centre, self.generator)
-        start = options.perturbation.sample(truth, scene.centre.cpu(), self.generator)
+        few = slice(None if self.regressor is None else options.encoder_batch)
+        start = options.perturbation.sample(truth[few], scene.centre.cpu(), self.generator)
         truth, start = truth.to(self.device), start.to(self.device)
         goes_on = bool(torch.rand(1, generator=self.generator) < options.goes_on_share)
         xray, mask = options.look(*scene.tissues(truth, goes_on=goes_on), self.generator)
-        shown = mask * scene.drr.validity(start)[:, None]
-        reference = options.poses.middle(self.camera, scene.centre.cpu()).to(self.device)
-        return Batch(xray, mask, scene.drr.project(start).detach(), shown, truth, start, scene.centre, reference)
+        alive()
+        trunks = [network.trunk for network in (self.encoder, self.regressor) if network is not None]
+        with overridden(in_precision(options.precision, trunks)):
+            loss, figures = torch.zeros((), device=self.device), dict[str, float]()
+            if not self._regressor_alone():
+                drr, jacobian = scene.drr.project_with_jacobian(start)
+                shown = mask[few] * scene.drr.validity(start)[:, None]
+                pair = (xray[few], mask[few], drr, shown, jacobian)
+                loss, figures = spherical_loss(self.encoder, *pair, start, truth[few], scene.centre, options.loss)
+            if options.loss.refinement and not self._regressor_alone():
+                problem = PairedProblem(self.encoder, self.encoder(xray[few], mask[few]), mask[few], scene.drr)
+                left = refinement_loss(problem, start, truth[few], scene.centre, options.loss)
+                loss = loss + options.loss.refinement * left
+                figures["left"] = float(left.detach())
+            alive()
+            if self.regressor is not None:
+                about = self.regressor.centre  # of the first CT: the pose is what it would be if this CT's centre lay there
+                pose = recentred(truth, scene.centre, about.to(truth)).float()
+                likelihood = self.regressor(xray, mask).negative_log_likelihood(pose, about).mean()
+                loss = loss + likelihood  # the networks share no weights: no balance is to be kept
+                figures["pose nll"] = float(likelihood.detach())
+        return loss, {**figures, "loss": float(loss.detach())}
 
-    def _derivative_loss(self, scene: TrainingScene, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Of the first few of a batch."""
-        weights, few = self.options.loss, slice(self.options.derivative_batch)
-        part = replace(batch, **{name: getattr(batch, name)[few] for name in ("xray", "mask", "drr", "drr_mask", "true_pose", "drr_pose")})
-        loss, figures = batch.drr.new_zeros(()), dict[str, float]()
-        if weights.gradient:
-            _, jacobian = scene.drr.project_with_jacobian(part.drr_pose)
-            error, figures = gradient_loss(self.encoder, part, jacobian, weights)
-            loss = loss + weights.gradient * error
-        if weights.refinement:
-            problem = PairedProblem(self.encoder, self.encoder(part.xray, part.mask), part.mask, scene.drr)
-            left = refinement_loss(problem, part.drr_pose, part.true_pose, scene.centre, weights)
-            loss = loss + weights.refinement * left
-            figures["left"] = float(left.detach())
-        return loss, figures
+    def _regressor_alone(self) -> bool:
+        return self.regressor is not None and not self.joined
+
+    def _join(self) -> None:
+        """The encoder enters, with the trunk that the regressor has learned: what tells poses apart is what a distance between poses needs."""
+        if self.regressor is not None and self.regressor.config.trunk == self.encoder.config.trunk:
+            self.encoder.trunk.load_state_dict(self.regressor.trunk.state_dict())
+        self.joined = True
 
     def model(self) -> Model:
         """The networks as they are, with a model card."""
@@ -337,12 +327,11 @@ class Trainer:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         tensors["random"] = self.generator.get_state()
-        now = {"iteration": self.iteration, "seconds": self.seconds, "figures": self.figures, "curve": self.curve}
+        now = {"iteration": self.iteration, "seconds": self.seconds, "figures": self.figures, "curve": self.curve, "joined": self.joined}
         header = {**now, **self._identity()}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}  # a shared trunk is named twice
-        save_file(copies, partial, metadata={"state": json.dumps(header)})
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, metadata={"state": json.dumps(header)})
         partial.replace(path)
 
     def resume(self, path: Path) -> None:
@@ -364,7 +353,9 @@ class Trainer:
                 state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.generator.set_state(tensors["random"])
-        self.iteration, self.seconds, self.figures, self.curve = (header[name] for name in ("iteration", "seconds", "figures", "curve"))
+        self.iteration, self.seconds, self.figures, self.curve, self.joined = (
+            header[name] for name in ("iteration", "seconds", "figures", "curve", "joined")
+        )
 
     def _set_learning_rate(self, share: float) -> None:
         rise = self.options.warm_up
@@ -377,14 +368,6 @@ def _differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """Which options, or what else, differ between two trainings; how long they take does not count."""
     names = [name for name, value in expected["options"].items() if found.get("options", {}).get(name) != value and name != "minutes"]
     return names + [name for name in ("camera", "cts") if found.get(name) != expected[name]]
-
-
-def _same(a: ImageTrunk, b: ImageTrunk, *, compare: bool) -> bool:
-    """Whether two trunks are built alike, and, where that is to be compared, have the same weights."""
-    if a.config != b.config:
-        return False
-    there = b.state_dict()
-    return not compare or all(torch.equal(value, there[name]) for name, value in a.state_dict().items())
 
 
 class _Deferred:
