@@ -117,7 +117,9 @@ def train(request: TrainingRequest, progress: ProgressCallback) -> Path:
     """
     progress(TrainingProgress(STARTING, 0, 1))
     with tempfile.TemporaryDirectory(prefix="SphericalReg") as folder:
-        process = _start(_command(request, write_inputs(request, Path(folder))))
+        inputs = Path(folder) / "case"  # the model's card says what was trained from, by the names alone
+        inputs.mkdir()
+        process = _start(_command(request, write_inputs(request, inputs)))
         lines = _Lines(process)
         try:
             said = _follow(lines, request.out, progress)
@@ -266,6 +268,8 @@ def _end(process: subprocess.Popen[str], lines: _Lines) -> None:
     assert process.stdin is not None
     with contextlib.suppress(OSError):  # it ended in this moment
         process.stdin.close()
+    if process.poll() is not None:
+        return
     until = time.monotonic() + GRACE_S
     if lines.reported:
         for line in lines:

@@ -115,6 +115,7 @@ def test_the_snippets_run(slicer: ModuleType, data: Path, monkeypatch: pytest.Mo
     assert "the model's regressor proposed it" in said
     model = load_model(names["path"])
     assert model.card["training"]["poses"]["primary_deg"] == 30 and model.camera.sdd_mm == pytest.approx(1020)
+    assert "--camera case" in model.card["command"]
     assert model.card["command"].startswith("sphericalreg train pelvis_CT.nrrd --out patient.safetensors")
     assert model.card["cts"][0]["name"] == "pelvis_CT.nrrd" and len(model.card["curve"]) == 1
     last = result_of(names["nodes"].transform)  # with that model

@@ -77,7 +77,9 @@ def test_the_command_and_its_reports(program: Callable[[str], list[list[str]]], 
     asked = program(reports(STEP) + "; print('no report', file=sys.stderr)")
     seen: list[Progress] = []
     out = tmp_path / "m.safetensors"
+    began = time.monotonic()
     assert train(request_for(out, views=["ap", "pa"], primaryDeg=20.0, base=None, device="cpu", seed=3), seen.append) == out
+    assert time.monotonic() - began < training.GRACE_S  # what has ended is not waited for
     (command,) = asked
     assert command[1:5] == ["-u", "-m", "SphericalRegLib", "train"]
     assert command[5].endswith("a_CT_by_J_nsson.nrrd")
