@@ -44,6 +44,7 @@ set(MODULE_PYTHON_SCRIPTS
   geometry/__init__.py
   geometry/camera.py
   geometry/distances.py
+  geometry/metric.py
   geometry/p3p.py
   geometry/pnp.py
   geometry/pose_range.py
@@ -107,6 +108,7 @@ set(MODULE_PYTHON_SCRIPTS
   optimization/gauss_newton.py
   optimization/implicit.py
   optimization/levenberg_marquardt.py
+  optimization/prior.py
   optimization/problem.py
   optimization/result.py
   progress.py

@@ -30,7 +30,7 @@ from SphericalRegLib.registration.pipeline import prepare, register
 from SphericalRegLib.registration.problem import MultiViewProblem
 from SphericalRegLib.registration.resolution import VolumePyramid
 from SphericalRegLib.simulation.cases import SimulationOptions, simulate_cases
-from SphericalRegLib.training.losses import LossWeights
+from SphericalRegLib.training.losses import GRADIENT_MATCHING, LossWeights
 from SphericalRegLib.training.session import About, trained
 from SphericalRegLib.training.trainer import TrainingOptions
 from SphericalRegLib.visualization.figures import write_figure
@@ -48,7 +48,8 @@ ITERATIONS = {"lm": 20, "gauss-newton": 20, "lbfgs": 20, "adam": 100, "sgd": 100
 
 
 def _embedding(kind: Any) -> Callable[[TrainingOptions], TrainingOptions]:
-    return lambda options: replace(options, encoder=replace(options.encoder, embedding=kind))
+    """In another space, where poses have no place: by gradient matching."""
+    return lambda options: replace(options, encoder=replace(options.encoder, embedding=kind), loss=GRADIENT_MATCHING)
 
 
 def _elements(count: int) -> Callable[[TrainingOptions], TrainingOptions]:
@@ -61,11 +62,13 @@ def _loss(change: Callable[[LossWeights], LossWeights]) -> Callable[[TrainingOpt
 
 TRAININGS: dict[str, Callable[[TrainingOptions], TrainingOptions]] = {
     BASE: lambda options: options,
+    "anchor + gradient": _loss(lambda loss: replace(loss, gradient=0.3)),
+    "through LM": _loss(lambda loss: replace(loss, refinement=0.5)),
+    "gradient alone": _loss(lambda _: replace(GRADIENT_MATCHING, magnitude=0.0, pairs=0.0)),
+    "gradient + magnitude": _loss(lambda _: replace(GRADIENT_MATCHING, pairs=0.0)),
+    "gradient + magnitude + pairs": _loss(lambda _: GRADIENT_MATCHING),
     "cosine": _embedding("cosine"),
     "euclidean": _embedding("euclidean"),
-    "gradient alone": _loss(lambda loss: replace(loss, magnitude=0.0, pairs=0.0)),
-    "gradient + magnitude": _loss(lambda loss: replace(loss, pairs=0.0)),
-    "through LM": _loss(lambda loss: replace(loss, refinement=0.5)),
     "K = 1": _elements(1),
     "K = 4": _elements(4),
     "K = 64": _elements(64),

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from SphericalRegLib.geometry.camera import Camera
-from SphericalRegLib.geometry.distances import mean_displacement, rotation_angle
+from SphericalRegLib.geometry.distances import in_plane_and_depth, mean_displacement, rotation_angle
 from SphericalRegLib.geometry.se3 import invert, transform_points
 
 
@@ -51,19 +51,6 @@ def mpe_2d(truth: Tensor, estimate: Tensor, fiducials: Tensor, camera: Camera) -
     spacing = torch.tensor(camera.pixel_spacing_mm, dtype=torch.float64, device=estimate.device)
     offset = camera.project(_move(estimate, fiducials)) - camera.project(_move(truth, fiducials))
     return (offset * spacing).norm(dim=-1).mean(-1)
-
-
-def in_plane_and_depth(truth: Tensor, estimate: Tensor, fiducials: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """The two parts of (a): what a single view shows, and what it hardly does, mm.
-
-    With the fiducial displacements d in camera axes and n the unit vector from the source to the CT's centre (3,) under the true pose, the first is
-    the mean of |d - (d.n) n| and the second the mean of |d.n|.
-    """
-    displacement = _displacements(truth, estimate, fiducials)
-    ray = _move(truth, centre[None])
-    ray = ray / ray.norm(dim=-1, keepdim=True)
-    along = (displacement * ray).sum(-1, keepdim=True)
-    return (displacement - along * ray).norm(dim=-1).mean(-1), along.abs().mean((-2, -1))
 
 
 def rotation_error_deg(truth: Tensor, estimate: Tensor) -> Tensor:

@@ -40,3 +40,17 @@ def so4_pose_distance(a: Tensor, b: Tensor, centre: Tensor, rho_mm: float) -> Te
 def mean_displacement(a: Tensor, b: Tensor, points: Tensor) -> Tensor:
     """Mean distance (...), mm, between where two poses bring the points (N, 3) of the world: the mean target registration error of one of them."""
     return (transform_points(b, points) - transform_points(a, points)).norm(dim=-1).mean(-1)
+
+
+def in_plane_and_depth(truth: Tensor, estimate: Tensor, fiducials: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """The two parts of `mean_displacement`: what a single view shows, and what it hardly does, mm.
+
+    With the fiducial displacements d in camera axes and n the unit vector from the source to the CT's centre (3,) under the true pose, the first is
+    the mean of |d - (d.n) n| and the second the mean of |d.n|.
+    """
+    truth, estimate, fiducials = truth.double(), estimate.double(), fiducials.double()
+    displacement = transform_points(estimate, fiducials) - transform_points(truth, fiducials)
+    ray = transform_points(truth, centre.double()[None])
+    ray = ray / ray.norm(dim=-1, keepdim=True)
+    along = (displacement * ray).sum(-1, keepdim=True)
+    return (displacement - along * ray).norm(dim=-1).mean(-1), along.abs().mean((-2, -1))

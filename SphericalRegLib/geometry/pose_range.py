@@ -49,12 +49,8 @@ class PoseRange:
         spans = torch.tensor((*angles, self.in_plane_mm, self.in_plane_mm, self.depth_mm), dtype=torch.float64)
         draws = (2 * torch.rand(count, 6, dtype=torch.float64, generator=generator) - 1) * spans
         chosen = torch.randint(len(self.views), (count,), generator=generator)
-        poses = torch.stack(
-            [
-                c_arm_view(primary, secondary, camera, centre, self.sod_fraction, base=self.views[view])
-                for (primary, secondary), view in zip(draws[:, :2].tolist(), chosen.tolist())
-            ]
-        )
+        about_each = [c_arm_view(draws[:, 0], draws[:, 1], camera, centre, self.sod_fraction, base=view) for view in self.views]
+        poses = torch.stack(about_each)[chosen, torch.arange(count)]
         in_plane = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
         in_plane[:, :3, :3] = so3_exp(draws[:, 2:3] * torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
         in_plane[:, :3, 3] = draws[:, 3:]

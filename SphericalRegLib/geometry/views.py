@@ -28,14 +28,14 @@ def named_view(name: str, camera: Camera, centre: Tensor | Sequence[float], sod_
 
 
 def c_arm_view(
-    primary_deg: float,
-    secondary_deg: float,
+    primary_deg: float | Tensor,
+    secondary_deg: float | Tensor,
     camera: Camera,
     centre: Tensor | Sequence[float],
     sod_fraction: float = 0.75,
     base: str = "pa",
 ) -> Tensor:
-    """camera_from_world (4, 4) float64 of a C-arm's angles, in degrees.
+    """camera_from_world (..., 4, 4) float64 of a C-arm's angles in degrees, two numbers or tensors (...).
 
     With base "pa" these are DICOM's Positioner Primary Angle (0018,1510) and Secondary Angle (0018,1511) (PS3.3, C.8.7.5.1.2): they say where the
     *detector* is. Primary turns it in the transaxial plane: 0 before the chest, +90 on the patient's left (LAO positive), -90 on the right (RAO),
@@ -45,29 +45,30 @@ def c_arm_view(
     """
     if base not in NAMED_VIEWS:
         raise InputError(f"View {base!r} is unknown: expected one of {', '.join(NAMED_VIEWS)}.")
-    if not (math.isfinite(primary_deg) and math.isfinite(secondary_deg)):
-        raise InputError(f"C-arm angles must be finite, but they are {primary_deg} and {secondary_deg}.")
     if not 0 < sod_fraction < 1:
         raise InputError(f"sod_fraction must lie between 0 and 1 (the centre between source and detector), but it is {sod_fraction}.")
     position = torch.as_tensor(centre, dtype=torch.float64)
     if position.shape != (3,) or not bool(torch.isfinite(position).all()):
         raise InputError(f"The centre of a view must be three finite numbers (RAS, mm), but it is {position.tolist()}.")
+    angles = [torch.as_tensor(angle, dtype=torch.float64, device=position.device) for angle in (primary_deg, secondary_deg)]
+    if not all(bool(torch.isfinite(angle).all()) for angle in angles):
+        raise InputError(f"C-arm angles must be finite, but they are {primary_deg} and {secondary_deg}.")
 
-    primary, secondary = math.radians(_PRIMARY_DEG[base] + primary_deg), math.radians(secondary_deg)
+    primary, secondary = (torch.deg2rad(angle)[..., None] for angle in torch.broadcast_tensors(_PRIMARY_DEG[base] + angles[0], angles[1]))
     right, anterior, superior = torch.eye(3, dtype=torch.float64, device=position.device)
     horizontal = _cos(primary) * anterior - _sin(primary) * right
     beam = _cos(secondary) * horizontal + _sin(secondary) * superior
     down = _sin(secondary) * horizontal - _cos(secondary) * superior
-    rotation = torch.stack((torch.linalg.cross(down, beam), down, beam)) + 0.0  # no negative zeros
+    rotation = torch.stack((torch.linalg.cross(down, beam), down, beam), dim=-2) + 0.0  # no negative zeros
     translation = torch.tensor([0.0, 0.0, sod_fraction * camera.sdd_mm], dtype=torch.float64, device=position.device)
     return make_transform(rotation, translation - rotation @ position)
 
 
-def _cos(angle: float) -> float:
+def _cos(angle: Tensor) -> Tensor:
     return _sin(angle + math.pi / 2)
 
 
-def _sin(angle: float) -> float:
+def _sin(angle: Tensor) -> Tensor:
     """sin, exact at the multiples of 90 degrees, so that a named view has no 1e-17 in it."""
     quarter = angle / (math.pi / 2)
-    return float((0, 1, 0, -1)[round(quarter) % 4]) if abs(quarter - round(quarter)) < 1e-12 else math.sin(angle)
+    return torch.where((quarter - quarter.round()).abs() < 1e-12, angle.sin().round(), angle.sin())

@@ -25,7 +25,7 @@ from scipy import ndimage
 from SphericalRegLib.errors import InputError
 
 from .grid import grid_centre, voxel_spacing
-from .nist import DENSITY_G_PER_CM3, mass_attenuation
+from .nist import linear_attenuation
 
 if TYPE_CHECKING:
     from .volume import Volume
@@ -234,4 +234,4 @@ def _linear_per_mm(material: str, energy_kev: float) -> float:
     low, high = ENERGIES_KEV
     if not low <= energy_kev <= high:
         raise InputError(f"The effective energy is {energy_kev} keV; expected {low:g} to {high:g} keV.")
-    return float(mass_attenuation(material, energy_kev)) * DENSITY_G_PER_CM3[material] / 10.0
+    return float(linear_attenuation(material, energy_kev))

@@ -37,3 +37,8 @@ def mass_attenuation(material: str, energy_kev: np.ndarray | float) -> np.ndarra
     if energy.min() < known[0] or energy.max() > known[-1]:
         raise ValueError(f"energies must lie in {known[0]:g}-{known[-1]:g} keV for {material}, not {energy.min():g}-{energy.max():g}")
     return np.exp(np.interp(np.log(energy), np.log(known), np.log(values)))
+
+
+def linear_attenuation(material: str, energy_kev: np.ndarray | float) -> np.ndarray:
+    """Linear attenuation coefficient (1/mm) at the material's density; energies and errors as of `mass_attenuation`."""
+    return mass_attenuation(material, energy_kev) * DENSITY_G_PER_CM3[material] / 10.0

@@ -85,6 +85,8 @@ class LearnedStart:
     Attributes:
         draws: poses that are compared first: from the regressor's mixture where no initial pose is known (its components, then draws from them),
             else spread about each start as wide as the multi-start is.
+        second_opinion: poses of the regressor that are compared as well where there is a start, which may be farther off than it is thought to be;
+            0 spares them.
         refined: how many of them, the best by spherical similarity, Levenberg-Marquardt refines.
         iterations: of Levenberg-Marquardt, at most.
         keep: how many mutually different poses, the best by the first stage's intensity similarity, go on.
@@ -92,6 +94,7 @@ class LearnedStart:
     """
 
     draws: int = 32
+    second_opinion: int = 8
     refined: int = 2
     iterations: int = 3
     keep: int = 2
@@ -103,6 +106,8 @@ class LearnedStart:
                 f"A learned start has {self.draws} draws, {self.refined} refined, {self.iterations} iterations and keeps {self.keep}; "
                 "expected at least 1 of each."
             )
+        if self.second_opinion < 0:
+            raise InputError(f"A learned start asks for {self.second_opinion} poses as a second opinion; expected at least 0.")
 
 
 DEPTHS_MM = (-24.0, -16.0, -8.0, 0.0, 8.0, 16.0, 24.0)

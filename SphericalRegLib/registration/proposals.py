@@ -78,9 +78,15 @@ def propose(
     notes, records = model_notes(model, pyramid), []
     if starts is None:
         starts, drawn, record = _regress(problem, views, model, pyramid, options.draws, seed, progress)
+        if not len(drawn):
+            raise InputError("No pose that the model's regressor proposes shows the CT in the X-ray: is it the model of another CT or view?")
         records.append(record)
     else:
         drawn = starts if spread is None else torch.cat([spread_about(start, pyramid.centre, options.draws, spread, seed) for start in starts])
+        if model.regressor is not None and options.second_opinion:  # the start may be farther off than its spread says
+            _, others, record = _regress(problem, views, model, pyramid, options.second_opinion, seed, progress)
+            drawn = torch.cat((drawn, others))
+            records.append(record)
     poses, record = _refine(problem, views, pyramid, drawn, options, progress)
     # The starts go on as well: the intensities judge whether the refinement was one.
     return Proposal(torch.cat((poses, starts)), starts, (*records, record), notes)
@@ -117,7 +123,7 @@ def model_notes(model: Model, pyramid: VolumePyramid) -> tuple[str, ...]:
 def _regress(
     problem: MultiViewProblem, views: Sequence[View], model: Model, pyramid: VolumePyramid, count: int, seed: int, progress: ProgressCallback
 ) -> tuple[Tensor, Tensor, StageRecord]:
-    """(the poses of the mixtures' components, all draws that show the CT, the record)."""
+    """(the poses of the mixtures' components, all draws that show the CT, maybe none; the record)."""
     if model.regressor is None:
         raise InputError("The model has no regressor and no initial pose is known; expected one of them.")
     began = time.perf_counter()
@@ -132,14 +138,12 @@ def _regress(
     components = min(share, model.regressor.config.components)
     drawn = torch.cat(found)
     drawn = drawn[visible_in_all(views, drawn, pyramid.corners)]
-    if not len(drawn):
-        raise InputError("No pose that the model's regressor proposes shows the CT in the X-ray: is it the model of another CT or view?")
-    scores = problem.score(drawn)
+    scores = problem.score(drawn) if len(drawn) else drawn.new_zeros(0)
     progress(Progress("regressor", 1, 1))
-    best = int(scores.argmax())
     sizes = tuple(term.projector.camera.size_px for term in problem.terms)
-    seconds, pose = time.perf_counter() - began, (drawn[best].cpu().numpy(),)
-    record = StageRecord("regressor", "spherical", sizes, len(drawn), 0, seconds, float(scores[best]), poses=pose)
+    best = scores.argsort(descending=True, stable=True)[:1].tolist()
+    score, pose = float(scores[best[0]]) if best else math.nan, tuple(drawn[best].cpu().numpy())
+    record = StageRecord("regressor", "spherical", sizes, len(drawn), 0, time.perf_counter() - began, score, poses=pose)
     likeliest = torch.cat([poses[:components] for poses in found])
     likeliest = likeliest[visible_in_all(views, likeliest, pyramid.corners)]
     return likeliest if len(likeliest) else drawn[:1], drawn, record

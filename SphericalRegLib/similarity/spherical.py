@@ -9,15 +9,20 @@ from SphericalRegLib.geometry.so4 import so4_residual
 from SphericalRegLib.models.encoder import Embedding, SphericalEncoder
 from SphericalRegLib.similarity.forward_mode import along_columns
 
+NOISE_RAD = 0.03
+"""How far a trained residual is off along a direction of pose space: what weighs it against what is known of the pose beforehand."""
+
 
 def embedding_residual(fixed: Tensor, moving: Tensor, embedding: Embedding = "so4") -> Tensor:
     """Residual vector (..., 6K) between embeddings (..., K, 2, 4) that broadcast.
 
-    "so4": the K half-angle logarithms [Log p; Log q]; the squared norm is the sum over elements of ||log||_F^2 / 4, the bi-invariant metric of
-    SO(4)^K. "cosine": arc length on one sphere, along the chord (..., 8K). "euclidean": the plain difference (..., 8K).
+    "so4": the K half-angle logarithms [Log p; Log q] times sqrt(2 / K); the squared norm is the mean over elements of ||log||_F^2 / 2, a bi-invariant
+    metric of SO(4)^K, which for the images of two poses (`geometry.so4.so4_from_se3`) is the poses' squared distance. "cosine": arc length on one
+    sphere, along the chord (..., 8K). "euclidean": the plain difference (..., 8K).
     """
     if embedding == "so4":
-        return so4_residual(fixed[..., 0, :], fixed[..., 1, :], moving[..., 0, :], moving[..., 1, :]).flatten(-2)
+        logarithms = so4_residual(fixed[..., 0, :], fixed[..., 1, :], moving[..., 0, :], moving[..., 1, :])
+        return (2 / logarithms.shape[-2]) ** 0.5 * logarithms.flatten(-2)
     difference = (moving - fixed).flatten(-3)
     if embedding == "euclidean":
         return difference

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from SphericalRegLib.imaging.attenuation import mu_bone_per_mm, mu_water_per_mm
+from SphericalRegLib.imaging.nist import linear_attenuation
 from SphericalRegLib.models.local_contrast import blur, gaussian_kernel
 
 Range = tuple[float, float]
@@ -81,8 +82,8 @@ class DomainRandomization:
         total, weights = torch.zeros_like(water_mm), torch.zeros_like(water_mm[:, :1, :1])
         gain = draw.uniform(self.bone_gain)[:, 0]
         for _ in range(self.lines):
-            weight, energy = draw.uniform((0.2, 1.0))[:, 0], draw.uniform(self.energy_kev).flatten().tolist()
-            water, bone = (draw.per_sample([mu(kev) for kev in energy]) for mu in (mu_water_per_mm, mu_bone_per_mm))
+            weight, energy = draw.uniform((0.2, 1.0))[:, 0], draw.plain(self.energy_kev)
+            water, bone = (draw.per_sample(linear_attenuation(material, energy)) for material in ("water", "bone"))
             total = total + weight * torch.exp(-(water * water_mm + gain * bone * bone_mm))
             weights = weights + weight
         return total / weights
@@ -95,15 +96,21 @@ class _Draw:
         self.batch, self.generator, self.like = batch, generator, like
 
     def uniform(self, span: Range) -> Tensor:
-        values = torch.rand(self.batch, 1, 1, 1, generator=self.generator) * (span[1] - span[0]) + span[0]
-        return values.to(self.like)
+        return self._values(span).to(self.like)
+
+    def plain(self, span: Range) -> np.ndarray:
+        """The same as an array (B,)."""
+        return self._values(span).flatten().numpy()
+
+    def _values(self, span: Range) -> Tensor:
+        return torch.rand(self.batch, 1, 1, 1, generator=self.generator) * (span[1] - span[0]) + span[0]
 
     def scalar(self, span: Range) -> float:
         """One value for the whole batch, where a batch of different ones would need as many convolutions."""
         return float(torch.rand(1, generator=self.generator)) * (span[1] - span[0]) + span[0]
 
-    def per_sample(self, values: list[float]) -> Tensor:
-        return self.like.new_tensor(values)[:, None, None]
+    def per_sample(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self.like)[:, None, None]
 
     def normal(self) -> Tensor:
         return torch.randn(self.batch, 1, *self.like.shape[-2:], generator=self.generator).to(self.like)

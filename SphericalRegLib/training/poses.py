@@ -15,8 +15,8 @@ from SphericalRegLib.geometry.se3 import retract
 class Perturbation:
     """How far from the true pose the encoder's DRRs are taken: normal per axis, times a factor uniform in [0, 1] so that all distances occur."""
 
-    rotation_deg: float = 15.0
-    in_plane_mm: float = 25.0
+    rotation_deg: float = 20.0
+    in_plane_mm: float = 35.0
     depth_mm: float = 50.0
 
     def sample(self, camera_from_world: Tensor, centre: Tensor, generator: torch.Generator) -> Tensor:

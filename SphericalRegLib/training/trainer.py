@@ -1,4 +1,4 @@
-"""The training loop: encoder and regressor together, for one CT or for several."""
+"""The training loop: the regressor, then the encoder, for one CT or for several."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
 from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback, silent
 from SphericalRegLib.training import parallel
 from SphericalRegLib.training.augmentation import DomainRandomization
-from SphericalRegLib.training.losses import LossWeights, refinement_loss, spherical_loss
+from SphericalRegLib.training.losses import Batch, LossWeights, gradient_loss, refinement_loss, spherical_loss
 from SphericalRegLib.training.overrides import PRECISIONS, Precision, in_precision, overridden
 from SphericalRegLib.training.paired import PairedProblem
 from SphericalRegLib.training.poses import Perturbation
@@ -47,10 +47,10 @@ class TrainingOptions:
     Attributes:
         minutes: wall-clock time; the learning rate follows it, so that a short training also ends on a small one.
         iterations: so many steps in the minutes' place, where the same seed must give the same model.
-        batch: X-rays per step, for the regressor.
-        encoder_batch: so many of them are compared with DRRs as well, which costs several times as much.
-        regressor_first: share of the training in which the regressor is trained alone, which is several times as fast; the encoder begins with its
-            trunk. With a base, or without a regressor, there is no such part.
+        batch: X-rays per step, each with a DRR.
+        derivative_batch: so many of them enter the losses that need the image Jacobian, which cost several times as much.
+        regressor_share: share of the training that the regressor has, before the encoder: what tells poses apart is what a distance between poses
+            needs, so the encoder begins with the regressor's trunk (or its own, with a base). Trained at once on one trunk, each gets less far.
         goes_on_share: share of the batches in which the patient goes on beyond the CT's ends.
         learning_rate: peak of the one-cycle schedule.
         warm_up: share of the time in which the learning rate rises.
@@ -71,8 +71,8 @@ class TrainingOptions:
     minutes: float = 10.0
     iterations: int | None = None
     batch: int = 32
-    encoder_batch: int = 8
-    regressor_first: float = 0.35
+    derivative_batch: int = 8
+    regressor_share: float = 0.4
     goes_on_share: float = 0.75
     learning_rate: float = 1.5e-3
     warm_up: float = 0.05
@@ -93,13 +93,18 @@ class TrainingOptions:
     regressor: RegressorConfig | None = field(default_factory=RegressorConfig)
 
     def __post_init__(self) -> None:
-        if not self.minutes > 0 or (self.iterations is not None and self.iterations < 1) or min(self.batch, self.encoder_batch, self.accumulate) < 1:
+        counts = (self.batch, self.derivative_batch, self.accumulate, 1 if self.iterations is None else self.iterations)
+        if not self.minutes > 0 or min(counts) < 1:
             raise InputError(
                 f"A training takes {self.minutes} minutes or {self.iterations} steps of {self.accumulate} x {self.batch} X-rays; "
                 "expected positive numbers."
             )
+        if not 0 <= self.regressor_share < 1:
+            raise InputError(f"The regressor's share of the training is {self.regressor_share}; expected at least 0 and less than 1.")
         if self.precision not in PRECISIONS:
             raise InputError(f"The precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}.")
+        if not self.loss.fit(self.encoder.embedding):
+            raise InputError(f"Embeddings of the kind {self.encoder.embedding!r} have no place for poses: the loss 'anchor' needs 'so4'.")
 
 
 class Trainer:
@@ -141,7 +146,7 @@ class Trainer:
         self.optimizer.register_step_pre_hook(lambda *_: self.group.average_gradients(self.networks.parameters()))
         self.iteration = 0
         self.seconds = 0.0
-        self.joined = base is not None or self.regressor is None
+        self.handed_on = base is not None or self.regressor is None
         self.figures: dict[str, float] = {}
         self.curve: list[dict[str, float]] = []
         self.stopped = ""
@@ -192,7 +197,7 @@ class Trainer:
 
     def _remember(self, figures: dict[str, float]) -> None:
         """A running mean of each figure."""
-        self.figures = {name: 0.98 * self.figures.get(name, value) + 0.02 * value for name, value in figures.items()}
+        self.figures |= {name: 0.98 * self.figures.get(name, value) + 0.02 * value for name, value in figures.items()}
 
     def _validation_is_due(self, share: float) -> bool:
         return int(share * self.options.validation.times + 1e-9) > len(self.curve)
@@ -203,7 +208,7 @@ class Trainer:
         if self.validation is None:
             self.validation = Validation(self.scenes, options.poses, options.look, options.validation)
         first = self.group.rank == 0
-        figures = self.group.from_first(self.validation(self.encoder, self.regressor, options.loss.rho_mm, progress) if first else {})
+        figures = self.group.from_first(self.validation(self.encoder, self.regressor, options.loss.metric, progress) if first else {})
         self.curve.append({"seconds": self.seconds, "iterations": self.iteration, **figures})
         if options.stop_below_mm is not None and figures["mtre_mm"] < options.stop_below_mm:
             self.stopped = f"the validation's median error fell below {options.stop_below_mm:g} mm"
@@ -222,7 +227,7 @@ class Trainer:
         """Progress in steps where these are counted, in seconds otherwise."""
         options = self.options
         rate = self.iteration * options.batch * options.accumulate / max(self.seconds, 1e-9)
-        shown = [f"{name} {self.figures[name]:.2f}" for name in ("cosine", "loss") if name in self.figures]
+        shown = [f"{name} {self.figures[name]:.2f}" for name in ("DRR off", "loss") if name in self.figures]
         if self.curve:
             shown.append(f"validation {self.curve[-1]['mtre_mm']:.1f} mm")
         message = ", ".join((f"{rate:.0f} X-rays/s", *shown))
@@ -239,8 +244,7 @@ class Trainer:
         except Cancelled:
             self.generator.set_state(before)
             raise
-        for network in self.networks:  # one's wild batch is not the other's
-            nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
+        nn.utils.clip_grad_norm_(self.networks.parameters(), GRADIENT_NORM)  # of the network whose turn it is
         self.optimizer.step()
         self.iteration += 1
         return figures
@@ -248,8 +252,6 @@ class Trainer:
     def _backward(self, alive: Callable[[], None]) -> dict[str, float]:
         """The gradient of one step; the figures of its losses."""
         options = self.options
-        if not self.joined and self._share_done(self.seconds) >= options.regressor_first:
-            self._join()
         self.optimizer.zero_grad(set_to_none=True)
         figures: dict[str, float] = {}
         for _ in range(options.accumulate):
@@ -261,46 +263,78 @@ class Trainer:
         return figures
 
     def _loss(self, alive: Callable[[], None] = lambda: None) -> tuple[Tensor, dict[str, float]]:
-        """Of one batch of new X-rays of one CT."""
-        options = self.options
+        """Of one batch of new X-rays of one CT, for the network whose turn it is."""
         scene = self.scenes[int(torch.randint(len(self.scenes), (1,), generator=self.generator))]
-        truth = options.poses.sample(options.batch, self.camera, scene.centre, self.generator)
-        few = slice(None if self.regressor is None else options.encoder_batch)
-        start = options.perturbation.sample(truth[few], scene.centre.cpu(), self.generator)
-        truth, start = truth.to(self.device), start.to(self.device)
-        goes_on = bool(torch.rand(1, generator=self.generator) < options.goes_on_share)
-        xray, mask = options.look(*scene.tissues(truth, goes_on=goes_on), self.generator)
-        alive()
-        trunks = [network.trunk for network in (self.encoder, self.regressor) if network is not None]
-        with overridden(in_precision(options.precision, trunks)):
-            loss, figures = torch.zeros((), device=self.device), dict[str, float]()
-            if not self._regressor_alone():
-                drr, jacobian = scene.drr.project_with_jacobian(start)
-                shown = mask[few] * scene.drr.validity(start)[:, None]
-                pair = (xray[few], mask[few], drr, shown, jacobian)
-                loss, figures = spherical_loss(self.encoder, *pair, start, truth[few], scene.centre, options.loss)
-            if options.loss.refinement and not self._regressor_alone():
-                problem = PairedProblem(self.encoder, self.encoder(xray[few], mask[few]), mask[few], scene.drr)
-                left = refinement_loss(problem, start, truth[few], scene.centre, options.loss)
-                loss = loss + options.loss.refinement * left
-                figures["left"] = float(left.detach())
-            alive()
-            if self.regressor is not None:
-                about = self.regressor.centre  # of the first CT: the pose is what it would be if this CT's centre lay there
-                pose = recentred(truth, scene.centre, about.to(truth)).float()
-                likelihood = self.regressor(xray, mask).negative_log_likelihood(pose, about).mean()
-                loss = loss + likelihood  # the networks share no weights: no balance is to be kept
-                figures["pose nll"] = float(likelihood.detach())
+        regressor = self.regressor if self._is_the_regressors(self._share_done(self.seconds)) else None
+        if regressor is None and not self.handed_on:
+            self._hand_on()
+        loss, figures = self._encoder_loss(scene, alive) if regressor is None else self._regressor_loss(regressor, scene, alive)
         return loss, {**figures, "loss": float(loss.detach())}
 
-    def _regressor_alone(self) -> bool:
-        return self.regressor is not None and not self.joined
+    def _is_the_regressors(self, share: float) -> bool:
+        return self.regressor is not None and share < self.options.regressor_share
 
-    def _join(self) -> None:
-        """The encoder enters, with the trunk that the regressor has learned: what tells poses apart is what a distance between poses needs."""
+    def _hand_on(self) -> None:
+        """The encoder begins, with the trunk that the regressor has learned where both are built alike."""
         if self.regressor is not None and self.regressor.config.trunk == self.encoder.config.trunk:
             self.encoder.trunk.load_state_dict(self.regressor.trunk.state_dict())
-        self.joined = True
+        self.optimizer.zero_grad(set_to_none=True)
+        self.figures.pop("loss", None)  # another one from now on
+        self.handed_on = True
+
+    def _regressor_loss(self, regressor: PoseRegressor, scene: TrainingScene, alive: Callable[[], None]) -> tuple[Tensor, dict[str, float]]:
+        xray, mask, truth = self._xrays(scene)
+        alive()
+        about = regressor.centre  # of the first CT: the pose is what it would be if this CT's centre lay there
+        pose = recentred(truth, scene.centre, about.to(truth)).float()
+        with overridden(in_precision(self.options.precision, [regressor.trunk])):
+            loss = regressor(xray, mask).negative_log_likelihood(pose, about).mean()
+        return loss, {"pose nll": float(loss.detach())}
+
+    def _encoder_loss(self, scene: TrainingScene, alive: Callable[[], None]) -> tuple[Tensor, dict[str, float]]:
+        options, encoder = self.options, self.encoder
+        batch = self._pairs(scene)
+        alive()
+        with overridden(in_precision(options.precision, [encoder.trunk])):
+            both = encoder(torch.cat((batch.xray, batch.drr[:, None])), torch.cat((batch.mask, batch.drr_mask)))
+            fixed, moving = both.split(len(batch.xray))
+            loss, figures = spherical_loss(fixed, moving, batch, encoder.config.embedding, options.loss)
+            if options.loss.need_derivatives:
+                alive()
+                extra, more = self._derivative_loss(scene, batch)
+                loss, figures = loss + extra, {**figures, **more}
+        return loss, figures
+
+    def _xrays(self, scene: TrainingScene) -> tuple[Tensor, Tensor, Tensor]:
+        """X-rays and masks (B, 1, S, S) with their poses (B, 4, 4)."""
+        options = self.options
+        truth = options.poses.sample(options.batch, self.camera, scene.centre, self.generator).to(self.device)
+        goes_on = bool(torch.rand(1, generator=self.generator) < options.goes_on_share)
+        return (*options.look(*scene.tissues(truth, goes_on=goes_on), self.generator), truth)
+
+    def _pairs(self, scene: TrainingScene) -> Batch:
+        """X-rays, each with a DRR of a pose near its own."""
+        xray, mask, truth = self._xrays(scene)
+        start = self.options.perturbation.sample(truth.cpu(), scene.centre.cpu(), self.generator).to(self.device)
+        shown = mask * scene.drr.validity(start)[:, None]
+        reference = self.options.poses.middle(self.camera, scene.centre.cpu()).to(self.device)
+        return Batch(xray, mask, scene.drr.project(start).detach(), shown, truth, start, scene.centre, reference)
+
+    def _derivative_loss(self, scene: TrainingScene, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Of the first few of a batch."""
+        weights, few = self.options.loss, slice(self.options.derivative_batch)
+        part = replace(batch, **{name: getattr(batch, name)[few] for name in ("xray", "mask", "drr", "drr_mask", "true_pose", "drr_pose")})
+        loss, figures = batch.drr.new_zeros(()), dict[str, float]()
+        if weights.gradient:
+            _, jacobian = scene.drr.project_with_jacobian(part.drr_pose)
+            error, figures = gradient_loss(self.encoder, part, jacobian, weights)
+            loss = loss + weights.gradient * error
+        if weights.refinement:
+            problem = PairedProblem(self.encoder, self.encoder(part.xray, part.mask), part.mask, scene.drr)
+            left = refinement_loss(problem, part.drr_pose, part.true_pose, scene.centre, weights)
+            loss = loss + weights.refinement * left
+            figures["left"] = float(left.detach())
+        return loss, figures
 
     def model(self) -> Model:
         """The networks as they are, with a model card."""
@@ -327,7 +361,7 @@ class Trainer:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         tensors["random"] = self.generator.get_state()
-        now = {"iteration": self.iteration, "seconds": self.seconds, "figures": self.figures, "curve": self.curve, "joined": self.joined}
+        now = {"iteration": self.iteration, "seconds": self.seconds, "figures": self.figures, "curve": self.curve, "handed_on": self.handed_on}
         header = {**now, **self._identity()}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -353,11 +387,14 @@ class Trainer:
                 state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.generator.set_state(tensors["random"])
-        self.iteration, self.seconds, self.figures, self.curve, self.joined = (
-            header[name] for name in ("iteration", "seconds", "figures", "curve", "joined")
+        self.iteration, self.seconds, self.figures, self.curve, self.handed_on = (
+            header[name] for name in ("iteration", "seconds", "figures", "curve", "handed_on")
         )
 
     def _set_learning_rate(self, share: float) -> None:
+        """One cycle for each network."""
+        first = 0.0 if self.regressor is None else self.options.regressor_share
+        share = share / first if self._is_the_regressors(share) else (share - first) / (1 - first)
         rise = self.options.warm_up
         factor = share / rise if share < rise else 0.5 + 0.5 * math.cos(math.pi * (share - rise) / (1 - rise))
         for group in self.optimizer.param_groups:

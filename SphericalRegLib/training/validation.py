@@ -9,17 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from SphericalRegLib.geometry.distances import mean_displacement, rotation_angle
+from SphericalRegLib.geometry.distances import in_plane_and_depth, mean_displacement, rotation_angle
+from SphericalRegLib.geometry.metric import PoseMetric
 from SphericalRegLib.geometry.pose_range import PoseRange
 from SphericalRegLib.geometry.se3 import recentred, retract, transform_points
 from SphericalRegLib.imaging.attenuation import Attenuation
 from SphericalRegLib.models.encoder import SphericalEncoder
 from SphericalRegLib.models.regressor import PoseRegressor
 from SphericalRegLib.optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
+from SphericalRegLib.optimization.prior import PosePrior
 from SphericalRegLib.progress import Progress, ProgressCallback
+from SphericalRegLib.similarity.spherical import NOISE_RAD
 
 from .augmentation import DomainRandomization
-from .losses import scaled_tangent
 from .paired import PairedProblem
 from .scene import TrainingScene
 
@@ -75,14 +77,16 @@ class Validation:
         seeds = np.random.SeedSequence([0x56414C, options.seed]).generate_state(len(scenes), np.uint64)
         self.sets = [_make(scene, count, poses, look, options, int(seed >> 1)) for scene, count, seed in zip(scenes, counts, seeds)]
 
-    def __call__(self, encoder: SphericalEncoder, regressor: PoseRegressor | None, rho_mm: float, progress: ProgressCallback) -> dict[str, float]:
+    def __call__(
+        self, encoder: SphericalEncoder, regressor: PoseRegressor | None, metric: PoseMetric, progress: ProgressCallback
+    ) -> dict[str, float]:
         """The figures of networks as they are.
 
-        "cosine": mean cosine between the similarity's pose gradient and the squared geodesic's at the starts, radians weighed by `rho_mm`.
+        "cosine": mean cosine between the similarity's pose gradient and the squared geodesic's at the starts, in `metric`.
         "regressor_deg", "regressor_mm", "regressor_mtre_mm": median error of the likeliest hypothesis: angle, displacement of the CT's centre, mean
         displacement of bone points.
         "start_mm", "mtre_mm", "mtre_75_mm", "below_2_mm": mean 3D displacement of bone points at the starts (median) and after Levenberg-Marquardt
-        on the spherical similarity (median, 75 %, share).
+        on the spherical similarity (median, 75 %, share). "start_in_plane_mm", "in_plane_mm", "in_plane_75_mm": the part of it across the ray.
         """
         was_training = encoder.training
         encoder.eval()
@@ -90,26 +94,26 @@ class Validation:
         try:
             with torch.no_grad():
                 for number, xrays in enumerate(self.sets):
-                    for name, value in self._of(xrays, encoder, regressor, rho_mm, _part(progress, number, len(self.sets))).items():
+                    for name, value in self._of(xrays, encoder, regressor, metric, _part(progress, number, len(self.sets))).items():
                         values.setdefault(name, []).append(value.double().cpu())
         finally:
             encoder.train(was_training)
         joined = {name: torch.cat(parts) for name, parts in values.items()}
-        after = joined.pop("after")
+        after, across = joined.pop("after"), joined.pop("across")
         figures = {name: float(value.mean() if name == "cosine" else value.median()) for name, value in joined.items()}
-        quartiles = torch.quantile(after, torch.tensor([0.5, 0.75], dtype=after.dtype)).tolist()
-        return {**figures, "mtre_mm": quartiles[0], "mtre_75_mm": quartiles[1], "below_2_mm": float((after < 2.0).double().mean())}
+        for name, errors in (("mtre", after), ("in_plane", across)):
+            figures[f"{name}_mm"], figures[f"{name}_75_mm"] = torch.quantile(errors, torch.tensor([0.5, 0.75], dtype=errors.dtype)).tolist()
+        return {**figures, "below_2_mm": float((after < 2.0).double().mean())}
 
     def _of(
-        self, xrays: _Xrays, encoder: SphericalEncoder, regressor: PoseRegressor | None, rho_mm: float, progress: ProgressCallback
+        self, xrays: _Xrays, encoder: SphericalEncoder, regressor: PoseRegressor | None, metric: PoseMetric, progress: ProgressCallback
     ) -> dict[str, Tensor]:
         """Figures (B,) of each X-ray."""
         centre, everyone = xrays.scene.centre, torch.arange(len(xrays.truth), device=xrays.truth.device)
         problem = PairedProblem(encoder, encoder(xrays.image, xrays.mask), xrays.mask, xrays.scene.drr)
         r, jacobian = problem.residual_and_jacobian(xrays.start, everyone)
-        weigh = torch.tensor([1.0] * 3 + [rho_mm] * 3, dtype=r.dtype, device=r.device)
-        gradient = (jacobian.transpose(1, 2) @ r[..., None])[..., 0] * weigh
-        wanted = -scaled_tangent(xrays.start, xrays.truth, centre, rho_mm).to(gradient)
+        gradient = metric.gradient(xrays.start, (jacobian.transpose(1, 2) @ r[..., None])[..., 0])
+        wanted = -metric.way(xrays.start, xrays.truth, centre).to(gradient)
         found: dict[str, Tensor] = {"cosine": torch.nn.functional.cosine_similarity(gradient, wanted, dim=-1)}
         if regressor is not None:
             mixture = regressor(xrays.image, xrays.mask)
@@ -122,9 +126,11 @@ class Validation:
             progress(replace(step, stage=STAGE, pose=None))
 
         lm = LMOptions(max_iterations=self.options.iterations, cost_tolerance=1e-5, step_tolerance_rad=1e-5, step_tolerance_mm=1e-3)
-        end = levenberg_marquardt(problem, xrays.start, centre, lm, report).pose
+        prior = PosePrior(problem, xrays.start, centre, math.radians(self.options.sigma_deg), self.options.sigma_mm, NOISE_RAD)
+        end = levenberg_marquardt(prior if self.options.sigma_deg * self.options.sigma_mm else problem, xrays.start, centre, lm, report).pose
         found["start_mm"] = mean_displacement(xrays.truth, xrays.start, xrays.targets)
         found["after"] = mean_displacement(xrays.truth, end, xrays.targets)
+        found["start_in_plane_mm"], found["across"] = (in_plane_and_depth(xrays.truth, pose, xrays.targets, centre)[0] for pose in (xrays.start, end))
         return found
 
 

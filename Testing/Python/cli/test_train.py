@@ -58,7 +58,7 @@ def test_the_card_says_where_the_model_comes_from(case: Path, model: Path) -> No
     assert card["training"]["poses"]["views"] == ["ap", "pa"] and card["training"]["poses"]["depth_mm"] == 20
     assert card["cts"][0]["name"] and card["anatomy"]
     assert {"sphericalreg", "torch", "timm"} <= set(card["versions"])
-    assert {"cosine", "loss"} <= set(card["figures"])
+    assert {"DRR off", "loss"} <= set(card["figures"])
     # 32 px of 6 mm is the case's own geometry
     assert loaded.camera.to_dict()["pixel_spacing_mm"] == [6.0, 6.0] and loaded.camera.sdd_mm == 1000.0
     assert sorted(path.name for path in case.parent.iterdir()) == ["case", "model.json", "model.safetensors"]

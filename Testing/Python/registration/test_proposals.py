@@ -78,10 +78,24 @@ def test_stages_are_optional(pyramid, xray) -> None:
     assert [stage.name for stage in with_start.stages] == ["spherical LM", "refine 48 px", "refine 96 px"]
     assert phantom.target_error(with_start.camera_from_world, phantom.true_pose()) < 1.5
     np.testing.assert_allclose(with_start.initial_camera_from_world, start.numpy(), atol=1e-12)
-    named = register(pyramid, xray, "ap", model=make_model(), options=straight)
+    named = register(pyramid, xray, "ap", model=make_model(), options=replace(straight, learned=replace(straight.learned, second_opinion=0)))
     assert named.stages[0].name == "spherical LM" and "named view ap" in named.notes[0]
     without = register(pyramid, xray, model=make_model(regressor=False), options=straight)
     assert "named views" in without.notes[0]
+
+
+def test_the_regressor_is_asked_about_a_start_as_well(pyramid, xray) -> None:
+    """A start far off, which the regressor's proposals replace; one that is better than they are, which they do not."""
+    far = retract(phantom.true_pose(), torch.tensor([0.9, -0.8, 0.7, 30.0, -30.0, 30.0]).double(), CENTRE)
+    asked = register(pyramid, xray, far, model=make_model(), options=QUICK)
+    assert [stage.name for stage in asked.stages[:2]] == ["regressor", "spherical LM"] and asked.stages[0].hypotheses == 8
+    assert phantom.target_error(asked.camera_from_world, phantom.true_pose()) < 1.5
+    np.testing.assert_allclose(asked.initial_camera_from_world, far.numpy(), atol=1e-12)
+    blind = make_model()
+    blind.regressor.reference[2, 3] = -700.0
+    alone = register(pyramid, xray, phantom.true_pose(), model=blind, options=QUICK)
+    assert alone.stages[0].hypotheses == 0 and np.isnan(alone.stages[0].score)
+    assert phantom.target_error(alone.camera_from_world, phantom.true_pose()) < 1.5
 
 
 def test_spherical_stage_comes_nearer(pyramid) -> None:
@@ -89,7 +103,7 @@ def test_spherical_stage_comes_nearer(pyramid) -> None:
     begin = retract(phantom.true_pose(), torch.tensor([[0.06, -0.05, 0.04, 4.0, -5.0, 3.0]]).double(), CENTRE)
     views = [View(phantom.radiograph(phantom.true_pose()), np.eye(4))]
     options = LearnedStart(draws=1, refined=1, iterations=12)
-    proposal = propose(pyramid, views, make_model(), begin, None, options, 0, lambda step: None)
+    proposal = propose(pyramid, views, make_model(regressor=False), begin, None, options, 0, lambda step: None)
     assert proposal.poses.shape == (2, 4, 4) and len(proposal.records) == 1  # the refined one, and the start beside it
     before, after = (phantom.target_error(pose.numpy(), phantom.true_pose()) for pose in (begin[0], proposal.poses[0]))
     assert after < 0.6 * before
@@ -179,3 +193,5 @@ def test_refusals(pyramid, xray) -> None:
         register(pyramid, xray, model=blind, options=QUICK)
     with pytest.raises(InputError, match="at least 1"):
         LearnedStart(keep=0)
+    with pytest.raises(InputError, match="at least 0"):
+        LearnedStart(second_opinion=-1)

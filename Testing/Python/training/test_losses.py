@@ -17,11 +17,12 @@ from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.trunk import TrunkConfig
 from SphericalRegLib.optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
 from SphericalRegLib.similarity.spherical import embedding_residual
-from SphericalRegLib.training.losses import REFINEMENT_DAMPING, LossWeights, refinement_loss, scaled_tangent, spherical_loss
+from SphericalRegLib.training.losses import GRADIENT_MATCHING, REFINEMENT_DAMPING, Batch, LossWeights, gradient_loss, refinement_loss, spherical_loss
 from SphericalRegLib.training.overrides import layer_norms_with_all_derivatives, overridden
 from SphericalRegLib.training.paired import PairedProblem
 
-GRADIENT = LossWeights(gradient=1.0, magnitude=0.0, pairs=0.0)
+GRADIENT = LossWeights(anchor=0.0, gradient=1.0)
+METRIC = GRADIENT.metric
 RENDERER = BlobProjector()
 COUNT = 3
 
@@ -62,17 +63,21 @@ def along(function, pose: torch.Tensor, h: float = 1e-4) -> torch.Tensor:
 def loss_of(encoder, batch, weights=GRADIENT):
     xray, mask, start, truth = batch
     drr, jacobian = RENDERER.project_with_jacobian(start)
-    return spherical_loss(encoder, xray, mask, drr, mask, jacobian, start, truth, CENTRE, weights)
+    everything = Batch(xray, mask, drr, mask, truth, start, CENTRE, poses(1)[0])
+    loss, figures = spherical_loss(encoder(xray, mask), encoder(drr[:, None], mask), everything, encoder.config.embedding, weights)
+    if weights.gradient:
+        error, more = gradient_loss(encoder, everything, jacobian, weights)
+        loss, figures = loss + weights.gradient * error, {**figures, **more}
+    return loss, figures
 
 
 @pytest.mark.parametrize("kind", ["so4", "cosine", "euclidean"])
 def test_gradient_matching_against_differences(batch, kind) -> None:
     xray, mask, start, truth = batch
     encoder = make_encoder(kind)
-    units = torch.tensor([1.0] * 3 + [GRADIENT.rho_mm] * 3).double()
     with torch.no_grad():
-        g = along(lambda pose: squared_similarity(encoder, xray, mask, pose), start) * units
-        h = along(lambda pose: scaled_tangent(pose, truth, CENTRE, GRADIENT.rho_mm).square().sum(-1), start) * units
+        g = METRIC.gradient(start, along(lambda pose: squared_similarity(encoder, xray, mask, pose), start))
+        h = METRIC.gradient(start, along(lambda pose: METRIC.way(pose, truth, CENTRE).square().sum(-1), start))
     expected = ((g - h).square().sum(-1) / (h.norm(dim=-1) + GRADIENT.soft).square()).clamp_max(50.0).mean()
     loss, figures = loss_of(encoder, batch)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
@@ -97,7 +102,7 @@ def directional(function, parameters: list[torch.Tensor], loss: torch.Tensor, h:
     return exact, (values[0] - values[2]) / (2 * h)
 
 
-@pytest.mark.parametrize("weights", [GRADIENT, LossWeights(0.0, 1.0, 0.0), LossWeights(0.0, 0.0, 1.0), LossWeights()])
+@pytest.mark.parametrize("weights", [GRADIENT, LossWeights(), GRADIENT_MATCHING])
 def test_the_weights_gradient_against_differences(batch, weights) -> None:
     encoder = make_encoder()
     loss, _ = loss_of(encoder, batch, weights)
@@ -107,11 +112,32 @@ def test_the_weights_gradient_against_differences(batch, weights) -> None:
 
 def test_a_term_of_weight_zero_is_left_out(batch) -> None:
     encoder = make_encoder()
+    weights = (0.9, 1.0, 0.4, 0.3)
     whole, *parts = (
-        loss_of(encoder, batch, LossWeights(*weights))[0].item() for weights in ((1, 0.5, 0.5), (1, 0, 0), (0, 0.5, 0), (0, 0, 0.5))
+        loss_of(encoder, batch, LossWeights(*given))[0].item()
+        for given in (weights, *(tuple(w if i == k else 0.0 for i, w in enumerate(weights)) for k in range(4)))
     )
     assert whole == pytest.approx(sum(parts))
-    assert "cosine" not in loss_of(encoder, batch, LossWeights(0, 0.5, 0))[1]
+    assert "cosine" not in loss_of(encoder, batch, LossWeights())[1]
+
+
+def test_embeddings_at_the_places_of_their_poses_cost_nothing(batch) -> None:
+    """And their similarity is the squared distance of the poses, near the reference."""
+    xray, mask, start, truth = batch
+    reference = truth[0]
+    placed = [METRIC.in_so4(pose, reference, CENTRE)[:, None].expand(-1, 5, -1, -1) for pose in (truth, start)]
+    everything = Batch(xray, mask, xray[:, 0], mask, truth, start, CENTRE, reference)
+    loss, figures = spherical_loss(*placed, everything, "so4", LossWeights())
+    assert 0 <= loss.item() < 0.05 and figures["X-ray off"] == pytest.approx(1e-3, abs=1e-4)  # the length is rounded off at zero
+    assert figures["ratio"] == pytest.approx(1.0, abs=0.05)
+    exact = embedding_residual(*placed).norm(dim=-1)
+    torch.testing.assert_close(exact, METRIC.way(truth, start, CENTRE).norm(dim=-1), rtol=0.1, atol=0.0)
+    torch.testing.assert_close(exact[0], METRIC.way(truth, start, CENTRE).norm(dim=-1)[0], rtol=0.01, atol=0.0)
+
+
+def test_poses_have_no_place_on_one_sphere_or_in_flat_space() -> None:
+    for kind in ("cosine", "euclidean"):
+        assert not LossWeights().fit(kind) and GRADIENT_MATCHING.fit(kind)
 
 
 def paired(encoder, batch) -> PairedProblem:
@@ -144,8 +170,8 @@ def test_refinement_is_that_of_levenberg_marquardt(batch, steps) -> None:
         fixed = REFINEMENT_DAMPING
         options = LMOptions(steps, fixed, min_lambda=fixed, max_lambda=fixed, accept_ratio=0.0, gradient_tolerance=0, cost_tolerance=0)
         after = levenberg_marquardt(problem, near, CENTRE, options).pose
-        before = scaled_tangent(near, truth, CENTRE, weights.rho_mm).norm(dim=-1)
-        expected = (scaled_tangent(after, truth, CENTRE, weights.rho_mm).norm(dim=-1) / (before + weights.soft)).mean()
+        before = weights.metric.way(near, truth, CENTRE).norm(dim=-1)
+        expected = (weights.metric.way(after, truth, CENTRE).norm(dim=-1) / (before + weights.soft)).mean()
     assert float(loss) == pytest.approx(float(expected), abs=1e-3)
 
 
