@@ -67,10 +67,12 @@ def evaluate(cases: Sequence[Path], out_dir: str | Path, registrar: Registrar, *
         problem = record.error or (str(truth) if isinstance(truth, InputError) else None)
         found, started = FAILED, None
         if isinstance(truth, Truth):
-            started = _errors_at(record, truth, record.initial_camera_from_world)
+            begin = record.initial_camera_from_world
             if record.error is None:
                 result = read_json_object(Path(out_dir) / record.name / "result.json", "result")
                 found = _errors_at(record, truth, result["camera_from_world"]) or FAILED
+                begin = result.get("initial_camera_from_world") or begin  # where it began, which need not be what the case says
+            started = _errors_at(record, truth, begin)
         errors.append(found)
         initial.append(started)
         rows.append((record.name, *found.to_dict().values(), started and started.mtre_3d, record.seconds, record.peak_memory_mb, problem))

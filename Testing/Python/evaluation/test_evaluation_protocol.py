@@ -135,6 +135,21 @@ def test_evaluate_compares_and_writes(cases, tmp_path):
     assert json.loads((out / "b/case_001/result.json").read_text())["score"] == 0.9
 
 
+def test_the_start_is_where_the_registration_began(tmp_path):
+    """Which need not be what the case says: a model's regressor, or a named view, begins elsewhere."""
+    case = make_case(tmp_path / "case", 3.0)
+
+    @dataclass(frozen=True)
+    class FromElsewhere(Answer):
+        def to_dict(self):
+            begin = self.pose.copy()
+            begin[1, 3] += 4.0
+            return {**super().to_dict(), "initial_camera_from_world": begin.tolist()}
+
+    result = evaluate([case], tmp_path / "out", lambda case: FromElsewhere(case.initial_camera_from_world))
+    assert result.initial[0].mtre_3d == pytest.approx(5.0)
+
+
 def test_a_registrar_cannot_reach_the_truth_through_the_case(cases, tmp_path):
     """Whatever truth.json holds, even rubbish, registration is the same."""
     given = []
