@@ -19,7 +19,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..errors import InputError
-from .device import current_stream
+from .device import current_stream, warp_device
 from .kernel import CELL_WORDS, pack_cells
 
 BLOCK = 4
@@ -75,7 +75,7 @@ def pack(mu: np.ndarray, device: torch.device) -> PackedVolume:
     source = torch.from_numpy(occupied).to(device)
     inputs = [wp.from_torch(source), 1.0 / scale, bricks_i, _LOW]
     outputs = [wp.from_torch(cells[:lines], dtype=wp.uint16), wp.from_torch(full)]
-    wp.launch(pack_cells, dim=lines, inputs=inputs, outputs=outputs, device=wp.device_from_torch(device), stream=current_stream(device))
+    wp.launch(pack_cells, dim=lines, inputs=inputs, outputs=outputs, device=warp_device(device), stream=current_stream(device))
     free = torch.from_numpy(_free_radius(full.cpu().numpy())).to(device)
     return PackedVolume(cells, shape, np.array([s.start for s in box]) - _LOW, scale, free)
 

@@ -72,7 +72,7 @@ class TrainingOptions:
     iterations: int | None = None
     batch: int = 32
     derivative_batch: int = 8
-    regressor_share: float = 0.4
+    regressor_share: float = 0.45
     goes_on_share: float = 0.75
     learning_rate: float = 1.5e-3
     warm_up: float = 0.05

@@ -12,7 +12,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from ..device import current_stream, start_warp
+from ..device import current_stream, start_warp, warp_device
 from ..jacobian import centre_in_camera
 from ..kernel import CPU_PACKET, CUDA_PACKET, Scene, render_kernel
 from ..layout import PackedVolume, pack
@@ -41,7 +41,7 @@ class WarpBackend:
     def __init__(self, attenuation: Attenuation, step_mm: float, device: torch.device, threads: int | None = None) -> None:
         start_warp()
         self._device = device
-        self._wp_device = wp.device_from_torch(device)
+        self._wp_device = warp_device(device)
         self._packet = CUDA_PACKET if self._wp_device.is_cuda else CPU_PACKET
         self._threads = available_threads() if threads is None else threads
         self._step_mm = step_mm
