@@ -27,6 +27,7 @@ set(MODULE_PYTHON_SCRIPTS
   evaluation/benchmark_render.py
   evaluation/benchmark_rivals.py
   evaluation/benchmark_scaling.py
+  evaluation/benchmark_training.py
   evaluation/capture_range.py
   evaluation/demo.py
   evaluation/journal.py

@@ -1,4 +1,4 @@
-"""``sphericalreg benchmark optimisers``, ``backbones`` and ``ablation``: what the method's parts bring."""
+"""``sphericalreg benchmark training``, ``optimisers``, ``backbones`` and ``ablation``: what the method's parts bring."""
 
 from __future__ import annotations
 
@@ -38,7 +38,47 @@ if TYPE_CHECKING:
 
 CT = Annotated[str, typer.Argument(metavar="CT", help="A CT file, a DICOM folder, sample:pelvis or sample:thorax.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for models, tables and figures; a later run goes on where this one stopped.")]
+POSES = (("ap",), 45.0, 25.0, 10.0, 30.0, 100.0)
+"""As `train` has them where nothing is said."""
+
 Iterations = Annotated[int, typer.Option("--iterations", min=0, help="So many steps of each training in the minutes' place.")]
+
+
+@benchmark.command()
+def training(
+    ct: CT,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for table and JSON; without it they are printed alone.")] = None,
+    steps: Annotated[int, typer.Option("--steps", "-n", min=1, help="Steps of each kind.")] = 10,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="tiny, or the name of a timm CNN.")] = None,
+    camera: CameraCase = None,
+    image_size: ImageSize = None,
+    batch: BatchSize = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """X-rays a second of a training's steps, beside a plain loop that renders with DiffDRR, in one run."""
+    if out is not None:
+        check_output_folder(out)
+    from SphericalRegLib.evaluation.benchmark_training import run_training_benchmark
+
+    from .progress_bars import progress_bars
+
+    options = training_options({"batch": batch, "seed": seed}, POSES, {"backbone": backbone, "image_size": image_size}, None)
+    its_camera = camera_of(camera, options.encoder.trunk.image_size)
+    volume, _ = read_ct(ct)
+    where = start(device)
+    with progress_bars(quiet) as bars, stopped_by_ctrl_c(bars) as progress:
+        done = run_training_benchmark(volume, its_camera, options, steps, device=where, progress=progress)
+    written = [] if out is None else done.write(out)
+    if as_json:
+        print_json({**done.to_dict(), "ratio": done.ratio, "files": written})
+        return
+    print(done.table().to_text() + f"\nmedians of {done.steps} steps of {done.batch} X-rays, {done.device}, {done.threads} threads")
+    compared = "not compared: diffdrr is not installed" if done.ratio is None else f"our encoder's training sees {done.ratio:.1f} x its X-rays a second"
+    print(compared)
+    print("".join(f"{path}\n" for path in written), end="")
 
 
 @benchmark.command()

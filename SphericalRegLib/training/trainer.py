@@ -293,7 +293,7 @@ class Trainer:
 
     def _encoder_loss(self, scene: TrainingScene, alive: Callable[[], None]) -> tuple[Tensor, dict[str, float]]:
         options, encoder = self.options, self.encoder
-        batch = self._pairs(scene)
+        batch = self.draw_pairs(scene)
         alive()
         with overridden(in_precision(options.precision, [encoder.trunk])):
             both = encoder(torch.cat((batch.xray, batch.drr[:, None])), torch.cat((batch.mask, batch.drr_mask)))
@@ -312,7 +312,7 @@ class Trainer:
         goes_on = bool(torch.rand(1, generator=self.generator) < options.goes_on_share)
         return (*options.look(*scene.tissues(truth, goes_on=goes_on), self.generator), truth)
 
-    def _pairs(self, scene: TrainingScene) -> Batch:
+    def draw_pairs(self, scene: TrainingScene) -> Batch:
         """X-rays, each with a DRR of a pose near its own."""
         xray, mask, truth = self._xrays(scene)
         start = self.options.perturbation.sample(truth.cpu(), scene.centre.cpu(), self.generator).to(self.device)
