@@ -76,8 +76,7 @@ def training(
         print_json({**done.to_dict(), "ratio": done.ratio, "files": written})
         return
     print(done.table().to_text() + f"\nmedians of {done.steps} steps of {done.batch} X-rays, {done.device}, {done.threads} threads")
-    compared = "not compared: diffdrr is not installed" if done.ratio is None else f"our encoder's training sees {done.ratio:.1f} x its X-rays a second"
-    print(compared)
+    print("not compared: diffdrr is not installed" if done.ratio is None else f"our encoder's training sees {done.ratio:.1f} x the X-rays")
     print("".join(f"{path}\n" for path in written), end="")
 
 
