@@ -23,6 +23,7 @@ set(MODULE_PYTHON_SCRIPTS
   evaluation/benchmark_ablation.py
   evaluation/benchmark_backbones.py
   evaluation/benchmark_optimisers.py
+  evaluation/benchmark_patients.py
   evaluation/benchmark_register.py
   evaluation/benchmark_render.py
   evaluation/benchmark_rivals.py
@@ -168,6 +169,7 @@ set(MODULE_PYTHON_SCRIPTS
   training/overrides.py
   training/paired.py
   training/parallel.py
+  training/patients.py
   training/poses.py
   training/scene.py
   training/session.py

@@ -1,4 +1,4 @@
-"""``sphericalreg benchmark training``, ``optimisers``, ``backbones`` and ``ablation``: what the method's parts bring."""
+"""``sphericalreg benchmark training``, ``patients``, ``optimisers``, ``backbones`` and ``ablation``: what the method's parts bring."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .common import (
     read_ct,
     start,
 )
-from .train import camera_of, stopped_by_ctrl_c, training_options
+from .train import MadeUp, camera_of, stopped_by_ctrl_c, training_options
 
 if TYPE_CHECKING:
     from SphericalRegLib.evaluation.tables import Table
@@ -78,6 +78,44 @@ def training(
     print(done.table().to_text() + f"\nmedians of {done.steps} steps of {done.batch} X-rays, {done.device}, {done.threads} threads")
     print("not compared: diffdrr is not installed" if done.ratio is None else f"our encoder's training sees {done.ratio:.1f} x the X-rays")
     print("".join(f"{path}\n" for path in written), end="")
+
+
+@benchmark.command()
+def patients(
+    cts: Annotated[list[str], typer.Argument(metavar="CT...", help="CT files, DICOM folders or sample:pelvis; each is left out once.")],
+    out: Out,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="Of the training on the other patients.")] = 10.0,
+    tune: Annotated[list[float] | None, typer.Option("--tune", min=0.01, help="Minutes on the new patient; may be repeated. 1, 2 and 5.")] = None,
+    made_up: MadeUp = 8,
+    cases: Annotated[int, typer.Option("--cases", "-n", min=1, help="X-rays of each new patient to register.")] = 10,
+    view: Views = None,
+    primary_deg: PrimaryDeg = 45.0,
+    secondary_deg: SecondaryDeg = 25.0,
+    in_plane_deg: InPlaneDeg = 10.0,
+    in_plane_mm: InPlaneMm = 30.0,
+    depth_mm: DepthMm = 100.0,
+    image_size: ImageSize = None,
+    batch: BatchSize = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """A model of other patients on a new one, fine-tuned on it, and one trained on it alone. One CT: the new patient is made up from it."""
+    check_output_folder(out)
+    from SphericalRegLib.evaluation.benchmark_patients import PatientsOptions, run_patients_benchmark
+
+    from .progress_bars import progress_bars
+
+    poses = (tuple(view or ["ap"]), primary_deg, secondary_deg, in_plane_deg, in_plane_mm, depth_mm)
+    training = training_options({"minutes": minutes, "batch": batch, "seed": seed}, poses, {"image_size": image_size}, None)
+    options = PatientsOptions(training, made_up, tuple(tune or PatientsOptions().minutes), cases)
+    camera = camera_of(None, training.encoder.trunk.image_size)
+    volumes = [read_ct(ct)[0] for ct in cts]
+    where = start(device)
+    with progress_bars(quiet) as bars, stopped_by_ctrl_c(bars) as progress:
+        done = run_patients_benchmark(volumes, camera, out, options, device=where, progress=progress)
+    _say(done.table(), done.write(out), as_json)
 
 
 @benchmark.command()

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from SphericalRegLib.training.trainer import TrainingOptions
 
 
+MadeUp = Annotated[int, typer.Option("--made-up", min=0, help="So many made-up patients beside each CT: bent, stretched, of another density.")]
+
+
 @app.command()
 def train(
     cts: Annotated[list[str], typer.Argument(metavar="CT...", help="CT files, DICOM folders, sample:pelvis or sample:thorax.")],
@@ -60,6 +63,7 @@ def train(
     depth_mm: DepthMm = 100.0,
     label_map: Annotated[Path | None, typer.Option("--labels", metavar="FILE", help="Label map of the CT, for --label.")] = None,
     label: Annotated[list[int] | None, typer.Option("--label", min=0, help="Labels that DRRs show (one bone of several); repeatable.")] = None,
+    made_up: MadeUp = 0,
     camera: CameraCase = None,
     base: Annotated[Path | None, typer.Option("--base", metavar="MODEL", help="Start from this model instead of random weights.")] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="tiny, or the name of a timm CNN.")] = None,
@@ -91,6 +95,7 @@ def train(
     from SphericalRegLib.models.checkpoint import load_model
     from SphericalRegLib.training.files import check_target
     from SphericalRegLib.training.parallel import ALONE, launch
+    from SphericalRegLib.training.patients import made_up_patients
     from SphericalRegLib.training.session import About
     from SphericalRegLib.training.session import train as run
     from SphericalRegLib.training.validation import ValidationOptions
@@ -118,6 +123,7 @@ def train(
     volumes = [read_ct(ct)[0] for ct in cts]
     if label_map is not None:
         volumes = [volumes[0].with_labels(label_map)]
+    volumes += [patient for volume in volumes for patient in made_up_patients(volume, made_up)]
     group: Group = ALONE
     if devices * num_nodes > 1:
         launched = launch(devices, num_nodes, resolve_device(device))
@@ -126,7 +132,7 @@ def train(
     from .progress_bars import progress_bars
 
     about = About(
-        anatomy or ", ".join(dict.fromkeys(volume.name for volume in volumes)),
+        anatomy or ", ".join(dict.fromkeys(volume.name for volume in volumes[: len(cts)])),
         shlex.join(["sphericalreg", *(_without_folders(word, piped) for word in sys.argv[1:] if word not in ("--resume", "--piped"))]),
         "" if base is None else base.name,
     )

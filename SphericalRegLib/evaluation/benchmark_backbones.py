@@ -1,7 +1,7 @@
 """`sphericalreg benchmark backbones`: what training time buys with one image backbone and another (the paper's Fig. 4, left).
 
-Encoder and regressor have the same backbone and are trained together, each backbone for the same time on the same CT with the same seed. The errors
-are those of the training's own validation: X-rays of the CT at poses that were not trained on, their look drawn as the training's.
+Regressor and encoder have the same backbone and are trained one after the other, each backbone for the same time on the same CT with the same seed.
+The errors are those of the training's own validation: X-rays of the CT at poses that were not trained on, their look drawn as the training's.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class BackboneBenchmark:
         device = next(iter(self.models.values())).card["device"]
         watched = training.validation
         heading = (
-            f"# Backbones\n\nEncoder and regressor trained together for {length} with each backbone, on {device}. Time to a criterion is that of "
+            f"# Backbones\n\nRegressor, then encoder, trained for {length} with each backbone, on {device}. Time to a criterion is that of "
             f"the first of {watched.times} validations below it; `-`: none was. Median errors over {watched.xrays} X-rays that were not trained on, "
             f"starts with {watched.sigma_deg:g} deg and {watched.sigma_mm:g} mm per axis."
         )

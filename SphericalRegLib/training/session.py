@@ -93,6 +93,7 @@ def trained(
     out: Path,
     *,
     about: About = About(),
+    base: Model | None = None,
     device: torch.device | str = "cpu",
     progress: ProgressCallback = silent,
 ) -> Model:
@@ -102,7 +103,7 @@ def trained(
         InputError: what lies there was trained otherwise; or as `train`.
     """
     if not out.exists():
-        return train(volumes, camera, options, out, about=about, resume=state_path(out).exists(), device=device, progress=progress)
+        return train(volumes, camera, options, out, about=about, base=base, resume=state_path(out).exists(), device=device, progress=progress)
     model = load_model(out)
     if model.card.get("training") != json.loads(json.dumps(asdict(options))) or model.camera != camera:
         raise InputError(f"{out} was trained with other options: choose another folder, or delete it")
