@@ -15,7 +15,9 @@ from .app import app
 from .common import (
     AsJson,
     Device,
+    Labels,
     Level,
+    ModelFile,
     Quiet,
     Recompute,
     Seed,
@@ -23,6 +25,8 @@ from .common import (
     StartMm,
     check_output_folder,
     print_json,
+    read_model,
+    registration_options,
     start,
 )
 
@@ -108,6 +112,8 @@ def capture(
     starts: Annotated[int, typer.Option("--starts", "-n", min=1, help="How many starts.")] = 50,
     start_deg: StartDeg = 10.0,
     start_mm: StartMm = 10.0,
+    model: ModelFile = None,
+    label: Labels = None,
     recompute: Recompute = False,
     device: Device = "auto",
     seed: Seed = 0,
@@ -122,6 +128,7 @@ def capture(
     from SphericalRegLib.evaluation.truth import load_truth
     from SphericalRegLib.imaging.case import load_case
 
+    network = read_model(model, None)
     loaded = [load_case(path) for path in cases]
     case = loaded[0] if relation is None else joined_case(loaded, read_relation(relation))
     truth = load_truth(cases[0])
@@ -132,13 +139,14 @@ def capture(
 
     from .progress_bars import progress_bars
 
-    prepared = prepare(case.volume, device=where)
+    registration = registration_options(label) or RegistrationOptions()
+    prepared = prepare(case.volume, registration, where)
 
     def registrar(of: Case, begin: np.ndarray, _: int) -> RegistrationResult:
-        return run(prepared, of.views, begin, device=where, seed=seed)
+        return run(prepared, of.views, begin, model=network, options=registration, device=where, seed=seed)
 
     spread = StartSpread(starts, start_deg, start_mm, seed)
-    options = {"registration": asdict(RegistrationOptions()), "device": where}
+    options = {"registration": asdict(registration), "device": where, **({} if network is None else {"model": network.identity})}
     with progress_bars(quiet) as progress:
         done = capture_range(case, truth, registrar, spread, out, options=options, recompute=recompute, progress=progress)
     if as_json:
