@@ -56,6 +56,7 @@ def train(
     minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="How long; validation is not counted.")] = 10.0,
     iterations: Annotated[int, typer.Option("--iterations", min=0, help="So many steps in the minutes' place: the same on every machine.")] = 0,
     view: Views = None,
+    about: Annotated[Path | None, typer.Option("--about", metavar="FILE", help="Poses about this one (.tfm, .h5, .json), not about views.")] = None,
     primary_deg: PrimaryDeg = 45.0,
     secondary_deg: SecondaryDeg = 25.0,
     in_plane_deg: InPlaneDeg = 10.0,
@@ -92,6 +93,7 @@ def train(
     if out.suffix == "":
         out = out.with_suffix(".safetensors")
     check_output_folder(out.parent)
+    from SphericalRegLib.imaging.transforms import read_pose
     from SphericalRegLib.models.checkpoint import load_model
     from SphericalRegLib.training.files import check_target
     from SphericalRegLib.training.parallel import ALONE, launch
@@ -103,6 +105,8 @@ def train(
     check_target(out, resume)
     if (label_map is None) != (not label) or (label_map is not None and len(cts) > 1):
         raise InputError("--labels is a label map for the labels of --label, and for one CT: give both with one CT, or none")
+    if view and about is not None:
+        raise InputError("--view and --about both say what the poses lie about: give one of them")
     loaded = None if base is None else load_model(base)
     poses = (tuple(view or ["ap"]), primary_deg, secondary_deg, in_plane_deg, in_plane_mm, depth_mm)
     given = {
@@ -118,6 +122,8 @@ def train(
         "validation": None if validations is None else ValidationOptions(times=validations),
     }
     options = training_options(given, poses, {"backbone": backbone, "image_size": image_size}, loaded)
+    if about is not None:
+        options = replace(options, poses=replace(options.poses, about=tuple(map(tuple, read_pose(about).tolist()))))
     size = options.encoder.trunk.image_size
     its_camera = loaded.camera if loaded is not None and camera is None else camera_of(camera, size)
     volumes = [read_ct(ct)[0] for ct in cts]
@@ -131,7 +137,7 @@ def train(
     where = start(device)
     from .progress_bars import progress_bars
 
-    about = About(
+    origin = About(
         anatomy or ", ".join(dict.fromkeys(volume.name for volume in volumes[: len(cts)])),
         shlex.join(["sphericalreg", *(_without_folders(word, piped) for word in sys.argv[1:] if word not in ("--resume", "--piped"))]),
         "" if base is None else base.name,
@@ -139,7 +145,7 @@ def train(
     with progress_lines() if piped else progress_bars(quiet or group.rank > 0) as bars, stopped_by_ctrl_c(bars) as progress:
         try:
             model = run(
-                volumes, its_camera, options, out, about=about, base=loaded, resume=resume, device=where, group=group, progress=progress
+                volumes, its_camera, options, out, about=origin, base=loaded, resume=resume, device=where, group=group, progress=progress
             )
         except Cancelled:
             print(f"interrupted: the state is saved in {out.with_suffix('.state')}; the same command with --resume goes on", file=sys.stderr)

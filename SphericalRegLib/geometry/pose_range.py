@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from .camera import Camera
-from .se3 import so3_exp
+from .se3 import check_rigid, make_transform, so3_exp
 from .views import NAMED_VIEWS, c_arm_view
 
 
@@ -27,6 +28,8 @@ class PoseRange:
         in_plane_mm: shift of the CT's centre along camera x and y.
         depth_mm: shift along camera z.
         sod_fraction: source-to-object over source-to-detector distance of the views.
+        about: rows of a camera_from_world (4, 4) that the ranges are centred on instead of the views: the angles then turn the CT about its own
+            centre, primary about the camera's y axis and secondary about its x axis.
     """
 
     views: tuple[str, ...] = ("ap",)
@@ -36,8 +39,11 @@ class PoseRange:
     in_plane_mm: float = 30.0
     depth_mm: float = 100.0
     sod_fraction: float = 0.75
+    about: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.about is not None:
+            check_rigid(np.asarray(self.about), "The pose that a pose range lies about")
         unknown = [view for view in self.views if view not in NAMED_VIEWS]
         if unknown or not self.views:
             raise InputError(f"The pose range names the views {list(self.views)}: expected some of {', '.join(NAMED_VIEWS)}.")
@@ -49,13 +55,26 @@ class PoseRange:
         spans = torch.tensor((*angles, self.in_plane_mm, self.in_plane_mm, self.depth_mm), dtype=torch.float64)
         draws = (2 * torch.rand(count, 6, dtype=torch.float64, generator=generator) - 1) * spans
         chosen = torch.randint(len(self.views), (count,), generator=generator)
-        about_each = [c_arm_view(draws[:, 0], draws[:, 1], camera, centre, self.sod_fraction, base=view) for view in self.views]
-        poses = torch.stack(about_each)[chosen, torch.arange(count)]
+        if self.about is None:
+            about_each = [c_arm_view(draws[:, 0], draws[:, 1], camera, centre, self.sod_fraction, base=view) for view in self.views]
+            poses = torch.stack(about_each)[chosen, torch.arange(count)]
+        else:
+            poses = self._turned(draws[:, :2], camera, centre)
         in_plane = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
         in_plane[:, :3, :3] = so3_exp(draws[:, 2:3] * torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
         in_plane[:, :3, 3] = draws[:, 3:]
         return in_plane @ poses
 
+    def _turned(self, angles_deg: Tensor, camera: Camera, centre: Tensor) -> Tensor:
+        """The pose `about`, turned in camera axes by (primary, secondary) (B, 2); the CT's centre stays where it is."""
+        middle = self.middle(camera, centre)
+        up_and_across = torch.deg2rad(angles_deg)[:, :, None] * torch.eye(3, dtype=torch.float64)[[1, 0]]
+        turn = so3_exp(up_and_across[:, 1]) @ so3_exp(up_and_across[:, 0])
+        rotation = turn @ middle[:3, :3]
+        return make_transform(rotation, middle[:3, :3] @ centre + middle[:3, 3] - rotation @ centre)
+
     def middle(self, camera: Camera, centre: Tensor | Sequence[float]) -> Tensor:
-        """camera_from_world (4, 4) of the first view, unperturbed."""
+        """camera_from_world (4, 4) of `about`, or of the first view, unperturbed."""
+        if self.about is not None:
+            return torch.tensor(self.about, dtype=torch.float64)
         return c_arm_view(0.0, 0.0, camera, centre, self.sod_fraction, base=self.views[0])

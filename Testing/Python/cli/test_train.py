@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 from typer.testing import CliRunner, Result
@@ -85,6 +86,18 @@ def test_many_cases_with_a_model(case: Path, model: Path, tmp_path: Path, comman
     assert result["stages"][0]["name"] == "regressor"
     without = run(*words[:4], "--device", "cpu", "-q", "--no-pictures")
     assert without.exit_code == 2 and "model" in without.stderr
+
+
+def test_poses_about_a_pose_that_is_known_roughly(case: Path, tmp_path: Path) -> None:
+    pose = [[1.0, 0.0, 0.0, 5.0], [0.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, 800.0], [0.0, 0.0, 0.0, 1.0]]
+    (tmp_path / "pose.json").write_text(json.dumps({"camera_from_world": pose}))
+    given = ("train", case / "ct.nii.gz", "--iterations", 2, "--about", tmp_path / "pose.json", *SMALL)
+    done = run(*given, "-o", tmp_path / "m")
+    assert done.exit_code == 0, done.stderr
+    kept = load_model(tmp_path / "m.safetensors").card["training"]["poses"]["about"]
+    np.testing.assert_allclose(kept, pose, atol=1e-6)
+    refused = run(*given, "-o", tmp_path / "n", "--view", "ap")
+    assert refused.exit_code == 2 and "--about" in str(refused.exception) + refused.stderr
 
 
 def test_a_part_of_the_ct(case: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.distances import rotation_angle
 from SphericalRegLib.geometry.pose_range import PoseRange
-from SphericalRegLib.geometry.se3 import check_rigid, local, transform_points
+from SphericalRegLib.geometry.se3 import check_rigid, local, retract, transform_points
 from SphericalRegLib.geometry.views import c_arm_view, named_view
 from SphericalRegLib.simulation.cases import flat_panel
 from SphericalRegLib.training.camera import training_camera
@@ -53,6 +53,26 @@ def test_angles_are_those_of_the_c_arm() -> None:
         angles = torch.rad2deg(rotation_angle(c_arm_view(0, 0, CAMERA, CENTRE, base="ap").expand(200, 4, 4), poses))
         assert 0.9 * max(primary, secondary) < angles.max() <= max(primary, secondary) + 1e-6
         assert abs(float(angles.mean()) - max(primary, secondary) / 2) < 2.0
+
+
+def test_a_pose_can_be_the_middle() -> None:
+    """Of a patient who lies head down, say, which no named view shows."""
+    begin = retract(named_view("ap", CAMERA, CENTRE), torch.tensor([0.3, -0.2, 3.0, 40.0, -20.0, 60.0]).double(), CENTRE)
+    rows = tuple(map(tuple, begin.tolist()))
+    nothing = PoseRange(primary_deg=0, secondary_deg=0, in_plane_deg=0, in_plane_mm=0, depth_mm=0, about=rows)
+    assert torch.allclose(nothing.sample(2, CAMERA, CENTRE, generator()), begin.expand(2, 4, 4), atol=1e-9)
+    assert torch.equal(nothing.middle(CAMERA, CENTRE), begin)
+    turning = PoseRange(primary_deg=30, secondary_deg=0, in_plane_deg=0, in_plane_mm=0, depth_mm=0, about=rows)
+    turned = turning.sample(200, CAMERA, CENTRE, generator())
+    check_rigid(turned, "poses")
+    centres = transform_points(turned, CENTRE[None])[:, 0]
+    assert torch.allclose(centres, transform_points(begin, CENTRE[None])[0].expand(200, 3), atol=1e-9)
+    relative = turned[:, :3, :3] @ begin[:3, :3].mT
+    assert torch.allclose(relative[:, 1, 1], torch.ones(200).double())  # about the camera's y axis
+    angles = torch.rad2deg(rotation_angle(begin.expand(200, 4, 4), turned))
+    assert 27.0 < angles.max() <= 30.0 + 1e-6
+    with pytest.raises(InputError, match="lies about"):
+        PoseRange(about=((1.0, 0.0, 0.0, 0.0), (0.0, 2.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0)))
 
 
 def test_a_seed_is_a_seed() -> None:
