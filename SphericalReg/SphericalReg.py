@@ -74,6 +74,7 @@ class SphericalRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = Panel(self.ui, self.logic)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)  # brought other parameters along
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
@@ -105,17 +106,20 @@ class SphericalRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller: Any, event: str) -> None:
+        self.setParameterNode(None)
         if self.parent.isEntered:
             self.initializeParameterNode()
 
     def initializeParameterNode(self) -> None:
         """Make sure that there is a parameter node, with a first guess of the inputs."""
-        self.setParameterNode(self.logic.getParameterNode())
-        volumes = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if node.GetImageData()]
-        if not self._parameterNode.ctVolume:
-            self._parameterNode.ctVolume = next((node for node in volumes if min(node.GetImageData().GetDimensions()) > 1), None)
-        if not self._parameterNode.xrayVolume:
-            self._parameterNode.xrayVolume = next((node for node in volumes if node.GetImageData().GetDimensions()[2] == 1), None)
+        found = self.logic.getParameterNode()
+        if self._parameterNode and self._parameterNode.parameterNode is found.parameterNode:  # back from another module: what runs goes on
+            if self._parameterNodeGuiTag is None:
+                self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
+            self.panel.update()
+        else:
+            self.setParameterNode(found)
+        self.panel.inputs.guess()
 
     def setParameterNode(self, inputParameterNode: Any) -> None:
         """Bind another parameter node, or none."""
@@ -200,7 +204,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             Cancelled: `progress` raised it, or the scene was closed.
         """
         from SphericalRegModule.dependencies import ensure
-        from SphericalRegModule.prepared import keep
+        from SphericalRegModule.prepared import keep, key
         from SphericalRegModule.runner import run_work
 
         ensure()
@@ -208,9 +212,10 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
 
         chosen = {"labelsNode": labelsNode, "labels": labels, "maskNode": maskNode, "device": device, "seed": seed, "options": options}
         request = self.readRequest(ctNode, xrayNode, frame, geometry=geometry, initial=initial, model=model, **chosen)
+        made_from = key(ctNode, labelsNode, labels, request.device, self.options if options is None else options)  # as they are now
 
         def show(outcome: Any) -> Any:
-            self.prepared = keep(outcome.pyramid, ctNode, labelsNode, labels, self.options if options is None else options)
+            self.prepared = keep(outcome.pyramid, made_from)
             return write_outcome(slicer.mrmlScene, outcome, ctNode, xrayNode, ResultNodes(outputTransform, None, None), move_xray=moveXray)
 
         return run_work(lambda report: run(request, report), show, progress, waitForCompletion, finished, self._running, ends_with_scene=True)
@@ -244,7 +249,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             InputError: input that cannot be used, in one sentence; or no frame could be registered.
         """
         from SphericalRegModule.dependencies import ensure
-        from SphericalRegModule.prepared import keep
+        from SphericalRegModule.prepared import keep, key
         from SphericalRegModule.runner import run_to_end
 
         ensure()
@@ -252,10 +257,11 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         from SphericalRegLib.mrml.session import ResultNodes
 
         request = self.readRun(ctNode, xrayNode, **keywords)
+        options = keywords.get("options") or self.options
+        made_from = key(ctNode, keywords.get("labelsNode"), keywords.get("labels"), request.first.device, options)  # as they are now
         frames = run_to_end(lambda report: register_run(request, report), progress, ends_with_scene=True)
         pyramid = next(frame.outcome.pyramid for frame in frames if frame.outcome is not None)
-        options = keywords.get("options") or self.options
-        self.prepared = keep(pyramid, ctNode, keywords.get("labelsNode"), keywords.get("labels"), options)
+        self.prepared = keep(pyramid, made_from)
         return write_run(slicer.mrmlScene, frames, ctNode, xrayNode, ResultNodes(outputTransform, None, None), tableNode, move_xray=moveXray)
 
     def registerBatch(
@@ -283,18 +289,11 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         Returns:
             One row per case: name, score, verdict, seconds, error (None if it worked) and camera_from_world (4, 4 nested lists, or None).
         """
-        from SphericalRegModule.batch import batch_of_folders, batch_of_nodes
+        from SphericalRegModule.batch import register_batch
         from SphericalRegModule.dependencies import ensure
-        from SphericalRegModule.models import loaded
-        from SphericalRegModule.runner import run_to_end
 
         ensure()
-        if isinstance(cases, (str, Path)) or all(isinstance(case, (str, Path)) for case in cases):
-            folders = [Path(case) for case in ([cases] if isinstance(cases, (str, Path)) else cases)]
-            chosen = self.options if options is None else options
-            return run_to_end(lambda report: batch_of_folders(folders, outputFolder, device, seed, report, initial, chosen, model), progress)
-        keywords.update(initial=initial, model=loaded(model), device=device, seed=seed, options=options)
-        return batch_of_nodes(self, cases, progress=progress, **keywords)
+        return register_batch(self, cases, outputFolder, initial, model, device, seed, options, progress, keywords)
 
     def trainModel(
         self,

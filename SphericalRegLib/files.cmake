@@ -18,6 +18,7 @@ set(MODULE_PYTHON_SCRIPTS
   cli/selftest.py
   cli/simulate.py
   cli/train.py
+  devices.py
   errors.py
   evaluation/__init__.py
   evaluation/benchmark_ablation.py

@@ -12,7 +12,32 @@ from SphericalRegLib.progress import Progress, ProgressCallback
 
 from .models import loaded
 
-COLUMNS = ("name", "verdict", "score", "seconds", "error")
+COLUMNS = ("name", "verdict", "error", "score", "seconds")
+
+
+def register_batch(
+    logic: Any,
+    cases: Any,
+    output: Any,
+    initial: Any,
+    model: Any,
+    device: str,
+    seed: int,
+    options: Any,
+    progress: ProgressCallback | None,
+    keywords: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """See `SphericalRegLogic.registerBatch`; `keywords` are those for pairs of nodes."""
+    from .runner import run_to_end
+
+    if isinstance(cases, (str, Path)) or all(isinstance(case, (str, Path)) for case in cases):
+        if keywords:
+            raise TypeError(f"registerBatch of case folders takes no {', '.join(sorted(keywords))}: they are for pairs of nodes.")
+        folders = [Path(case) for case in ([cases] if isinstance(cases, (str, Path)) else cases)]
+        chosen = logic.options if options is None else options
+        return run_to_end(lambda report: batch_of_folders(folders, output, device, seed, report, initial, chosen, model), progress)
+    chosen = {**keywords, "initial": initial, "model": loaded(model), "device": device, "seed": seed, "options": options}
+    return batch_of_nodes(logic, cases, progress=progress, **chosen)
 
 
 def batch_of_folders(
@@ -41,13 +66,13 @@ def batch_of_folders(
     from SphericalRegLib.evaluation.runs import find_cases
 
     cases = find_cases(folders)  # before PyTorch is loaded, which takes seconds
+    from SphericalRegLib.devices import resolve_device
     from SphericalRegLib.evaluation.protocol import batch
     from SphericalRegLib.evaluation.registrar import CaseRegistrar
     from SphericalRegLib.imaging.files import read_json_object
-    from SphericalRegLib.mrml.session import resolved_device
 
     network = loaded(model)
-    registrar = CaseRegistrar(initial, model=network, device=resolved_device(device), seed=seed, options=options, progress=progress)
+    registrar = CaseRegistrar(initial, model=network, device=resolve_device(device), seed=seed, options=options, progress=progress)
     named = registrar.options if network is None else {**registrar.options, "model": network.identity}
     records, _table = batch(cases, output, registrar, options=named, progress=progress)
     rows = []
@@ -70,8 +95,8 @@ def batch_of_nodes(logic: Any, pairs: Iterable[Any], *, progress: ProgressCallba
         began = time.perf_counter()
         try:
             nodes = logic.register(ct, xray, progress=progress, **keywords)
-        except InputError as error:
-            rows.append(row(name, {}, None, str(error)))
+        except (InputError, RuntimeError) as error:  # whatever it was, the others are registered: as `sphericalreg batch` does it
+            rows.append(row(name, {}, None, str(error).partition("\n")[0]))
             continue
         rows.append(row(name, result_of(nodes.transform).to_dict(), time.perf_counter() - began, None))
     return rows

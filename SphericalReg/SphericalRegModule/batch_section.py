@@ -17,7 +17,7 @@ from SphericalRegLib.mrml.tables import fill_table
 from .batch import COLUMNS, batch_of_folders, row, write_rows
 from .dependencies import ensure
 from .job import Failed, failure
-from .prepared import keep
+from .prepared import keep, key
 
 if TYPE_CHECKING:
     from .panel import Panel
@@ -34,6 +34,7 @@ class BatchSection:
         self._queue: list[tuple[Any, Any]] = []
         self._rows: list[dict[str, Any]] = []
         self._count, self._began = 0, 0.0
+        self._made_from: Any = None
         self._listed: list[tuple[str, str]] = []
         self.ui.batchButton.connect("clicked(bool)", self.on_folder)
         self.ui.addPairButton.connect("clicked(bool)", self.on_add_pair)
@@ -113,6 +114,7 @@ class BatchSection:
                 initial = self.panel.initial.pose(ct, xray)
                 model = self.panel.model.chosen()
                 request = self.panel.logic.readRequest(ct, xray, initial=initial, model=model, device=p.device, seed=p.seed)
+                self._made_from = key(ct, None, None, request.device, self.panel.logic.options)
             except InputError as error:
                 self._pair_failed(failure(error), go_on=False)
                 continue
@@ -130,7 +132,7 @@ class BatchSection:
 
         ct, xray = self._queue.pop(0)
         seconds = time.perf_counter() - self._began
-        self.panel.logic.prepared = keep(outcome.pyramid, ct, None, None, self.panel.logic.options)
+        self.panel.logic.prepared = keep(outcome.pyramid, self._made_from)
         try:
             write_outcome(slicer.mrmlScene, outcome, ct, xray, move_xray=self.panel.parameters.moveXray)
             self._rows.append(row(_name(ct, xray), outcome.result.to_dict(), seconds, None))
@@ -187,7 +189,9 @@ def fill(table: Any, titles: Any, lines: Any) -> None:
     table.setRowCount(len(lines))
     for number, line in enumerate(lines):
         for column, text in enumerate(line):
-            table.setItem(number, column, qt.QTableWidgetItem(text))
+            item = qt.QTableWidgetItem(text)
+            item.setToolTip(text)  # a reason is longer than a column
+            table.setItem(number, column, item)
     table.resizeColumnsToContents()
 
 

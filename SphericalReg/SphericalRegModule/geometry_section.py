@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +169,7 @@ def from_parameters(parameters: Any, known: GeometryValues) -> GeometryValues:
         value = parts if len(parts) == 2 else parts[0]
         same = field in before and _alike(value, before[field].value)
         found[field] = before[field] if same else Sourced(value, EDITED)
-    return GeometryValues(**found, size_px=known.size_px, sod_mm=known.sod_mm, warnings=known.warnings)
+    return replace(known, **{name: found.get(name) for name in PARAMETERS})  # the rest has no widget: i0, collimator, ...
 
 
 def show_origins(ui: Any, values: GeometryValues) -> None:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from SphericalRegLib.mrml.frames import Run, run_of
@@ -38,6 +39,15 @@ class InputsSection:
         self.ui.frameSpinBox.enabled = several and not busy and not self.all_frames
         self.ui.allFramesCheckBox.enabled = several and not busy
         self.ui.partsListWidget.visible = bool(self._parts)
+
+    def guess(self) -> None:
+        """Choose the first CT and the first X-ray of the scene where none is chosen."""
+        p = self.panel.parameters
+        volumes = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if node.GetImageData()]
+        if not p.ctVolume:
+            p.ctVolume = next((node for node in volumes if min(node.GetImageData().GetDimensions()) > 1), None)
+        if not p.xrayVolume:
+            p.xrayVolume = next((node for node in volumes if node.GetImageData().GetDimensions()[2] == 1), None)
 
     def update(self) -> None:
         """Another X-ray, frame, label map or segmentation."""

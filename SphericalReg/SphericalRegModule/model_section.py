@@ -17,7 +17,7 @@ from . import dependencies, xray_view
 from .choices import ALL_VIEWS, ASK_MODEL, MODEL_FILE, NO_MODEL, OWN_MODEL, SHIPPED_MODEL
 from .job import Done, Failed, Message
 from .models import SHIPPED, loaded, model_file
-from .prepared import keep
+from .prepared import keep, key
 from .runner import Runner
 from .training import STARTING, VALIDATION, TrainingProgress, train
 
@@ -171,18 +171,19 @@ class ModelSection:
             self.ui.modelLabel.text = str(error)
             return
         options, device, asked = self.panel.logic.options, p.device, self._looked_at
-        self.looker.start(lambda report: (asked, *look(path, volume, options, device)))
+        made_from = None if volume is None else key(ct, None, None, device, options)
+        self.looker.start(lambda report: (asked, made_from, *look(path, volume, options, device)))
 
     def _on_looked(self, message: Message) -> None:
         p = self.panel.parameters
         if isinstance(message, Failed):
             self.ui.modelLabel.text = message.sentence
         elif isinstance(message, Done) and p is not None:
-            asked, model, pyramid, notes = message.value
+            asked, made_from, model, pyramid, notes = message.value
             self._known = (asked[1], model)
             self.ui.modelLabel.text = in_words(model.card, notes)
             if pyramid is not None and self.panel.logic.prepared is None and p.partsNode is None:
-                self.panel.logic.prepared = keep(pyramid, p.ctVolume, None, None, self.panel.logic.options)
+                self.panel.logic.prepared = keep(pyramid, made_from)
         self.ui.modelLabel.visible = bool(self.ui.modelLabel.text)
 
     def on_model_path(self, path: str) -> None:
@@ -333,12 +334,12 @@ def look(path: Path, ct: Any, options: Any, device: str) -> tuple[Any, Any, tupl
     model = loaded(path)
     if ct is None:
         return model, None, ()
+    from SphericalRegLib.devices import resolve_device
     from SphericalRegLib.imaging.volume import Volume
-    from SphericalRegLib.mrml.session import resolved_device
     from SphericalRegLib.registration.pipeline import prepare
     from SphericalRegLib.registration.proposals import model_notes
 
-    pyramid = prepare(ct, options, resolved_device(device)) if isinstance(ct, Volume) else ct
+    pyramid = prepare(ct, options, resolve_device(device)) if isinstance(ct, Volume) else ct
     notes = model_notes(model, pyramid)
     return model, pyramid, notes or (_("It is a model of this CT."),)
 

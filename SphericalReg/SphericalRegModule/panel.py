@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from slicer.i18n import tr as _
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.mrml.detector import placed_camera
+from SphericalRegLib.mrml.frames import browser_of
 from SphericalRegLib.mrml.matrices import scene_from_node
 from SphericalRegLib.progress import Progress
 
@@ -25,7 +27,7 @@ from .inputs_section import InputsSection
 from .job import Done, Failed, Message, failure
 from .model_section import ModelSection
 from .packages_section import PackagesSection
-from .prepared import keep
+from .prepared import keep, key
 from .result_section import ResultSection
 from .runner import Runner
 from .watch import Watch
@@ -227,16 +229,22 @@ class Panel:
         from SphericalRegLib.mrml.session import run
 
         p = self.parameters
-        ct, xray, labels, parts = p.ctVolume, self.initial.target(), p.partsNode, self.inputs.chosen_parts
-        # an X-ray on a detector brings its camera along, and shows the chosen frame already
-        known, frame = (None, None) if placed_camera(xray) is not None else (self.geometry.known, self.inputs.frame)
-        request = self.logic.readRequest(
-            ct, xray, frame, geometry=known, initial=self.initial.pose(ct, xray, known, frame), **self._choices(labels, parts)
-        )
+        ct, xray, labels, parts, chosen = p.ctVolume, self.initial.target(), p.partsNode, self.inputs.chosen_parts, p.xrayVolume
+        placed = placed_camera(xray)
+        if placed is not None and xray is not chosen and browser_of(xray) is None:
+            # as it was loaded, with its mask and its collimator's border, before the detector that was placed
+            known, frame, xray, reference = self.geometry.known, self.inputs.frame, chosen, placed.world_from_camera
+            initial: Any = np.linalg.inv(reference) @ scene_from_node(ct)
+        else:  # an X-ray on a detector brings its camera along, and shows the chosen frame already
+            known, frame = (None, None) if placed is not None else (self.geometry.known, self.inputs.frame)
+            initial, reference = self.initial.pose(ct, xray, known, frame), None
+        request = self.logic.readRequest(ct, xray, frame, geometry=known, initial=initial, **self._choices(labels, parts))
+        request = request if reference is None else replace(request, world_from_camera_reference=reference)
+        made_from = key(ct, labels, parts, request.device, self.logic.options)
 
         def show(outcome: Any) -> None:
-            self.logic.prepared = keep(outcome.pyramid, ct, labels, parts, self.logic.options)
-            self.result.show_outcome(outcome, ct, xray)
+            self.logic.prepared = keep(outcome.pyramid, made_from)
+            self.result.show_outcome(outcome, ct, xray, chosen)
 
         self.run_job(lambda report: run(request, report), show)
 
@@ -253,10 +261,11 @@ class Panel:
         request = self.logic.readRun(
             ct, xray, reference=reference, geometry=self.geometry.known, initial=initial, **self._choices(labels, parts)
         )
+        made_from = key(ct, labels, parts, request.first.device, self.logic.options)
 
         def show(frames: Any) -> None:
             pyramid = next(frame.outcome.pyramid for frame in frames if frame.outcome is not None)
-            self.logic.prepared = keep(pyramid, ct, labels, parts, self.logic.options)
+            self.logic.prepared = keep(pyramid, made_from)
             self.result.show_run(frames, ct, xray)
 
         self.run_job(lambda report: register_run(request, report), show)

@@ -36,9 +36,9 @@ def key(ct: Any, labels_node: Any, labels: Iterable[int | str] | None, device: s
     return Key(state, None if labels_node is None else state_of(labels_node), chosen, device, model)
 
 
-def keep(pyramid: Any, ct: Any, labels_node: Any, labels: Iterable[int | str] | None, options: Any) -> Prepared:
-    """A CT that a registration prepared."""
-    return Prepared(key(ct, labels_node, labels, str(pyramid.device), options), pyramid)
+def keep(pyramid: Any, made_from: Key) -> Prepared:
+    """A CT that a registration prepared; `made_from` is its `key` of when it was read from the scene, for CT and parts may have changed since."""
+    return Prepared(made_from._replace(device=str(pyramid.device)), pyramid)
 
 
 def prepared(known: Prepared | None, ct: Any, labels_node: Any, labels: Iterable[int | str] | None, device: str, options: Any) -> Prepared:
@@ -47,11 +47,12 @@ def prepared(known: Prepared | None, ct: Any, labels_node: Any, labels: Iterable
     Raises:
         InputError: the CT or its parts cannot be used.
     """
-    from SphericalRegLib.mrml.session import read_ct, resolved_device
+    from SphericalRegLib.devices import resolve_device
+    from SphericalRegLib.mrml.session import read_ct
     from SphericalRegLib.registration.pipeline import prepare
 
     chosen = None if labels is None else tuple(labels)
-    wanted = key(ct, labels_node, chosen, resolved_device(device), options)
+    wanted = key(ct, labels_node, chosen, resolve_device(device), options)
     if known is not None and known.key == wanted:
         return known
     volume, chosen_options = read_ct(ct, labels_node, chosen, options)

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from SphericalRegLib.devices import resolve_device
 from SphericalRegLib.imaging.radiograph import geometry_values
-from SphericalRegLib.mrml.session import read_ct, resolved_device
+from SphericalRegLib.mrml.session import read_ct
 from SphericalRegLib.training.files import check_target
 
 from .models import loaded, model_file
@@ -32,7 +33,7 @@ def registration_inputs(
     options: Any = None,
 ) -> dict[str, Any]:
     """Keywords of the library's `read_request`, from those of `SphericalRegLogic.register`; `known` is a CT that was prepared before."""
-    where = resolved_device(device)
+    where = resolve_device(device)
     chosen = None if labels is None else tuple(labels)
     here = known is not None and known.key == key(ct, labelsNode, chosen, where, options)
     return {

@@ -38,10 +38,10 @@ class ResultSection:
         self._outcome: Any = None
         self._frames: Sequence[Any] = ()
         self._run: Any = None
-        self._undo: list[tuple[Before, Any]] = []
+        self._undo: list[tuple[Before, Any, tuple[Any, ...]]] = []  # how it stood, the run, the nodes that were made
         self._shown: tuple[Any, ...] = ()
         self._moved: Any = None
-        self._shown_from: tuple[Any, Any] = (None, None)
+        self._shown_from: tuple[Any, Any, Any] = (None, None, None)
         self.ui.undoButton.connect("clicked(bool)", self.on_undo)
         self.ui.exportButton.connect("clicked(bool)", self.on_export)
         self.ui.blinkButton.connect("toggled(bool)", self.on_blink)
@@ -83,20 +83,22 @@ class ResultSection:
 
     # -- an outcome
 
-    def show_outcome(self, outcome: Any, ct: Any, xray: Any) -> None:
-        """Write an outcome into the scene and show it."""
-        self._undo = [*self._undo, (stand(ct, self.panel.parameters), None)][-MOST_UNDOS:]
-        self._write(ct, xray, outcome=outcome)
+    def show_outcome(self, outcome: Any, ct: Any, xray: Any, chosen: Any) -> None:
+        """Write an outcome into the scene and show it; `chosen` is the X-ray as it was loaded."""
+        before = stand(ct, self.panel.parameters)
+        made = self._write(ct, xray, chosen, outcome=outcome)
+        self._undo = [*self._undo, (before, None, made)][-MOST_UNDOS:]
 
     def show_run(self, frames: Sequence[Any], ct: Any, xray: Any) -> None:
         """Write the outcomes of a run's frames into the scene and show the frame that the browser has selected."""
         p = self.panel.parameters
         again = p.outputTransform is not None and browser_of(p.outputTransform) is not None
         before = stand(ct, p)
-        self._write(ct, xray, frames=frames)
-        self._undo = [] if again else [*self._undo, (before, self._run)][-MOST_UNDOS:]  # frames that were written over cannot be brought back
+        made = self._write(ct, xray, xray, frames=frames)
+        self._undo = [] if again else [*self._undo, (before, self._run, made)][-MOST_UNDOS:]  # frames that were written over cannot be brought back
 
-    def _write(self, ct: Any, xray: Any, outcome: Any = None, frames: Sequence[Any] = ()) -> None:
+    def _write(self, ct: Any, xray: Any, chosen: Any, outcome: Any = None, frames: Sequence[Any] = ()) -> tuple[Any, ...]:
+        """Returns the nodes that were made."""
         from SphericalRegLib.mrml.run_session import write_run
         from SphericalRegLib.mrml.session import ResultNodes, write_outcome
 
@@ -110,9 +112,9 @@ class ResultSection:
             nodes = self._run.shown
         else:
             nodes = write_outcome(slicer.mrmlScene, outcome, ct, xray, existing, move_xray=p.moveXray)
-        p.outputTransform, p.placedXray, p.drrVolume, p.placedFrom = nodes.transform, nodes.xray, nodes.drr, p.xrayVolume
+        p.outputTransform, p.placedXray, p.drrVolume, p.placedFrom = nodes.transform, nodes.xray, nodes.drr, chosen
         self._outcome, self._frames, self._moved = outcome, frames, p.moveXray
-        self._shown_from = (ct, xray)
+        self._shown_from = (ct, xray, chosen)
         p.EndModify(modified)
         for node in (nodes.xray, nodes.drr):
             xray_view.set_window(node)
@@ -122,16 +124,21 @@ class ResultSection:
         self.show_pictures(fit=True)
         self._plot()
         scene_view.show_scene(ct)
+        known = (existing.transform, existing.xray, existing.drr, xray)
+        return tuple(node for node in (nodes.transform, nodes.xray, nodes.drr) if not any(node is one for one in known))
 
     def _show_again(self) -> None:
         """The same outcome with the other one moved, CT or X-ray."""
-        before, run = self._undo[-1] if self._undo else (None, None)
-        outcome, frames, (ct, xray) = self._outcome, self._frames, self._shown_from
+        before, run, _made = self._undo[-1] if self._undo else (None, None, ())
+        outcome, frames, (ct, xray, chosen) = self._outcome, self._frames, self._shown_from
         self._moved = self.panel.parameters.moveXray
         if before is None or run is not self._run or not all(slicer.mrmlScene.IsNodePresent(node) for node in (ct, xray)):
             return
         self._take_back()
-        (self.show_run if frames else self.show_outcome)(frames or outcome, ct, xray)
+        if frames:
+            self.show_run(frames, ct, xray)
+        else:
+            self.show_outcome(outcome, ct, xray, chosen)
 
     def _on_drr(self, caller: Any, event: str) -> None:
         """Another frame of a run is shown, or a live DRR."""
@@ -185,17 +192,20 @@ class ResultSection:
             self.show_pictures()
 
     def _plot(self) -> None:
-        """Cost of each iteration, relative to the start of its stage; of a run, the similarity of each frame."""
+        """Cost over the iterations of each stage, relative to its start; of a run, the similarity of each frame."""
         if self._run is not None:
             scores = [(number, frame.outcome.result.score) for number, frame in enumerate(self._frames) if frame.outcome is not None]
             self.panel.charts.show("run", np.array(scores), [_("frame"), _("similarity")], _("Similarity"))
             return
-        stages = self._outcome.result.stages
-        costs = [np.array(stage.costs) / stage.costs[0] for stage in stages if stage.costs and stage.costs[0] > 0]
-        if costs:
-            relative = np.concatenate(costs)
-            table = np.column_stack((np.arange(len(relative)), relative))
-            self.panel.charts.show("costs", table, [_("iteration"), _("cost, relative to the start of its stage")], _("Convergence"))
+        stages = [stage for stage in self._outcome.result.stages if stage.costs and stage.costs[0] > 0]
+        if stages:
+            table = np.full((max(len(stage.costs) for stage in stages), 1 + len(stages)), np.nan)  # shorter stages end before the table does
+            table[:, 0] = np.arange(len(table))
+            for column, stage in enumerate(stages, start=1):
+                table[: len(stage.costs), column] = np.array(stage.costs) / stage.costs[0]
+            names = [stage.name for stage in stages]  # twice the same where the search was widened
+            again = [f"{name} ({names[:number].count(name) + 1})" if name in names[:number] else name for number, name in enumerate(names)]
+            self.panel.charts.show("costs", table, [_("iteration"), *again], _("Cost, relative to each stage's start"))
 
     # -- buttons
 
@@ -215,14 +225,14 @@ class ResultSection:
     def _take_back(self) -> None:
         from SphericalRegLib.mrml.run_session import remove_run
 
-        before, run = self._undo.pop()
+        before, run, made = self._undo.pop()
         self.watch.follow(None)
         self.ui.blinkButton.checked = False
         self._forget_outcome()
         if run is not None:
             remove_run(slicer.mrmlScene, run)
             self.panel.parameters.framesTable = None
-        go_back(before, self.panel.parameters)
+        go_back(before, self.panel.parameters, made)
 
     def on_export(self, checked: bool = False) -> None:
         """Write the result's folder beside the panel."""
@@ -231,13 +241,14 @@ class ResultSection:
         with self.panel.reporting():
             if not folder:
                 raise InputError(_("Choose a folder to export to first."))
-            names = (self.panel.parameters.ctVolume.GetName(), self.panel.parameters.xrayVolume.GetName())
+            ct, _xray, chosen = self._shown_from  # another CT or X-ray may be chosen by now
+            names = (ct.GetName(), chosen.GetName())
             rows = None
             if run is not None:
                 from SphericalRegLib.mrml.frames import run_of
                 from SphericalRegLib.mrml.run_session import run_rows
 
-                known = run_of(self.panel.parameters.xrayVolume)
+                known = run_of(chosen)
                 rows = None if known is None else run_rows(self._frames, known)
 
             def write(report: Any) -> str:

@@ -13,7 +13,7 @@ from slicer.util import VTKObservationMixin
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.progress import Cancelled, Progress
 
-from .job import Done, Failed, Job, Message, Stopped, Work
+from .job import Done, Failed, Job, Message, Stopped, Work, failure
 
 POLL_MS = 50
 
@@ -29,6 +29,7 @@ class Runner:
     def __init__(self, on_progress: Callable[[Progress], None], on_end: Callable[[Message], None]) -> None:
         self._on_progress, self._on_end = on_progress, on_end
         self._job: Job | None = None
+        self._waiting: list[Message] = []
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
         self._timer.connect("timeout()", self.poll)
@@ -59,16 +60,23 @@ class Runner:
         """Hand on what happened."""
         if self._job is None:
             return
-        for message in self._job.messages():
+        self._waiting += self._job.messages()
+        while self._waiting:  # one that raises must not take the end along
+            message = self._waiting.pop(0)
             if isinstance(message, Progress):
-                self._on_progress(message)
+                try:
+                    self._on_progress(message)
+                except Cancelled:  # as in a call that waits
+                    self.cancel()
             else:
                 self._forget()
                 self._on_end(message)
+                return
 
     def _forget(self) -> None:
         self._timer.stop()
         self._job = None
+        self._waiting = []
 
 
 class SceneClosing(VTKObservationMixin):
@@ -143,7 +151,12 @@ def run_work(
         running.discard(runner)
         if closing is not None:
             closing.removeObservers()
-        answer = then(message.value) if isinstance(message, Done) else message
+        answer: Any = message
+        if isinstance(message, Done):
+            try:
+                answer = then(message.value)
+            except Exception as error:  # whoever waits for `finished` must hear of it
+                answer = failure(error)
         if finished is not None:
             finished(answer)
 

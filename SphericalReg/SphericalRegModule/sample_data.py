@@ -27,7 +27,7 @@ class Loader:
         with slicer.util.tryWithErrorDisplay(_("The sample case could not be made.")):
             from .dependencies import ensure
 
-            ensure()
+            ensure()  # before the cursor waits: it may ask
             with slicer.util.WaitCursor():
                 ct, xray = load_sample_case()
                 choose_in_panel(ct, xray)
@@ -62,7 +62,13 @@ def load_sample_case(folder: str | Path | None = None) -> tuple[Any, Any]:
 
     Args:
         folder: where the case lies; made there once. None: in Slicer's temporary folder, and anew if another version made it.
+
+    Raises:
+        InputError: Python packages are missing and were not installed.
     """
+    from .dependencies import ensure
+
+    ensure()
     from SphericalRegLib.imaging.case import find_case_files
     from SphericalRegLib.imaging.files import read_json_object
     from SphericalRegLib.imaging.geometry_file import parse_geometry

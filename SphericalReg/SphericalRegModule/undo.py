@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,15 +69,11 @@ def stand(ct: Any, parameters: Any) -> Before:
     return Before(ct, ct.GetTransformNodeID(), stood, *images, parameters.placedFrom)
 
 
-def go_back(before: Before, parameters: Any) -> None:
-    """Restore what there was, and remove the nodes that the registration made."""
+def go_back(before: Before, parameters: Any, made: Sequence[Any]) -> None:
+    """Restore what there was, and remove `made`, the nodes that the registration made: others may be chosen by now."""
     scene = slicer.mrmlScene
-    made = []
     modified = parameters.StartModify()
     for name, was in (("outputTransform", before.transform), ("placedXray", before.xray), ("drrVolume", before.drr)):
-        now = getattr(parameters, name)
-        if was is None and now is not None and now is not parameters.xrayVolume:
-            made.append(now)
         setattr(parameters, name, was.node if was is not None and scene.IsNodePresent(was.node) else None)
     parameters.placedFrom = before.placed_from if before.placed_from is not None and scene.IsNodePresent(before.placed_from) else None
     parameters.EndModify(modified)
@@ -92,7 +89,8 @@ def go_back(before: Before, parameters: Any) -> None:
             set_image(image.node, image.pixels, image.placed, mirrored=image.mirrored)
             _say(image.node, image.said)
     for node in reversed(made):  # images first: they may hang under the transform
-        remove(scene, node)
+        if scene.IsNodePresent(node):
+            remove(scene, node)
 
 
 def _image(node: Any) -> Image | None:

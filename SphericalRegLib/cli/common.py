@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from SphericalRegLib.devices import resolve_device
 from SphericalRegLib.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def start(device: str) -> str:
     Raises:
         InputError: a word that is no device, or a GPU that is not there.
     """
-    where = resolve_device(device)
+    where = resolve_device(device, "--device")
     import warp
 
     warp.config.log_level = warp.LOG_WARNING
@@ -92,24 +92,6 @@ def start(device: str) -> str:
             if "CUDA driver" not in line:
                 print(line, file=sys.stderr)
     return where
-
-
-def resolve_device(name: str) -> str:
-    """The torch device that a ``--device`` option means; raises InputError as `start` does."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise InputError(f"--device is {name!r}; expected auto, cpu, cuda or cuda:N")
-    if name == "cpu" or (name == "auto" and sys.platform == "darwin"):
-        return "cpu"
-    import torch
-
-    if not torch.cuda.is_available():
-        if name == "auto":
-            return "cpu"
-        raise InputError(f"--device is {name}, but PyTorch finds no CUDA GPU on this machine; use --device cpu")
-    number = int(name.partition(":")[2] or 0)
-    if number >= torch.cuda.device_count():
-        raise InputError(f"--device is {name}, but this machine has {torch.cuda.device_count()} CUDA GPU(s), numbered from 0")
-    return f"cuda:{number}"
 
 
 def read_ct(text: str) -> tuple[Volume, Path | None]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from SphericalRegLib.devices import resolve_device
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback
 
@@ -34,7 +35,6 @@ from .common import (
     check_output_folder,
     print_json,
     read_ct,
-    resolve_device,
     start,
 )
 from .piped import progress_lines, stop_when_input_ends
@@ -132,7 +132,7 @@ def train(
     volumes += [patient for volume in volumes for patient in made_up_patients(volume, made_up)]
     group: Group = ALONE
     if devices * num_nodes > 1:
-        launched = launch(devices, num_nodes, resolve_device(device))
+        launched = launch(devices, num_nodes, resolve_device(device, "--device"))
         group, device = launched, str(launched.device)
     where = start(device)
     from .progress_bars import progress_bars

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..devices import resolve_device
 from ..errors import InputError
 from ..imaging.case import REGRESSOR
 from ..imaging.geometry_values import GeometryValues
 from ..imaging.pixels import StoredImage
-from ..imaging.radiograph import Radiograph
+from ..imaging.radiograph import Radiograph, open_field, usable_pixels
 from ..imaging.volume import Volume
 from ..progress import Progress, ProgressCallback, silent
 from ..registration.options import RegistrationOptions
@@ -26,7 +27,7 @@ from ..registration.result import RegistrationResult
 from .detector import PlacedCamera, is_mirrored, placed_camera, set_image
 from .frames import stored_frame
 from .labelling import with_parts
-from .matrices import scene_from_node
+from .matrices import scene_from_node, scene_from_voxel
 from .poses import POSE, hang, move_ct, release, set_scene_matrix
 from .provenance import describe, transform_of
 from .volumes import volume_from_node
@@ -131,7 +132,7 @@ def read_request(
             raise InputError(f"A model's regressor is to say where to start, but {'there is no model' if model is None else 'the model has none'}.")
         initial = None
     volume, options = (prepared, options) if prepared is not None else read_ct(ct, labels, parts, options)
-    return Request(volume, radiograph, initial, options, resolved_device(device), seed, model, reference)
+    return Request(volume, radiograph, initial, options, resolve_device(device), seed, model, reference)
 
 
 def read_ct(
@@ -233,22 +234,19 @@ def write_outcome(
     return ResultNodes(transform, detector, drr)
 
 
-def resolved_device(device: str) -> str:
-    """"auto" is the GPU where there is one; anything else is taken as it is."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a GPU ran out of memory: PyTorch and Warp say it differently."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()
 
 
 def _on_detector(xray: Any, placed: PlacedCamera, stored: StoredImage, mask: Any) -> Radiograph:
-    """The X-ray of a node that `radiograph_to_node` filled: line integrals already."""
+    """The X-ray of a node that `radiograph_to_node` filled: line integrals already. Its collimated border is found anew."""
+    grey = None if mask is None else stored_image(mask, 0).grey
+    if grey is not None and is_mirrored(xray) and not np.allclose(scene_from_voxel(mask), scene_from_voxel(xray)):
+        grey = np.ascontiguousarray(grey[:, ::-1])  # it was drawn on the image as stored
     image = stored.grey
-    usable = np.isfinite(image) if mask is None else np.isfinite(image) & (stored_image(mask, 0).grey != 0)
+    usable = usable_pixels(replace(stored, valid=np.isfinite(image)), grey, f"X-ray {xray.GetName()!r}")
+    usable = usable & open_field(stored, usable, "line_integral", False)[0]
     return Radiograph(image, usable, placed.camera, "line_integral", is_mirrored(xray), xray.GetName())
 
 

@@ -60,13 +60,13 @@ class Exposure:
     Attributes:
         values: the geometry of the image as stored, value by value.
         mask: (H, W), zero excludes a pixel; None: all count.
-        collimator: whether the collimated border is found and excluded.
+        collimator: whether the collimated border is found and excluded; None: as `values` say, else yes.
         name: of the X-ray.
     """
 
     values: GeometryValues
     mask: np.ndarray | None
-    collimator: bool
+    collimator: bool | None
     name: str
 
     def radiograph(self, stored: StoredImage) -> Radiograph:
@@ -76,14 +76,14 @@ class Exposure:
         )
 
 
-def exposure_of(node: Any, geometry: GeometryValues | None = None, *, mask: Any = None, collimator: bool = True) -> Exposure:
+def exposure_of(node: Any, geometry: GeometryValues | None = None, *, mask: Any = None, collimator: bool | None = None) -> Exposure:
     """How an X-ray node is read; arguments as of `radiograph_from_node`."""
     values = first_known(*(part for part in (geometry, node_geometry(node)) if part is not None))
     return Exposure(values, None if mask is None else stored_image(mask, 0).grey, collimator, node.GetName())
 
 
 def radiograph_from_node(
-    node: Any, geometry: GeometryValues | None = None, *, frame: int | None = None, mask: Any = None, collimator: bool = True
+    node: Any, geometry: GeometryValues | None = None, *, frame: int | None = None, mask: Any = None, collimator: bool | None = None
 ) -> Radiograph:
     """An X-ray node's image, ready for registration; the values are copied.
 
@@ -92,7 +92,7 @@ def radiograph_from_node(
         geometry: of the image as stored; what it leaves open is taken from the node.
         frame: which slice of several, from 0.
         mask: a volume or label map node of the same size; zero excludes a pixel.
-        collimator: find the collimated border and exclude it.
+        collimator: find the collimated border and exclude it; None: as `geometry` says, else yes.
 
     Raises:
         InputError: anything that cannot be used, in one sentence.

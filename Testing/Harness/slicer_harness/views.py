@@ -200,9 +200,9 @@ class PlotView(QWidget):
         painter.drawText(area.left() + 40, area.bottom() + 14, chart.GetNthPlotSeriesNode(0).GetXColumnName() or "")
         for number, (_, x, y) in enumerate(curves):
             name = chart.GetNthPlotSeriesNode(number).GetYColumnName() or ""
-            painter.setPen(QColor.fromHsv(210 + 60 * number, 200, 180))
+            painter.setPen(QColor.fromHsv((210 + 60 * number) % 360, 200, 180))
             painter.drawText(area.left() + number * area.width() // len(curves), area.bottom() + 28, name)
-            painter.setPen(QPen(QColor.fromHsv(210 + 60 * number, 200, 180), 2))
+            painter.setPen(QPen(QColor.fromHsv((210 + 60 * number) % 360, 200, 180), 2))
             across = area.left() + (x - x0) / max(x1 - x0, 1e-9) * area.width()
             up = area.bottom() - (y - y0) / max(y1 - y0, 1e-9) * area.height()
             shown = np.isfinite(across) & np.isfinite(up)

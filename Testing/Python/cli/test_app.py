@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from SphericalRegLib import __version__
 from SphericalRegLib.cli import load
 from SphericalRegLib.cli.app import SpeakingGroup
-from SphericalRegLib.cli.common import check_output_folder, print_json, resolve_device
+from SphericalRegLib.cli.common import check_output_folder, print_json
 from SphericalRegLib.cli.progress_bars import progress_bars
+from SphericalRegLib.devices import resolve_device
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.progress import Cancelled, Progress
 
@@ -117,7 +118,7 @@ def test_a_bug_keeps_its_traceback() -> None:
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "CPU", "", "cuda:99"])
 def test_no_such_device(name: str) -> None:
     with pytest.raises(InputError, match="--device"):
-        resolve_device(name)
+        resolve_device(name, "--device")
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:

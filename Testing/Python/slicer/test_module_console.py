@@ -27,7 +27,7 @@ def data(tmp_path: Path) -> Path:
 
     from SphericalRegLib.resources import resource_path
 
-    case = make_sample_case(tmp_path)
+    case = make_sample_case(tmp_path / "cases")
     assert case.name == "case_000"
     shutil.copy(resource_path("SampleData/pelvis.nii.gz"), tmp_path / "pelvis.nii.gz")
     sitk.WriteImage(sitk.ReadImage(str(case / "xray.png")), str(tmp_path / "xray.nrrd"))  # slicer-core, unlike Slicer, reads no PNG
@@ -39,8 +39,8 @@ def landmarks(slicer: ModuleType, data: Path) -> dict[str, Any]:
     from SphericalRegLib.geometry.camera import Camera
     from SphericalRegLib.imaging.samples import sample_volume
 
-    geometry = json.loads((data / "case_000" / "geometry.json").read_text())
-    pose = np.array(json.loads((data / "case_000" / "truth.json").read_text())["camera_from_world"])
+    geometry = json.loads((data / "cases" / "case_000" / "geometry.json").read_text())
+    pose = np.array(json.loads((data / "cases" / "case_000" / "truth.json").read_text())["camera_from_world"])
     points = sample_volume("pelvis").centre_ras_mm + LANDMARKS
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "landmarks")
     slicer.util.updateMarkupsControlPointsFromArray(node, points)
@@ -52,7 +52,7 @@ def run_of_frames(slicer: ModuleType, data: Path) -> Any:
     from SphericalRegLib.imaging.pixels import read_pixels
     from SphericalRegLib.mrml.voxels import set_voxels
 
-    stored = read_pixels(data / "case_000" / "xray.png")
+    stored = read_pixels(data / "cases" / "case_000" / "xray.png")
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "run")
     frame = stored.grey.astype(stored.value_type)
     set_voxels(node, np.stack((frame, np.roll(frame, 2, axis=1))), np.diag([-1.0, -1.0, 1.0, 1.0]))
@@ -106,11 +106,12 @@ def test_the_snippets_run(slicer: ModuleType, data: Path, monkeypatch: pytest.Mo
     assert "result: ResultNodes" in said
     assert "sdd_mm" in said
     assert "residual 0.0 pixels, 0.0 mm at the landmarks. \n" in said
-    truth = np.array(json.loads((data / "case_000" / "truth.json").read_text())["camera_from_world"])
+    truth = np.array(json.loads((data / "cases" / "case_000" / "truth.json").read_text())["camera_from_world"])
     assert np.abs(poses[0][:3, :3] - truth[:3, :3]).max() < 0.02
     assert names["pose"].camera_from_world == pytest.approx(truth, abs=1e-6)
     assert [row["error"] for row in names["rows"]] == [None]
-    assert (data / "results" / "batch.csv").is_file()
+    assert (data / "results" / "case_000" / "result.json").is_file()
+    assert "uncalibrated" in (data / "results" / "batch.csv").read_text(encoding="utf-8")
     assert "2 frames; shown now: " in said
     assert "the model's regressor proposed it" in said
     model = load_model(names["path"])

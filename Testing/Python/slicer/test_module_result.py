@@ -155,8 +155,10 @@ def test_the_error_is_estimated_and_said_to_be_uncalibrated(chosen: Any, wait: C
 def test_the_convergence_is_plotted(slicer: ModuleType, chosen: Any, wait: Callable[..., float]) -> None:
     xray_view.show_layout()
     register(chosen, wait)
-    ((name, x, y),) = slicer.app.layoutManager().plotWidget(0).plotView().curves()
-    result = chosen.panel.result.outcome.result
-    assert len(x) == sum(len(stage.costs) for stage in result.stages)
-    assert y[0] == 1
-    assert "cost" in name
+    curves = slicer.app.layoutManager().plotWidget(0).plotView().curves()
+    stages = [stage for stage in chosen.panel.result.outcome.result.stages if stage.costs]
+    assert all(name.endswith(stage.name) for (name, _x, _y), stage in zip(curves, stages)) and len(curves) == len(stages)
+    for (_name, x, y), stage in zip(curves, stages):
+        known = ~np.isnan(y)
+        assert known.sum() == len(stage.costs) and x[0] == 0 and y[0] == 1
+        assert (np.diff(y[known]) <= 0).all()

@@ -1,0 +1,34 @@
+"""Where computing happens: names of devices as users give them."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+from SphericalRegLib.errors import InputError
+
+
+def resolve_device(name: str, said: str = "The device") -> str:
+    """"cpu" or "cuda:N", for "auto" (the GPU where there is one; on macOS the CPU), "cpu", "cuda" or "cuda:N".
+
+    Args:
+        name: what the user chose.
+        said: how messages call it.
+
+    Raises:
+        InputError: a word that is no device, or a GPU that is not there.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise InputError(f"{said} is {name!r}; expected auto, cpu, cuda or cuda:N")
+    if name == "cpu" or (name == "auto" and sys.platform == "darwin"):
+        return "cpu"
+    import torch
+
+    if not torch.cuda.is_available():
+        if name == "auto":
+            return "cpu"
+        raise InputError(f"{said} is {name}, but PyTorch finds no CUDA GPU on this machine; use cpu or auto")
+    number = int(name.partition(":")[2] or 0)
+    if number >= torch.cuda.device_count():
+        raise InputError(f"{said} is {name}, but this machine has {torch.cuda.device_count()} CUDA GPU(s), numbered from 0")
+    return f"cuda:{number}"
