@@ -18,6 +18,7 @@ PACKAGE = ROOT / "SphericalRegLib"
 # Rooms of one line may not import each other; a room may import every line above its own.
 ORDER = (
     {"errors", "progress", "resources"},
+    {"devices"},
     {"geometry"},
     {"imaging"},
     {"rendering"},
