@@ -150,7 +150,8 @@ class ResultSection:
             self.show_pictures()
 
     def _say(self) -> None:
-        result = result_of(self.panel.parameters.outputTransform)
+        transform = self.panel.parameters.outputTransform
+        result = None if transform is None else result_of(transform)
         words = [] if result is None else [in_words(result)]
         if self._run is not None:
             failed = sum(frame.outcome is None for frame in self._frames)

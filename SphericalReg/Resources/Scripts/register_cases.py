@@ -19,6 +19,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("cases", nargs="+", metavar="CASES")
     parser.add_argument("-o", "--out", required=True, help="folder for the results")
     parser.add_argument("--initial", choices=("ap", "pa", "left", "right"), help="where to start; default: what each case says")
+    parser.add_argument("--model", metavar="MODEL.safetensors", help="a model of the cases' CT; shipped: the pelvis that comes with the module")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--install", action="store_true", help="install the Python packages that are missing, without asking")
@@ -48,8 +49,8 @@ def main(arguments: list[str]) -> int:
     try:
         if chosen.install:
             ensure(ask=lambda question: True)
-        logic, settings = SphericalRegLogic(), {"initial": chosen.initial, "device": chosen.device, "seed": chosen.seed}
-        rows = logic.registerBatch(chosen.cases, chosen.out, **settings, progress=Log())
+        settings = {"initial": chosen.initial, "model": chosen.model, "device": chosen.device, "seed": chosen.seed}
+        rows = SphericalRegLogic().registerBatch(chosen.cases, chosen.out, **settings, progress=Log())
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
