@@ -74,10 +74,6 @@ class MultiStart:
             raise InputError(f"Unknown similarity {self.similarity!r}; expected one of {', '.join(SIMILARITIES)}.")
 
 
-NARROW = MultiStart(poses=100, finalists=30, rotation_deg=6.0, translation_mm=15.0)
-"""About a pose that a model proposes."""
-
-
 @dataclass(frozen=True)
 class LearnedStart:
     """What a model does before the intensity stages: many poses, the better ones refined on the spherical similarity, the best handed on.
@@ -90,7 +86,8 @@ class LearnedStart:
         refined: how many of them, the best by spherical similarity, Levenberg-Marquardt refines.
         iterations: of Levenberg-Marquardt, at most.
         keep: how many mutually different poses, the best by the first stage's intensity similarity, go on.
-        search: screened multi-start about each of these; None goes straight to the first stage.
+        search: screened multi-start about each of these where the model was asked for a start; None goes straight to the first stage. (About a start
+            that is given, the multi-start is made as without a model, and these poses go on beside what it finds.)
     """
 
     draws: int = 32
@@ -98,7 +95,7 @@ class LearnedStart:
     refined: int = 2
     iterations: int = 3
     keep: int = 2
-    search: MultiStart | None = NARROW
+    search: MultiStart | None = None
 
     def __post_init__(self) -> None:
         if min(self.draws, self.refined, self.iterations, self.keep) < 1:
@@ -136,7 +133,7 @@ class RegistrationOptions:
         second_start: search about the poses that were started from, where what was found is doubtful; None spares it. Not the first at once: a
             search over a wider field sees a small bone with fewer pixels, and takes longer.
         doubtful_score: similarity of the result below which `second_start` is tried, and the better result kept.
-        learned: what a model does in the search's place, where one is given.
+        learned: what a model does before the stages, where one is given.
         attenuation: from Hounsfield units to attenuation.
         labels: labels of the CT that are rendered (one bone of several); None renders all of it.
     """

@@ -37,7 +37,6 @@ from .screening import RADIUS_SIGMAS, Screened, ScreeningView, best_depths, dive
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Model
-    from .proposals import Proposal
 
 COST_TOLERANCE = 1e-4
 """Relative decrease below which a stage is done: a tenth of what sampling noise makes of the cost."""
@@ -109,7 +108,8 @@ def register(
             here = model.to(pyramid.device)
             proposal = propose(pyramid, views, here, None if asked else starts, multi_start, options.learned, seed, progress)
             notes = ((_ASKED,) if asked else notes) + proposal.notes
-            plan = _Plan(proposal.starts, options.learned.search, options.second_start, notes, proposal)
+            search = options.learned.search if asked else multi_start  # a start that is given is searched about whatever the model says
+            plan = _Plan(proposal.starts, search, options.second_start, notes, proposal.poses, asked, proposal.records)
         result = run.register(plan, world_from_camera_reference, began)
     return result if model is None else replace(result, model=dict(model.identity))
 
@@ -124,13 +124,16 @@ class _Grid:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where a registration begins: poses (S, 4, 4), a search about them, a second one where that finds nothing good, and what a model proposes."""
+    """Where a registration begins: poses (S, 4, 4), a search about them, a second one where that finds nothing good, and poses (B, 4, 4) that a model
+    proposes: beside those, or, where it was `asked` for a start, in their place."""
 
     starts: Tensor
     search: MultiStart | None
     second: MultiStart | None
     notes: tuple[str, ...]
-    proposal: Proposal | None = None
+    proposed: Tensor | None = None
+    asked: bool = False
+    records: tuple[StageRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,15 +154,15 @@ class _Run:
 
     def register(self, plan: _Plan, reference: np.ndarray | None, began: float) -> RegistrationResult:
         self.check(plan.starts)
-        records: list[StageRecord] = []
-        poses, notes = plan.starts, plan.notes
-        if plan.proposal is not None:
-            records += plan.proposal.records
-            poses = self._ranked(plan.proposal.poses)
-        found, scores, done = self._attempt(poses, plan.search)
+        records, notes = list(plan.records), plan.notes
+        poses, beside = plan.starts, plan.starts[:0]
+        if plan.proposed is not None:
+            ranked = self._ranked(plan.proposed)
+            poses, beside = (ranked, beside) if plan.asked else (poses, ranked)
+        found, scores, done = self._attempt(poses, plan.search, beside)
         records += done
         if plan.second is not None and float(scores[0]) < self.options.doubtful_score:
-            again, second_scores, done = self._attempt(poses, plan.second)
+            again, second_scores, done = self._attempt(poses, plan.second, beside)
             records += done
             notes += (f"The first search ended at a low similarity ({float(scores[0]):.2f}), and was widened.",)
             if float(second_scores[0]) > float(scores[0]):
@@ -184,12 +187,13 @@ class _Run:
             seconds=time.perf_counter() - began,
         )
 
-    def _attempt(self, starts: Tensor, multi_start: MultiStart | None) -> tuple[OptimizationResult, Tensor, list[StageRecord]]:
-        """A search about the starts, and all stages: what the last one found with its scores, best first."""
+    def _attempt(self, starts: Tensor, multi_start: MultiStart | None, beside: Tensor) -> tuple[OptimizationResult, Tensor, list[StageRecord]]:
+        """A search about the starts, and all stages from what it found and other poses: what the last one found with its scores, best first."""
         poses, records = starts, []
         if multi_start is not None:
             poses, record = self._search(starts, multi_start, self.options.stages[0].hypotheses)
             records.append(record)
+        poses = torch.cat((beside, poses))
         for stage in self.options.stages:
             found, scores, record = self._refine(stage, poses[: stage.hypotheses])
             records.append(record)

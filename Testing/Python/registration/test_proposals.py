@@ -73,13 +73,15 @@ def test_no_initial_pose_is_needed(pyramid, xray) -> None:
 
 def test_stages_are_optional(pyramid, xray) -> None:
     start = retract(phantom.true_pose(), torch.tensor([0.03, -0.03, 0.03, 3.0, -3.0, 3.0]).double(), CENTRE)
-    straight = replace(QUICK, learned=replace(QUICK.learned, search=None))
+    straight = replace(QUICK, multi_start=None, learned=replace(QUICK.learned, search=None))
     with_start = register(pyramid, xray, start, model=make_model(regressor=False), options=straight)
     assert [stage.name for stage in with_start.stages] == ["spherical LM", "refine 48 px", "refine 96 px"]
     assert phantom.target_error(with_start.camera_from_world, phantom.true_pose()) < 1.5
     np.testing.assert_allclose(with_start.initial_camera_from_world, start.numpy(), atol=1e-12)
     named = register(pyramid, xray, "ap", model=make_model(), options=replace(straight, learned=replace(straight.learned, second_opinion=0)))
-    assert named.stages[0].name == "spherical LM" and "named view ap" in named.notes[0]
+    assert [stage.name for stage in named.stages[:2]] == ["spherical LM", "search"] and "named view ap" in named.notes[0]
+    asked = register(pyramid, xray, model=make_model(), options=straight)
+    assert [stage.name for stage in asked.stages] == ["regressor", "spherical LM", "refine 48 px", "refine 96 px"]
     without = register(pyramid, xray, model=make_model(regressor=False), options=straight)
     assert "named views" in without.notes[0]
 
@@ -96,6 +98,20 @@ def test_the_regressor_is_asked_about_a_start_as_well(pyramid, xray) -> None:
     alone = register(pyramid, xray, phantom.true_pose(), model=blind, options=QUICK)
     assert alone.stages[0].hypotheses == 0 and np.isnan(alone.stages[0].score)
     assert phantom.target_error(alone.camera_from_world, phantom.true_pose()) < 1.5
+
+
+def test_a_model_that_knows_nothing_does_not_lead_a_start_astray(pyramid, xray) -> None:
+    """About a start the search is made as without a model: the model's poses come beside what it finds."""
+    start = retract(phantom.true_pose(), torch.tensor([0.08, -0.06, 0.07, 6.0, -5.0, 8.0]).double(), CENTRE)
+    options = replace(QUICK, multi_start=NARROW)
+    blind = make_model()
+    blind.regressor.reference[:3, :3] = torch.diag(torch.tensor([1.0, -1.0, -1.0])) @ blind.regressor.reference[:3, :3]  # head down
+    with torch.no_grad():
+        blind.encoder.head.weight.zero_()  # everything looks alike
+    without, misled = (register(pyramid, xray, start, model=model, options=options) for model in (None, blind))
+    assert [stage.name for stage in misled.stages] == ["regressor", "spherical LM", "search", "refine 48 px", "refine 96 px"]
+    for result in (without, misled):
+        assert phantom.target_error(result.camera_from_world, phantom.true_pose()) < 1.5
 
 
 def test_spherical_stage_comes_nearer(pyramid) -> None:
