@@ -105,6 +105,8 @@ def train(
     check_target(out, resume)
     if (label_map is None) != (not label) or (label_map is not None and len(cts) > 1):
         raise InputError("--labels is a label map for the labels of --label, and for one CT: give both with one CT, or none")
+    if about is not None and len(cts) > 1:
+        raise InputError("--about is a pose of one CT: give one CT, or named views")
     if view and about is not None:
         raise InputError("--view and --about both say what the poses lie about: give one of them")
     loaded = None if base is None else load_model(base)
@@ -172,7 +174,8 @@ def in_words(figures: dict[str, float]) -> str:
     """The validation's last figures for a terminal."""
     lines = [
         f"validation on X-rays of the same CT at other poses: gradient cosine {figures['cosine']:.2f}",
-        f"spherical LM: median {figures['start_mm']:.0f} mm before, {figures['mtre_mm']:.2f} mm after it (75 %: {figures['mtre_75_mm']:.2f} mm)",
+        f"spherical LM with the starts' spread as a prior: median {figures['start_mm']:.0f} mm before, {figures['mtre_mm']:.2f} mm after it "
+        f"(75 %: {figures['mtre_75_mm']:.2f} mm)",
     ]
     if "regressor_deg" in figures:
         lines.insert(1, f"regressor: {figures['regressor_deg']:.1f} deg, {figures['regressor_mm']:.1f} mm (medians)")

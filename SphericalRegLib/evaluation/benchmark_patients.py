@@ -18,7 +18,9 @@ import torch
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.imaging.attenuation import attenuation
 from SphericalRegLib.imaging.case import load_case
+from SphericalRegLib.imaging.identity import ct_identity
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.models.checkpoint import Model, load_model
 from SphericalRegLib.progress import Progress, ProgressCallback, pace, silent
@@ -133,7 +135,9 @@ def run_patients_benchmark(
         InputError: the folder holds models, cases or outcomes made with other options.
         Cancelled: out of `progress`; what is done stays.
     """
-    header = {"training": asdict(options.training), "made_up": options.made_up, "cases": options.cases, "device": device}
+    volumes = _named_apart(volumes)
+    cts = [ct_identity(attenuation(volume), volume.name).to_dict() for volume in volumes]
+    header = {"training": asdict(options.training), "made_up": options.made_up, "cases": options.cases, "device": device, "cts": cts}
     journal = Journal(out / "outcomes.jsonl", header)
     done = {(entry["patient"], entry["kind"], entry["minutes"]): entry for entry in journal.entries}
     outcomes = []
@@ -151,6 +155,14 @@ def run_patients_benchmark(
             entry = done[key]
             outcomes.append(PatientOutcome(*key, entry["figures"], tuple(math.inf if error is None else error for error in entry["errors"])))
     return PatientsBenchmark(options, tuple(outcomes))
+
+
+def _named_apart(volumes: Sequence[Volume]) -> list[Volume]:
+    """The names of files are often the same: then they are numbered."""
+    names = [volume.name for volume in volumes]
+    if len(set(names)) == len(names):
+        return list(volumes)
+    return [replace(volume, name=f"{volume.name} {number}") for number, volume in enumerate(volumes, start=1)]
 
 
 def _split(volumes: Sequence[Volume]) -> list[tuple[Volume, list[Volume]]]:

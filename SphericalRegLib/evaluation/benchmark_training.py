@@ -81,10 +81,11 @@ def run_training_benchmark(
     """
     if steps < 1:
         raise InputError(f"{steps} steps were to be timed; expected at least 1.")
+    options = replace(options, iterations=None)
     ours = Trainer([volume], camera, replace(options, regressor=None), device)
     works: dict[str, Callable[[], object]] = {ENCODER: ours.step, IMAGES: lambda: ours.draw_pairs(ours.scenes[0])}
     if options.regressor is not None:
-        works[REGRESSOR] = Trainer([volume], camera, replace(options, regressor_share=0.999), device).step
+        works[REGRESSOR] = Trainer([volume], camera, replace(options, regressor_share=0.5), device).step  # no clock runs
     if "diffdrr" not in missing_rivals():
         works[PLAIN] = plain_step(Trainer([volume], camera, replace(options, regressor=None), device))
     seconds: dict[str, list[float]] = {name: [] for name in works}

@@ -2,7 +2,7 @@
 
 A screened multi-start (registration.screening) finds candidate poses at low resolution; Levenberg-Marquardt refines a shrinking number of them on
 finer and finer images; the best by similarity is kept. With a model, its regressor and Levenberg-Marquardt on the spherical similarity
-(registration.proposals) take the search's place. Truth never enters.
+(registration.proposals) propose poses: in the search's place where nothing is known to search about, beside it otherwise. Truth never enters.
 """
 
 from __future__ import annotations
@@ -104,12 +104,13 @@ def register(
             from .proposals import propose  # networks are loaded where there is a model only
 
             asked = initial is None and model.regressor is not None
-            run.check(starts[:0] if asked else starts)
+            if not asked:
+                run.check(starts)
             here = model.to(pyramid.device)
             proposal = propose(pyramid, views, here, None if asked else starts, multi_start, options.learned, seed, progress)
             notes = ((_ASKED,) if asked else notes) + proposal.notes
             search = options.learned.search if asked else multi_start  # a start that is given is searched about whatever the model says
-            plan = _Plan(proposal.starts, search, options.second_start, notes, proposal.poses, asked, proposal.records)
+            plan = _Plan(proposal.starts, search, options.second_start if asked else second, notes, proposal.poses, asked, proposal.records)
         result = run.register(plan, world_from_camera_reference, began)
     return result if model is None else replace(result, model=dict(model.identity))
 
@@ -193,11 +194,11 @@ class _Run:
         if multi_start is not None:
             poses, record = self._search(starts, multi_start, self.options.stages[0].hypotheses)
             records.append(record)
-        poses = torch.cat((beside, poses))
+        most = len(beside)  # more in the first stage: other poses push out nothing that the search found
         for stage in self.options.stages:
-            found, scores, record = self._refine(stage, poses[: stage.hypotheses])
+            found, scores, record = self._refine(stage, torch.cat((poses[: stage.hypotheses], beside))[: stage.hypotheses + most])
             records.append(record)
-            poses = found.pose
+            poses, beside, most = found.pose, beside[:0], 0
         return found, scores, records
 
     def _ranked(self, poses: Tensor) -> Tensor:

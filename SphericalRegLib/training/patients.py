@@ -72,7 +72,7 @@ def _bent_voxels(volume: Volume, variation: PatientVariation, rng: np.random.Gen
     extent = np.array(volume.shape) * volume.spacing_mm
     knots = np.maximum(4, np.ceil(extent / variation.knots_mm).astype(int) + 3)  # one more beyond each face
     shifts = rng.normal(0.0, variation.bend_mm, (3, *knots))
-    along = [1 + (np.arange(n) + 0.5) / n * (k - 3) for n, k in zip(volume.shape, knots)]
+    along = [1 + (np.arange(n) + 0.5) * spacing / variation.knots_mm for n, spacing in zip(volume.shape, volume.spacing_mm)]
     at = np.stack(np.meshgrid(*along, indexing="ij"))
     index = np.stack(np.meshgrid(*map(np.arange, volume.shape), indexing="ij")).astype(np.float64)
     for axis in range(3):

@@ -13,6 +13,8 @@ import torch
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.imaging.attenuation import attenuation
+from SphericalRegLib.imaging.identity import CtIdentity, ct_identity
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.models.checkpoint import Model, load_model, save_model
 from SphericalRegLib.progress import ProgressCallback, silent
@@ -105,9 +107,17 @@ def trained(
     if not out.exists():
         return train(volumes, camera, options, out, about=about, base=base, resume=state_path(out).exists(), device=device, progress=progress)
     model = load_model(out)
-    if model.card.get("training") != json.loads(json.dumps(asdict(options))) or model.camera != camera:
-        raise InputError(f"{out} was trained with other options: choose another folder, or delete it")
+    cts = [ct_identity(attenuation(volume, labels=options.labels), volume.name).to_dict() for volume in volumes]
+    if model.card.get("training") != json.loads(json.dumps(asdict(options))) or model.camera != camera or not _alike(cts, model.card.get("cts", [])):
+        raise InputError(f"{out} was trained with other options or CTs: choose another folder, or delete it")
     return model
+
+
+def _alike(expected: list[dict[str, Any]], found: list[dict[str, Any]]) -> bool:
+    """Whether two lists name the same CTs in the same order."""
+    if len(expected) != len(found):
+        return False
+    return all(CtIdentity.from_dict(a).differs_from(CtIdentity.from_dict(b)) is None for a, b in zip(expected, found))
 
 
 def card_of(about: About, options: TrainingOptions, device: torch.device) -> dict[str, Any]:

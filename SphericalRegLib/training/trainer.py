@@ -61,8 +61,8 @@ class TrainingOptions:
         precision: "float32", or "bfloat16" for the convolutions and transformer blocks.
         validation: how the training is watched.
         stop_below_mm: end as soon as the validation's median error after Levenberg-Marquardt is below this.
-        patience: end after so many validations in a row in which that error did not fall below its lowest so far. Not before half of the training:
-            the learning rate is still high there, and most of the gain comes as it falls.
+        patience: end after so many validations in a row in which that error did not fall below its lowest so far. Not before half of the encoder's
+            part: the learning rate is still high there, and most of the gain comes as it falls.
         labels: labels of the CT that the DRRs show (one bone of several), in every CT; None shows all of it. The X-rays always show everything.
         poses, perturbation, look, loss: what is drawn and what is asked.
         encoder, regressor: the networks; no regressor when None.
@@ -139,6 +139,8 @@ class Trainer:
         self.scenes = [TrainingScene.of(volume, camera, device, options.labels) for volume in volumes]
         self.encoder = SphericalEncoder(options.encoder) if base is None else base.encoder.requires_grad_(True)
         self.regressor = self._make_regressor(base)
+        if base is None and self.regressor is not None and not options.regressor_share:
+            raise InputError("A regressor without a share of the training would stay as random as it is; expected a share, a base, or no regressor.")
         networks = [network for network in (self.encoder, self.regressor) if network is not None]
         self.networks = nn.ModuleList(networks).to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(self.networks.parameters(), options.learning_rate, weight_decay=options.weight_decay)
@@ -146,7 +148,8 @@ class Trainer:
         self.optimizer.register_step_pre_hook(lambda *_: self.group.average_gradients(self.networks.parameters()))
         self.iteration = 0
         self.seconds = 0.0
-        self.handed_on = base is not None or self.regressor is None
+        self.handed_on_at = 0 if base is not None or self.regressor is None else None
+        self.resumed_at = (0.0, 0.0)
         self.figures: dict[str, float] = {}
         self.curve: list[dict[str, float]] = []
         self.stopped = ""
@@ -210,10 +213,11 @@ class Trainer:
         first = self.group.rank == 0
         figures = self.group.from_first(self.validation(self.encoder, self.regressor, options.loss.metric, progress) if first else {})
         self.curve.append({"seconds": self.seconds, "iterations": self.iteration, **figures})
-        if options.stop_below_mm is not None and figures["mtre_mm"] < options.stop_below_mm:
+        # Of the encoder alone: while the regressor has its turn, the similarity knows nothing.
+        errors = [point["mtre_mm"] for point in self.curve if self.handed_on_at is not None and point["iterations"] >= self.handed_on_at]
+        if options.stop_below_mm is not None and errors and errors[-1] < options.stop_below_mm:
             self.stopped = f"the validation's median error fell below {options.stop_below_mm:g} mm"
-        errors = [point["mtre_mm"] for point in self.curve]
-        late = len(errors) > options.validation.times / 2
+        late = len(errors) > options.validation.times * (1 - self._first_share) / 2
         before, recent = (errors[: -options.patience], errors[-options.patience :]) if options.patience is not None else ([], [])
         if late and before and min(recent) >= min(before):
             self.stopped = f"the validation's median error did not fall for {options.patience} validations"
@@ -221,7 +225,11 @@ class Trainer:
     def _share_done(self, elapsed: float) -> float:
         """How much of the training lies behind, in [0, 1]."""
         options = self.options
-        return self.iteration / options.iterations if options.iterations is not None else min(1.0, elapsed / (60 * options.minutes))
+        if options.iterations is not None:
+            return self.iteration / options.iterations
+        share, seconds = self.resumed_at  # with other minutes than before, what is left takes what is left of them
+        left = 60 * options.minutes - seconds
+        return min(1.0, share + (1 - share) * (elapsed - seconds) / left) if left > 0 else 1.0
 
     def _report(self) -> Progress:
         """Progress in steps where these are counted, in seconds otherwise."""
@@ -266,21 +274,25 @@ class Trainer:
         """Of one batch of new X-rays of one CT, for the network whose turn it is."""
         scene = self.scenes[int(torch.randint(len(self.scenes), (1,), generator=self.generator))]
         regressor = self.regressor if self._is_the_regressors(self._share_done(self.seconds)) else None
-        if regressor is None and not self.handed_on:
+        if regressor is None and self.handed_on_at is None:
             self._hand_on()
         loss, figures = self._encoder_loss(scene, alive) if regressor is None else self._regressor_loss(regressor, scene, alive)
         return loss, {**figures, "loss": float(loss.detach())}
 
+    @property
+    def _first_share(self) -> float:
+        """The regressor's."""
+        return 0.0 if self.regressor is None else self.options.regressor_share
+
     def _is_the_regressors(self, share: float) -> bool:
-        return self.regressor is not None and share < self.options.regressor_share
+        return share < self._first_share
 
     def _hand_on(self) -> None:
         """The encoder begins, with the trunk that the regressor has learned where both are built alike."""
         if self.regressor is not None and self.regressor.config.trunk == self.encoder.config.trunk:
             self.encoder.trunk.load_state_dict(self.regressor.trunk.state_dict())
-        self.optimizer.zero_grad(set_to_none=True)
         self.figures.pop("loss", None)  # another one from now on
-        self.handed_on = True
+        self.handed_on_at = self.iteration + 1
 
     def _regressor_loss(self, regressor: PoseRegressor, scene: TrainingScene, alive: Callable[[], None]) -> tuple[Tensor, dict[str, float]]:
         xray, mask, truth = self._xrays(scene)
@@ -361,7 +373,8 @@ class Trainer:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         tensors["random"] = self.generator.get_state()
-        now = {"iteration": self.iteration, "seconds": self.seconds, "figures": self.figures, "curve": self.curve, "handed_on": self.handed_on}
+        now = {"iteration": self.iteration, "seconds": self.seconds, "figures": self.figures, "curve": self.curve}
+        now |= {"handed_on_at": self.handed_on_at, "share": self._share_done(self.seconds)}
         header = {**now, **self._identity()}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -387,13 +400,14 @@ class Trainer:
                 state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.generator.set_state(tensors["random"])
-        self.iteration, self.seconds, self.figures, self.curve, self.handed_on = (
-            header[name] for name in ("iteration", "seconds", "figures", "curve", "handed_on")
+        self.iteration, self.seconds, self.figures, self.curve, self.handed_on_at = (
+            header[name] for name in ("iteration", "seconds", "figures", "curve", "handed_on_at")
         )
+        self.resumed_at = (header["share"], header["seconds"])
 
     def _set_learning_rate(self, share: float) -> None:
         """One cycle for each network."""
-        first = 0.0 if self.regressor is None else self.options.regressor_share
+        first = self._first_share
         share = share / first if self._is_the_regressors(share) else (share - first) / (1 - first)
         rise = self.options.warm_up
         factor = share / rise if share < rise else 0.5 + 0.5 * math.cos(math.pi * (share - rise) / (1 - rise))

@@ -86,7 +86,9 @@ class Validation:
         "regressor_deg", "regressor_mm", "regressor_mtre_mm": median error of the likeliest hypothesis: angle, displacement of the CT's centre, mean
         displacement of bone points.
         "start_mm", "mtre_mm", "mtre_75_mm", "below_2_mm": mean 3D displacement of bone points at the starts (median) and after Levenberg-Marquardt
-        on the spherical similarity (median, 75 %, share). "start_in_plane_mm", "in_plane_mm", "in_plane_75_mm": the part of it across the ray.
+        on the spherical similarity (median, 75 %, share), with the starts' own spread as a prior (`optimization.prior`): what the similarity can
+        hardly see, depth, then stays where it was. A registration has no such prior; its intensity stages look for depth.
+        "start_in_plane_mm", "in_plane_mm", "in_plane_75_mm": the part of it across the ray.
         """
         was_training = encoder.training
         encoder.eval()

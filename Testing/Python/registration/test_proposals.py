@@ -110,8 +110,11 @@ def test_a_model_that_knows_nothing_does_not_lead_a_start_astray(pyramid, xray) 
         blind.encoder.head.weight.zero_()  # everything looks alike
     without, misled = (register(pyramid, xray, start, model=model, options=options) for model in (None, blind))
     assert [stage.name for stage in misled.stages] == ["regressor", "spherical LM", "search", "refine 48 px", "refine 96 px"]
-    for result in (without, misled):
+    narrow = replace(options, stages=(replace(QUICK.stages[0], hypotheses=1), QUICK.stages[1]))
+    for result in (without, misled, register(pyramid, xray, start, model=blind, options=narrow)):
         assert phantom.target_error(result.camera_from_world, phantom.true_pose()) < 1.5
+    spared = replace(options, multi_start=None, doubtful_score=1.1)  # no search was wanted: a doubtful result brings on none
+    assert "search" not in [stage.name for stage in register(pyramid, xray, start, model=blind, options=spared).stages]
 
 
 def test_spherical_stage_comes_nearer(pyramid) -> None:

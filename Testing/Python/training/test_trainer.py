@@ -86,13 +86,17 @@ def test_the_encoder_begins_with_the_regressors_trunk_and_each_network_has_its_t
     trainer.step()
     trainer.step()
     regressor, trunk = values(trainer.regressor), values(trainer.regressor.trunk)
-    assert torch.equal(values(trainer.encoder), encoder) and not trainer.handed_on
+    assert torch.equal(values(trainer.encoder), encoder) and trainer.handed_on_at is None
     trainer._set_learning_rate(0.4)  # small, as a cycle begins
     trainer.step()
-    assert trainer.handed_on and torch.equal(values(trainer.regressor), regressor)
+    assert trainer.handed_on_at == 3 and torch.equal(values(trainer.regressor), regressor)
     assert 0 < (values(trainer.encoder.trunk) - trunk).abs().max() < 1e-4
-    other = make(replace(OPTIONS, iterations=1, regressor_share=0.0, encoder=EncoderConfig(replace(TRUNK, blocks=2), elements=4)))
-    assert np.isfinite(other.step()["loss"])  # built otherwise: nothing to hand on
+    other = make(replace(OPTIONS, iterations=2, regressor_share=0.5, encoder=EncoderConfig(replace(TRUNK, blocks=2), elements=4)))
+    other.step()
+    assert np.isfinite(other.step()["DRR off"])  # built otherwise: nothing to hand on
+    with pytest.raises(InputError, match="random"):
+        make(replace(OPTIONS, regressor_share=0.0))
+    assert make(replace(OPTIONS, regressor_share=0.0), base=make().model()).handed_on_at == 0
 
 
 def test_the_learning_rate_has_a_cycle_for_each_network() -> None:
@@ -200,7 +204,6 @@ def test_accumulated_batches_make_one_step() -> None:
         {"loss": GRADIENT_MATCHING},
         {"regressor": None},
         {"regressor": None, "precision": "bfloat16"},
-        {"regressor_share": 0.0},
     ],
 )
 def test_variants_take_a_step(change) -> None:
@@ -209,7 +212,7 @@ def test_variants_take_a_step(change) -> None:
     figures = trainer.figures
     assert all(np.isfinite(value) for value in figures.values())
     assert ("left" in figures) == (trainer.options.loss.refinement > 0)
-    assert ("pose nll" in figures) == (trainer.regressor is not None and trainer.options.regressor_share > 0)
+    assert ("pose nll" in figures) == (trainer.regressor is not None)
     assert all(parameter.dtype == torch.float32 for parameter in trainer.networks.parameters())
     assert not any("forward" in module.__dict__ for module in trainer.networks.modules())
 
@@ -269,7 +272,7 @@ def test_targets_are_checked(tmp_path: Path) -> None:
     ],
 )
 def test_early_stop(monkeypatch, errors, options, stops) -> None:
-    trainer = make(replace(OPTIONS, validation=replace(WATCHED, times=6), **options))
+    trainer = make(replace(OPTIONS, regressor=None, validation=replace(WATCHED, times=6), **options))
     given = iter(errors)
     monkeypatch.setattr(trainer, "validation", lambda *_: {"mtre_mm": next(given)})
     for number in range(1, len(errors) + 1):
@@ -278,6 +281,24 @@ def test_early_stop(monkeypatch, errors, options, stops) -> None:
         if trainer.stopped:
             return
     assert stops is None
+
+
+def test_nothing_ends_while_the_regressor_has_its_turn(monkeypatch) -> None:
+    trainer = make(replace(OPTIONS, iterations=10, regressor_share=0.6, validation=replace(WATCHED, times=10), stop_below_mm=9.0, patience=1))
+    given = iter([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 10.0, 9.5, 9.7])
+    monkeypatch.setattr(trainer, "validation", lambda *_: {"mtre_mm": next(given)})
+    trainer.run()
+    assert trainer.iteration == 9 and "did not fall" in trainer.stopped
+
+
+@pytest.mark.parametrize("minutes", [1.0, 5.0, 20.0])
+def test_other_minutes_change_the_pace_of_what_is_left(minutes: float) -> None:
+    trainer = make(replace(OPTIONS, iterations=None, minutes=minutes))
+    trainer.resumed_at = (0.6, 240.0)
+    assert trainer._share_done(240.0) == (0.6 if minutes > 4 else 1.0)
+    assert trainer._share_done(60 * minutes) == pytest.approx(1.0)
+    if minutes > 4:
+        assert trainer._share_done((240 + 60 * minutes) / 2) == pytest.approx(0.8)
 
 
 def test_validation_knows_a_perfect_network() -> None:
