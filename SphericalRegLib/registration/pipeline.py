@@ -78,8 +78,8 @@ def register(
             jointly, and `initial` and the result are those of the first.
         initial: camera_from_world (4, 4), or the name of a view ("ap", "pa", "left", "right"). None asks the model's regressor; without one it tries
             all named views and keeps the best.
-        model: encoder and regressor of this CT (`models.checkpoint.load_model`): Levenberg-Marquardt on the spherical similarity then takes the
-            search's place. Notes say where the model does not fit the CT.
+        model: encoder and regressor of this CT (`models.checkpoint.load_model`): poses refined on the spherical similarity then join those of the
+            search, or take their place where the regressor was asked. Notes say where the model does not fit the CT.
         options: see `RegistrationOptions`.
         device: "cpu", "cuda", "cuda:1", ...
         seed: of the multi-start; the same seed on the same device gives the same pose.
