@@ -33,7 +33,7 @@ from .problem import MultiViewProblem, ViewTerm
 from .region import at_resolution, crop_to_content, visible_in_all
 from .resolution import VolumePyramid
 from .result import Hypothesis, RegistrationResult, StageRecord
-from .screening import RADIUS_SIGMAS, Screened, ScreeningView, best_depths, diverse, screen, spread_poses
+from .screening import APART_DEG, APART_MM, RADIUS_SIGMAS, Screened, ScreeningView, best_depths, diverse, screen, spread_poses
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Model
@@ -208,7 +208,7 @@ class _Run:
         if len(self.views) == 1:
             poses = best_depths(problem, poses, self.pyramid.corners.mean(0), DEPTHS_MM)
         poses = poses[problem.score(poses).argsort(descending=True, stable=True)]
-        return poses[diverse(poses, self.options.learned.keep, centre, 2.0, 4.0)]
+        return poses[diverse(poses, self.options.learned.keep, centre, APART_DEG, APART_MM)]
 
     def _search(self, starts: Tensor, options: MultiStart, count: int) -> tuple[Tensor, StageRecord]:
         """The best and mutually different poses about the starts, best first."""

@@ -23,10 +23,7 @@ from .problem import MultiViewProblem
 from .region import visible_in_all
 from .resolution import VolumePyramid
 from .result import StageRecord
-from .screening import diverse
-
-APART_DEG, APART_MM = 2.0, 4.0
-"""Poses nearer to each other than both end in the same minimum."""
+from .screening import APART_DEG, APART_MM, diverse
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ from .problem import PIXELS_AT_ONCE, MultiViewProblem
 RADIUS_SIGMAS = 2.5
 """Shifts are searched up to this many standard deviations."""
 
+APART_DEG, APART_MM = 2.0, 4.0
+"""Poses nearer to each other than both end in the same minimum."""
+
 
 @dataclass(frozen=True)
 class ScreeningView:
