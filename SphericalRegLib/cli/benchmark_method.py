@@ -18,6 +18,7 @@ from .common import (
     InPlaneDeg,
     InPlaneMm,
     Level,
+    MadeUp,
     PrimaryDeg,
     Quiet,
     Recompute,
@@ -31,16 +32,13 @@ from .common import (
     read_ct,
     start,
 )
-from .train import MadeUp, camera_of, stopped_by_ctrl_c, training_options
+from .train import camera_of, stopped_by_ctrl_c, training_options
 
 if TYPE_CHECKING:
     from SphericalRegLib.evaluation.tables import Table
 
 CT = Annotated[str, typer.Argument(metavar="CT", help="A CT file, a DICOM folder, sample:pelvis or sample:thorax.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for models, tables and figures; a later run goes on where this one stopped.")]
-POSES = (("ap",), 45.0, 25.0, 10.0, 30.0, 100.0)
-"""As `train` has them where nothing is said."""
-
 Iterations = Annotated[int, typer.Option("--iterations", min=0, help="So many steps of each training in the minutes' place.")]
 
 
@@ -65,7 +63,7 @@ def training(
 
     from .progress_bars import progress_bars
 
-    options = training_options({"batch": batch, "seed": seed}, POSES, {"backbone": backbone, "image_size": image_size}, None)
+    options = training_options({"batch": batch, "seed": seed}, None, {"backbone": backbone, "image_size": image_size}, None)
     its_camera = camera_of(camera, options.encoder.trunk.image_size)
     volume, _ = read_ct(ct)
     where = start(device)

@@ -61,6 +61,7 @@ SecondaryDeg = Annotated[float, typer.Option("--secondary-deg", min=0, max=90, h
 InPlaneDeg = Annotated[float, typer.Option("--in-plane-deg", min=0, max=180, help="+- turn about the central ray.")]
 InPlaneMm = Annotated[float, typer.Option("--in-plane-mm", min=0, max=500, help="+- shift across the central ray.")]
 DepthMm = Annotated[float, typer.Option("--depth-mm", min=0, max=500, help="+- shift along the central ray.")]
+MadeUp = Annotated[int, typer.Option("--made-up", min=0, help="So many made-up patients beside each CT: bent, stretched, of another density.")]
 CameraCase = Annotated[Path | None, typer.Option("--camera", metavar="CASE", help="A case folder whose X-ray's geometry is trained with.")]
 
 

@@ -27,6 +27,7 @@ from .common import (
     ImageSize,
     InPlaneDeg,
     InPlaneMm,
+    MadeUp,
     PrimaryDeg,
     Quiet,
     SecondaryDeg,
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
     from SphericalRegLib.models.checkpoint import Model
     from SphericalRegLib.training.parallel import Group
     from SphericalRegLib.training.trainer import TrainingOptions
-
-
-MadeUp = Annotated[int, typer.Option("--made-up", min=0, help="So many made-up patients beside each CT: bent, stretched, of another density.")]
 
 
 @app.command()
@@ -186,7 +184,7 @@ Poses = tuple[tuple[str, ...], float, float, float, float, float]
 """The first fields of the pose range: views, C-arm angles, turn in the image plane (deg), shifts across and along the central ray (mm)."""
 
 
-def training_options(given: dict[str, Any], poses: Poses, trunk: dict[str, Any], base: Model | None) -> TrainingOptions:
+def training_options(given: dict[str, Any], poses: Poses | None, trunk: dict[str, Any], base: Model | None) -> TrainingOptions:
     """What is not given is left as the library has it; a base brings its own networks.
 
     Raises:
@@ -198,7 +196,9 @@ def training_options(given: dict[str, Any], poses: Poses, trunk: dict[str, Any],
     from SphericalRegLib.training.trainer import TrainingOptions
 
     known = {name: value for name, value in given.items() if value is not None}
-    options = TrainingOptions(poses=type(TrainingOptions().poses)(*poses), **known)
+    options = TrainingOptions(**known)
+    if poses is not None:
+        options = replace(options, poses=type(options.poses)(*poses))
     changed = {name: value for name, value in trunk.items() if value is not None}
     if base is not None:
         if changed:

@@ -111,7 +111,9 @@ def test_a_model_that_knows_nothing_does_not_lead_a_start_astray(pyramid, xray) 
     without, misled = (register(pyramid, xray, start, model=model, options=options) for model in (None, blind))
     assert [stage.name for stage in misled.stages] == ["regressor", "spherical LM", "search", "refine 48 px", "refine 96 px"]
     narrow = replace(options, stages=(replace(QUICK.stages[0], hypotheses=1), QUICK.stages[1]))
-    for result in (without, misled, register(pyramid, xray, start, model=blind, options=narrow)):
+    squeezed = register(pyramid, xray, start, model=blind, options=narrow)
+    assert squeezed.stages[3].hypotheses > 1, "the search's find enters beside the model's poses, not behind them"
+    for result in (without, misled, squeezed):
         assert phantom.target_error(result.camera_from_world, phantom.true_pose()) < 1.5
     spared = replace(options, multi_start=None, doubtful_score=1.1)  # no search was wanted: a doubtful result brings on none
     assert "search" not in [stage.name for stage in register(pyramid, xray, start, model=blind, options=spared).stages]
