@@ -23,6 +23,7 @@ set(MODULE_PYTHON_SCRIPTS
   evaluation/__init__.py
   evaluation/benchmark_ablation.py
   evaluation/benchmark_backbones.py
+  evaluation/benchmark_methods.py
   evaluation/benchmark_optimisers.py
   evaluation/benchmark_patients.py
   evaluation/benchmark_register.py
@@ -34,6 +35,7 @@ set(MODULE_PYTHON_SCRIPTS
   evaluation/demo.py
   evaluation/journal.py
   evaluation/landscape.py
+  evaluation/methods.py
   evaluation/metrics.py
   evaluation/optimisers.py
   evaluation/panel.py

@@ -1,4 +1,4 @@
-"""``sphericalreg benchmark training``, ``patients``, ``optimisers``, ``backbones`` and ``ablation``: what the method's parts bring."""
+"""``sphericalreg benchmark training``, ``patients``, ``methods``, ``optimisers``, ``backbones`` and ``ablation``: what the method's parts bring."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from SphericalRegLib.errors import InputError
 
 from .benchmark import benchmark
 from .common import (
@@ -19,6 +21,7 @@ from .common import (
     InPlaneMm,
     Level,
     MadeUp,
+    ModelFile,
     PrimaryDeg,
     Quiet,
     Recompute,
@@ -30,6 +33,7 @@ from .common import (
     check_output_folder,
     print_json,
     read_ct,
+    read_model,
     start,
 )
 from .train import camera_of, stopped_by_ctrl_c, training_options
@@ -114,6 +118,48 @@ def patients(
     with progress_bars(quiet) as bars, stopped_by_ctrl_c(bars) as progress:
         done = run_patients_benchmark(volumes, camera, out, options, device=where, progress=progress)
     _say(done.table(), done.write(out), as_json)
+
+
+@benchmark.command()
+def methods(
+    cases: Annotated[list[Path], typer.Argument(metavar="CASES...", help="Case folders with truth.json, or folders of them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and figures; a later run goes on where this one stopped.")],
+    model: ModelFile = None,
+    method: Annotated[list[str] | None, typer.Option("--method", help="As in the table, e.g. 'NCC LM'; may be repeated. All by default.")] = None,
+    spread: Annotated[
+        list[str] | None,
+        typer.Option("--spread", metavar="DEG/MM", help="Standard deviations of the starts per axis, as 15/30; may be repeated. 5/10 to 20/40."),
+    ] = None,
+    recompute: Recompute = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Whole registrations from the same starts: ours with and without a model, plain LM on NCC, Adam on multi-scale NCC and on the spheres."""
+    check_output_folder(out)
+    spreads = [_spread(text) for text in spread or []]
+    from SphericalRegLib.evaluation.benchmark_methods import METHODS, SPREADS, MethodsOptions, run_methods_benchmark
+    from SphericalRegLib.evaluation.runs import find_cases
+
+    from .progress_bars import progress_bars
+
+    network = read_model(model, None)
+    possible = [name for name, of in METHODS.items() if network is not None or not of.needs_model]
+    options = MethodsOptions(tuple(method or possible), tuple(spreads or SPREADS), seed)
+    found = find_cases(cases)
+    where = start(device)
+    with progress_bars(quiet) as progress:
+        done = run_methods_benchmark(found, out, options, model=network, device=where, recompute=recompute, progress=progress)
+    _say(done.table(), done.write(out), as_json)
+
+
+def _spread(text: str) -> tuple[float, float]:
+    try:
+        deg, mm = map(float, text.split("/"))
+    except ValueError:
+        raise InputError(f"--spread is {text!r}, expected degrees and mm as in 15/30") from None
+    return deg, mm
 
 
 @benchmark.command()

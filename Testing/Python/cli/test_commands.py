@@ -163,3 +163,26 @@ def write_result(folder: Path, pose: list[list[float]]) -> None:
     )
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps(result.to_dict()), encoding="utf-8")
+
+
+def test_methods_from_the_same_starts(cases: Path, tmp_path: Path) -> None:
+    options = ("--method", "NCC LM", "--method", "no model", "--spread", "1/2", "--device", "cpu", "-q", "--json")
+    done = run("benchmark", "methods", cases, "-o", tmp_path / "out", *options)
+    assert done.exit_code == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [(row["start [deg/mm]"], row["method"], row["cases"]) for row in rows] == [("1/2", "NCC LM", 2), ("1/2", "no model", 2)]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"methods.csv", "methods.md", "methods.png", "registrations.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--spread", "5"), "--spread is '5', expected degrees and mm as in 15/30"),
+        (("--method", "full"), "full needs a model of the CT, but there is none"),
+        (("--method", "magic"), "expected some of full, no model"),
+    ],
+)
+def test_methods_that_cannot_be_compared_are_refused(cases: Path, tmp_path: Path, options: tuple[str, ...], says: str) -> None:
+    done = run("benchmark", "methods", cases, "-o", tmp_path / "out", *options, "--device", "cpu")
+    assert done.exit_code == 2 and says in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -310,3 +312,11 @@ def test_unusable_input_is_named() -> None:
         Stacked([GlobalNCC(fixed)], [0.0])
     with pytest.raises(InputError, match="floor"):
         LocalNCC(fixed, floor=0.0)
+
+
+def test_the_first_forward_derivative_does_not_warn_of_what_torch_deprecates() -> None:
+    code = (
+        "import warnings, torch; warnings.simplefilter('error'); from SphericalRegLib.similarity.forward_mode import along_columns; "
+        "along_columns(lambda x: x.flatten(1) ** 2, torch.ones(1, 2, 2), torch.ones(1, 2, 2, 6))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,0 +1,118 @@
+"""Whole registrations by several methods: each one runs, what is recorded, that a run goes on and can be widened."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import method_cases
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.evaluation import benchmark_methods
+from SphericalRegLib.evaluation.benchmark_methods import MethodsOptions, least_share, run_methods_benchmark
+from SphericalRegLib.evaluation.methods import METHODS, AdamOnIntensities, Setting
+from SphericalRegLib.evaluation.metrics import pose_errors
+from SphericalRegLib.evaluation.registrar import CaseRegistrar
+from SphericalRegLib.evaluation.truth import load_truth
+from SphericalRegLib.imaging.case import load_case
+from SphericalRegLib.progress import Cancelled, Progress, silent
+from SphericalRegLib.simulation.poses import draw_start
+
+OPTIONS = MethodsOptions(("NCC LM", "intensity LM"), ((2.0, 3.0), (4.0, 5.0)))
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    return method_cases.cases(tmp_path_factory.mktemp("cases"))
+
+
+def never(*_):
+    raise AssertionError("nothing was left to do")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_gives_a_pose_and_can_be_stopped(name: str, cases) -> None:
+    case, truth = load_case(cases[0]), load_truth(cases[0])
+    setting = Setting(CaseRegistrar().prepared(case), case.views, method_cases.model())
+    start = draw_start(truth.camera_from_world, np.asarray(case.volume.centre_ras_mm), 1.0, 2.0, np.random.default_rng(0))
+    steps: list[Progress] = []
+    pose = METHODS[name](setting, start, steps.append)
+    assert pose.shape == (4, 4) and np.isfinite(pose).all() and steps
+    np.testing.assert_allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-9)
+
+    def stop(_: Progress) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        METHODS[name](setting, start, stop)
+
+
+def test_adam_on_intensities_comes_nearer(cases) -> None:
+    case, truth = load_case(cases[0]), load_truth(cases[0])
+    setting = Setting(CaseRegistrar().prepared(case), case.views)
+    start = draw_start(truth.camera_from_world, np.asarray(case.volume.centre_ras_mm), 2.0, 4.0, np.random.default_rng(3))
+
+    def error(pose: np.ndarray) -> float:  # what one small image shows of depth is little
+        centre = np.asarray(case.volume.centre_ras_mm)
+        return pose_errors(truth.camera_from_world, pose, truth.fiducials, case.views[0].radiograph.camera, centre).in_plane
+
+    found = AdamOnIntensities(((32, 80, 1.0), (64, 40, 0.3)))(setting, start, silent)
+    assert error(found) < 0.1 * error(start)
+
+
+def test_outcomes_are_summed_up_and_a_run_goes_on_with_more(cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[Progress] = []
+    done = run_methods_benchmark(cases, tmp_path, OPTIONS, progress=reports.append)
+    assert len(done.outcomes) == 2 * 2 * 2
+    assert len({(o.case, o.start) for o in done.outcomes}) == 4  # all methods begin at the same pose
+    table = done.table()
+    assert [row[:3] for row in table.rows] == [(f"{d}", m, 2) for d in ("2/3", "4/5") for m in OPTIONS.methods]
+    assert reports[-1].done == reports[-1].total == 8
+    assert {path.name for path in done.write(tmp_path)} == {"methods.csv", "methods.md", "methods.png"}
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmark_methods, "_register", never)
+        assert run_methods_benchmark(cases, tmp_path, OPTIONS).table().rows == table.rows
+    more = run_methods_benchmark(cases, tmp_path, replace(OPTIONS, methods=("NCC LM", "intensity LM", "mNCC Adam"), spreads=((2.0, 3.0),)))
+    assert [row for row in more.table().rows if row[1] != "mNCC Adam"] == [row for row in table.rows if row[0] == "2/3"]
+    with pytest.raises(InputError, match="seed"):
+        run_methods_benchmark(cases, tmp_path, replace(OPTIONS, seed=1))
+
+
+def test_a_start_that_does_not_show_the_ct_is_a_failed_registration(cases, tmp_path: Path) -> None:
+    options = MethodsOptions(("NCC LM",), ((0.0, 3000.0),))
+    (row,) = run_methods_benchmark(cases[:1], tmp_path, options).table().rows
+    assert row[4] == np.inf and row[8] == 0 and row[10] == 100
+
+
+def test_a_stopped_run_keeps_what_is_done(cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(step: Progress) -> None:
+        if step.done == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run_methods_benchmark(cases, tmp_path, OPTIONS, progress=stop)
+    assert len((tmp_path / "registrations.jsonl").read_text().splitlines()) == 1 + 3
+
+
+def test_what_cannot_be_compared_is_refused(cases, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="full and spherical LM need a model"):
+        run_methods_benchmark(cases, tmp_path, MethodsOptions(("full", "no model", "spherical LM")))
+    with pytest.raises(InputError, match="no case"):
+        run_methods_benchmark([], tmp_path)
+    with pytest.raises(InputError, match="expected some of full"):
+        MethodsOptions(("magic",))
+    with pytest.raises(InputError, match="no spread"):
+        MethodsOptions(spreads=())
+    with pytest.raises(InputError, match="finite"):
+        MethodsOptions(spreads=((5.0, -1.0),))
+
+
+def test_the_bound_of_a_share_is_that_of_clopper_and_pearson() -> None:
+    assert least_share(12, 12) == pytest.approx(0.05 ** (1 / 12))  # all right: the share p with p^n = 5 %
+    assert least_share(0, 12) == 0.0
+    assert 0.9 < least_share(98, 100) < 0.98
