@@ -19,7 +19,8 @@ from SphericalRegLib.visualization.display import RGB, counted, resize_to_width
 from SphericalRegLib.visualization.figures import PAPER, Theme, new_figure
 from SphericalRegLib.visualization.overlay import ESTIMATE_COLOUR, INITIAL_COLOUR, TRUTH_COLOUR, draw, edges, grey_pair, toned
 
-DRAWN_COLUMNS = 640  # low-resolution images are enlarged to this before edges are drawn, so that lines stay thin
+DRAWN_COLUMNS = 640  # images are brought to this before edges are drawn, so that lines look alike whatever the detector
+FOCUS_MARGIN, FOCUS_SHARE = 0.35, 0.6  # what is shown around a small CT, in its size; a larger share of the image is shown whole
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,35 @@ class PanelRow:
     initial_drr: np.ndarray | None = None
 
 
-def enlarged(row: PanelRow, columns: int = DRAWN_COLUMNS) -> PanelRow:
-    """The row with its images at least ``columns`` wide; what is not finite is outside the mask.
+def resized(row: PanelRow, columns: int = DRAWN_COLUMNS) -> PanelRow:
+    """The row with its images ``columns`` wide; what is not finite is outside the mask.
 
     Raises:
         InputError: if shapes differ or no pixel counts.
     """
-    named = {"xray": row.xray, "drr": row.drr, "truth_drr": row.truth_drr, "initial_drr": row.initial_drr}
-    given = {name: image for name, image in named.items() if image is not None}
+    given = _images(row)
     images, valid = counted(given, row.mask)
-    if row.xray.shape[1] >= columns:
-        return replace(row, mask=valid)
-    larger: dict[str, Any] = {name: resize_to_width(image, columns) for name, image in zip(given, images, strict=True)}
-    return replace(row, mask=resize_to_width(valid, columns), **larger)
+    changed: dict[str, Any] = {name: resize_to_width(image, columns) for name, image in zip(given, images, strict=True)}
+    return replace(row, mask=resize_to_width(valid, columns), **changed)
+
+
+def focused(row: PanelRow) -> PanelRow:
+    """The row cropped to the part of the image that its DRRs reach, and some of what is around, where that is much smaller than the image."""
+    drrs = [np.nan_to_num(image) for name, image in _images(row).items() if name != "xray"]
+    shown = np.any([image > 0.01 * image.max() for image in drrs], axis=0)
+    if not shown.any():
+        return row
+    windows = []
+    for axis, size in enumerate(shown.shape):
+        hit = np.flatnonzero(shown.any(axis=1 - axis))
+        middle, half = (hit[0] + hit[-1] + 1) / 2, (0.5 + FOCUS_MARGIN) * (hit[-1] + 1 - hit[0])
+        windows.append((middle, half, size))
+    half = max(half for _, half, _ in windows)  # square, so that rows of a panel look alike
+    if 2 * half > FOCUS_SHARE * min(shown.shape):
+        return row
+    rows, columns = (slice(max(0, round(middle - half)), min(size, round(middle + half))) for middle, _, size in windows)
+    cropped: dict[str, Any] = {name: image[rows, columns] for name, image in _images(row).items()}
+    return replace(row, mask=None if row.mask is None else row.mask[rows, columns], **cropped)
 
 
 def overlay_picture(row: PanelRow) -> np.ndarray:
@@ -58,14 +75,15 @@ def overlay_picture(row: PanelRow) -> np.ndarray:
 
 
 def qualitative_panel(rows: Sequence[PanelRow], theme: Theme = PAPER) -> Figure:
-    """X-ray | DRR | overlay | difference. The difference is truth against estimate where the truth is given, else X-ray against DRR.
+    """X-ray | DRR | overlay | difference, about where the CT is. The difference is truth against estimate where the truth is given, else X-ray
+    against DRR.
 
     Raises:
         InputError: if there is no row, or a row's images don't fit together.
     """
     if not rows:
         raise InputError("there is no case to draw; expected at least one")
-    rows = [enlarged(row) for row in rows]
+    rows = [resized(focused(row)) for row in rows]
     heights = [row.xray.shape[0] / row.xray.shape[1] for row in rows]
     figure = new_figure(11.2, 2.75 * sum(heights) + 0.35, theme)
     axes = figure.subplots(len(rows), 4, squeeze=False, height_ratios=heights)
@@ -93,7 +111,7 @@ def before_and_after(rows: Sequence[PanelRow], theme: Theme = PAPER) -> Figure:
     for row in rows:
         if row.initial_drr is None:
             raise InputError(f"{row.label} has no DRR at the start; expected one")
-    rows = [enlarged(row) for row in rows]
+    rows = [resized(focused(row)) for row in rows]
     heights = [row.xray.shape[0] / row.xray.shape[1] for row in rows]
     figure = new_figure(11.2, 2.75 * sum(heights) + 0.35, theme)
     axes = figure.subplots(len(rows), 4, squeeze=False, height_ratios=heights)
@@ -110,7 +128,7 @@ def before_and_after(rows: Sequence[PanelRow], theme: Theme = PAPER) -> Figure:
 
 def overlay_figure(row: PanelRow, theme: Theme = PAPER) -> Figure:
     """The overlay alone, large, with its legend."""
-    row = enlarged(row, 800)
+    row = resized(row, 800)
     figure = new_figure(6.4, 6.4 * row.xray.shape[0] / row.xray.shape[1] + 0.3, theme)
     axes = figure.subplots()
     _show(axes, overlay_picture(row), row.label, theme)
@@ -120,7 +138,7 @@ def overlay_figure(row: PanelRow, theme: Theme = PAPER) -> Figure:
 
 def difference_figure(row: PanelRow, theme: Theme = PAPER) -> Figure:
     """Red-blue difference map and signed map with its colour bar: X-ray against DRR, or truth against estimate where the truth is given."""
-    row = enlarged(row)
+    row = resized(row)
     with_truth = row.truth_drr is not None
     first, second = ("truth", "estimate") if with_truth else ("X-ray", "DRR")
     picture, signed = _compare(row)
@@ -134,6 +152,11 @@ def difference_figure(row: PanelRow, theme: Theme = PAPER) -> Figure:
     bar.ax.tick_params(colors=theme.muted, labelsize=8, length=0)
     bar.outline.set_visible(False)
     return figure
+
+
+def _images(row: PanelRow) -> dict[str, np.ndarray]:
+    named = {"xray": row.xray, "drr": row.drr, "truth_drr": row.truth_drr, "initial_drr": row.initial_drr}
+    return {name: image for name, image in named.items() if image is not None}
 
 
 def _compare(row: PanelRow) -> tuple[np.ndarray, np.ndarray]:

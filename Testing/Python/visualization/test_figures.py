@@ -11,7 +11,16 @@ from PIL import Image
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.visualization.convergence import StageTrace, convergence_figure, stage_traces
 from SphericalRegLib.visualization.figures import WEB, png_bytes, themed_svg, write_figure, write_picture
-from SphericalRegLib.visualization.panel import PanelRow, before_and_after, difference_figure, enlarged, overlay_figure, qualitative_panel
+from SphericalRegLib.visualization.panel import (
+    FOCUS_MARGIN,
+    PanelRow,
+    before_and_after,
+    difference_figure,
+    focused,
+    overlay_figure,
+    qualitative_panel,
+    resized,
+)
 
 
 def row(**changes) -> PanelRow:
@@ -95,12 +104,30 @@ def test_difference_against_the_truth_is_the_one_drawn():
     assert np.ptp(np.asarray(picture)[50:-50, 50:-50].astype(int), axis=-1).max() == 0
 
 
-def test_small_images_are_enlarged_and_masks_stay_masks():
+def test_small_images_are_resized_and_masks_stay_masks():
     mask = np.ones((40, 50), bool)
     mask[:, :5] = False
-    large = enlarged(row(mask=mask), 640)
+    large = resized(row(mask=mask), 640)
     assert large.xray.shape == large.drr.shape == large.mask.shape == (512, 640)
     assert large.mask.dtype == bool and large.mask.mean() == pytest.approx(0.9, abs=0.01)
+
+
+def test_large_images_are_brought_to_the_size_they_are_drawn_at():
+    assert resized(row(xray=np.random.default_rng(0).normal(size=(800, 1000)), drr=np.ones((800, 1000))), 640).xray.shape == (512, 640)
+
+
+def test_a_panel_shows_what_is_around_a_small_ct_and_a_large_one_whole():
+    drr, other = np.zeros((100, 120)), np.zeros((100, 120))
+    drr[60:80, 100:110] = 1.0
+    other[64:84, 100:110] = 2.0
+    small = PanelRow("small", np.random.default_rng(0).normal(size=drr.shape), drr, np.ones(drr.shape, bool), truth_drr=other)
+    near = focused(small)
+    half = (0.5 + FOCUS_MARGIN) * 24  # of the larger side of what both DRRs reach, about its middle
+    assert near.xray.shape == near.mask.shape == near.truth_drr.shape == (round(72 + half) - round(72 - half), 120 - round(105 - half))
+    assert near.drr.sum() == drr.sum() and near.truth_drr.sum() == other.sum()
+    drr[10:, :] = 1.0
+    assert focused(small) is small
+    assert focused(PanelRow("empty", small.xray, np.zeros(drr.shape))).drr.shape == drr.shape
 
 
 @pytest.mark.parametrize("draw", [overlay_figure, difference_figure, lambda r: qualitative_panel([r])])
