@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -142,7 +142,12 @@ def train(
         shlex.join(["sphericalreg", *(_without_folders(word, piped) for word in sys.argv[1:] if word not in ("--resume", "--piped"))]),
         "" if base is None else base.name,
     )
-    with progress_lines() if piped else progress_bars(quiet or group.rank > 0) as bars, stopped_by_ctrl_c(bars) as progress:
+    if group.rank > 0:  # the first process hears of Ctrl-C, and ends the others with it where the state is whole
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with suppress(Cancelled):
+            run(volumes, its_camera, options, out, about=origin, base=loaded, resume=resume, device=where, group=group)
+        return
+    with progress_lines() if piped else progress_bars(quiet) as bars, stopped_by_ctrl_c(bars) as progress:
         try:
             model = run(
                 volumes, its_camera, options, out, about=origin, base=loaded, resume=resume, device=where, group=group, progress=progress
@@ -150,8 +155,6 @@ def train(
         except Cancelled:
             print(f"interrupted: the state is saved in {out.with_suffix('.state')}; the same command with --resume goes on", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
-    if group.rank > 0:
-        return
     card = model.card
     if as_json:
         print_json({"out": out, "card": card})

@@ -159,3 +159,34 @@ def test_ctrl_c_saves_the_state_and_resume_goes_on(case: Path, tmp_path: Path, m
     assert not (tmp_path / "model.state").exists()
     resumed, expected = (load_model(path).encoder.state_dict() for path in (out, tmp_path / "whole"))
     assert all(value.equal(expected[name]) for name, value in resumed.items())
+
+
+class Second:
+    """The second of two processes, as Fabric would have launched it."""
+
+    rank, size, device = 1, 2, "cpu"
+
+    def from_first(self, value: object) -> object:
+        return value
+
+    def average_gradients(self, parameters: object) -> None:
+        return None
+
+
+def test_another_process_leaves_ctrl_c_to_the_first_and_says_nothing(case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from SphericalRegLib.progress import Cancelled
+    from SphericalRegLib.training import parallel
+
+    def press(self: Trainer, alive: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)  # the whole group hears it
+        raise Cancelled  # and this is how the first says that it did
+
+    monkeypatch.setattr(parallel, "launch", lambda *_: Second())
+    monkeypatch.setattr(Trainer, "step", press)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        done = run("train", case / "ct.nii.gz", "-o", tmp_path / "m.safetensors", "--iterations", 3, "--camera", case, "--devices", 2, *SMALL)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done.exit_code == 0, (done.stderr, done.exception)  # Fabric kills the others where one fails
+    assert done.stdout == "" and list(tmp_path.iterdir()) == []
