@@ -1,7 +1,7 @@
 """`sphericalreg benchmark methods`: whole registrations by several methods, from the same starts at several distances from the truth.
 
-The truth places the starts and judges the ends; no method sees it. Outcomes are kept one by one: a later run goes on, and may have more cases,
-spreads and methods.
+The truth places the starts and judges the ends; no method sees it. Outcomes are kept one by one under what decided them (X-ray, start, method,
+model): a later run goes on, and may have more cases, spreads and methods, or a method with other settings.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.stats import beta
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.case import Case, load_case
 from SphericalRegLib.models.checkpoint import Model
-from SphericalRegLib.progress import Progress, ProgressCallback, pace, silent
+from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback, pace, silent
+from SphericalRegLib.registration.region import visible_in_all
 from SphericalRegLib.registration.resolution import VolumePyramid
 from SphericalRegLib.visualization.figures import write_figure
 from SphericalRegLib.visualization.shares import error_figure
@@ -30,6 +32,7 @@ from .journal import Journal
 from .methods import METHODS, Setting
 from .metrics import FAILED, PoseErrors, pose_errors, summarise
 from .registrar import CaseRegistrar
+from .runs import case_digest
 from .tables import Table, Value
 from .truth import Truth, load_truth
 
@@ -42,7 +45,7 @@ class MethodsOptions:
 
     Attributes:
         methods: of `methods.METHODS`.
-        spreads: (deg, mm) standard deviations per axis of the starts; each case gets one start of each.
+        spreads: (deg, mm) standard deviations per axis of the starts; each case gets one start of each, all in the same direction.
         seed: of the starts and of the registrations.
     """
 
@@ -52,17 +55,17 @@ class MethodsOptions:
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.methods if name not in METHODS]
-        if unknown or not self.methods:
-            raise InputError(f"The methods are {list(self.methods)}; expected some of {', '.join(METHODS)}.")
-        if not self.spreads:
-            raise InputError("There is no spread of starts; expected at least one, in degrees and mm.")
+        if unknown or not self.methods or len(set(self.methods)) < len(self.methods):
+            raise InputError(f"The methods are {list(self.methods)}; expected some of {', '.join(METHODS)}, none twice.")
+        if not self.spreads or len(set(self.spreads)) < len(self.spreads):
+            raise InputError(f"The spreads of the starts are {list(self.spreads)}; expected at least one, in degrees and mm, and none twice.")
         for deg, mm in self.spreads:
             StartSpread(1, deg, mm, self.seed)  # refuses what is no spread
 
 
 @dataclass(frozen=True)
 class MethodOutcome:
-    """One registration. Errors in mm, infinite where there is no pose: of the start in 3D, of the end in 3D and in-plane."""
+    """One registration. Errors in mm, infinite where there is no pose: of the start in 3D, of the end in 3D and in-plane; `error` says why."""
 
     method: str
     case: str
@@ -71,6 +74,7 @@ class MethodOutcome:
     end: float
     in_plane: float
     seconds: float
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,13 +91,14 @@ class MethodsBenchmark:
             "start [deg/mm]",
             "method",
             "cases",
+            "failed",
             "start, median [mm]",
             "median [mm]",
             "75 % [mm]",
             "95 % [mm]",
             "< 1 mm [%]",
             "< 2 mm [%]",
-            "at least [%]",
+            "< 2 mm, at least [%]",
             "> 10 mm [%]",
             "in-plane, median [mm]",
             "seconds",
@@ -103,10 +108,10 @@ class MethodsBenchmark:
     def write(self, out: Path) -> list[Path]:
         """methods.md, .csv and .png."""
         heading = (
-            "# Methods\n\nWhole registrations from one start of each spread (standard deviations per axis) about the true pose of each case, "
-            f"seed {self.options.seed}, on {self.device}. Errors: mean 3D displacement of the fiducials; `at least`: what the share below 2 mm is "
-            "with 95 % confidence (Clopper and Pearson, one-sided); `seconds`: median, CT prepared. A registration that failed counts as an "
-            "infinite error."
+            "# Methods\n\nWhole registrations of each case from one start of each spread (standard deviations per axis, the same direction in "
+            f"all spreads) about its true pose, seed {self.options.seed}, on {self.device}. Errors: mean 3D displacement of the fiducials, infinite "
+            "where a registration failed. `at least`: the lower bound of the share with 95 % confidence (Clopper and Pearson, one-sided). "
+            "`seconds`: median of those that did not fail, CT prepared."
         )
         groups = {
             f"{deg:g} deg / {mm:g} mm": {method: [o.end for o in self._of((deg, mm), method)] for method in self.options.methods}
@@ -124,6 +129,7 @@ class MethodsBenchmark:
             f"{spread[0]:g}/{spread[1]:g}",
             method,
             s.count,
+            s.failed,
             float(np.median([outcome.start for outcome in of])),
             s.p50,
             s.p75,
@@ -133,7 +139,7 @@ class MethodsBenchmark:
             100 * least_share(round(s.below_2mm * s.count), s.count),
             100 * s.above_10mm,
             summarise(outcome.in_plane for outcome in of).p50,
-            float(np.median([outcome.seconds for outcome in of])),
+            float(np.median([outcome.seconds for outcome in of if outcome.error is None] or [math.nan])),
         )
 
 
@@ -172,63 +178,86 @@ def run_methods_benchmark(
     without = [name for name in options.methods if METHODS[name].needs_model and model is None]
     if without:
         raise InputError(f"{' and '.join(without)} need{'s' if len(without) == 1 else ''} a model of the CT, but there is none.")
-    truths = {case: load_truth(case) for case in cases}
-    settings = {name: {"kind": type(method).__name__, **asdict(method)} for name, method in METHODS.items()}
-    header = {"seed": options.seed, "model": None if model is None else model.identity, "device": device, "methods": settings}
-    journal = Journal(out / "registrations.jsonl", header, recompute=recompute)
+    truths = [load_truth(case) for case in cases]
+    journal = Journal(out / "registrations.jsonl", {"seed": options.seed, "device": device}, recompute=recompute)
+    journal.keep([entry for entry in journal.entries if entry["error"] is None])  # what failed is tried again
     done = {str(entry["key"]): entry for entry in journal.entries}
-    keys = [(number, spread, method) for number in range(len(cases)) for spread in options.spreads for method in options.methods]
-
-    def text(key: tuple[int, tuple[float, float], str]) -> str:
-        number, (deg, mm), method = key
-        return f"{cases[number].resolve()} {number} {deg:g}/{mm:g} {method}"
-
-    todo = [key for key in keys if text(key) not in done]
-    ready = CaseRegistrar(device=device)
-    here, bench = None if model is None else model.to(device), None
+    here = None if model is None else model.to(device)
+    jobs = [
+        _Job(number, case, spread, method, truth, options.seed)
+        for number, (case, truth) in enumerate(zip(cases, truths))
+        for spread in options.spreads
+        for method in options.methods
+    ]
+    keys = [job.key(model) for job in jobs]
+    todo = [(key, job) for key, job in zip(keys, jobs) if key not in done]
+    ready, loaded = CaseRegistrar(device=device), None
     began = time.perf_counter()
-    for count, key in enumerate(todo):
-        number, spread, method = key
-        case = cases[number]
-        if bench is None or bench[0] != number:
-            loaded = load_case(case)
-            bench = number, loaded, ready.prepared(loaded)
-        message = f"{case.name} {method} {pace(time.perf_counter() - began, count, len(todo))}"
-        tick = partial(_tick, progress, Progress("registrations", len(keys) - len(todo) + count, len(keys), message.strip()))
+    for count, (key, job) in enumerate(todo):
+        if loaded is None or loaded[0] != job.case:
+            case = load_case(job.case)
+            loaded = job.case, case, ready.prepared(case)
+        message = f"{job.case.name} {job.method} {pace(time.perf_counter() - began, count, len(todo))}"
+        tick = partial(_tick, progress, Progress("registrations", len(jobs) - len(todo) + count, len(jobs), message.strip()))
         tick()
-        start = StartSpread(1, *spread, options.seed).draw(number, truths[case].camera_from_world, np.asarray(loaded.volume.centre_ras_mm))
-        outcome = _register(method, loaded, bench[2], here, start, truths[case], options.seed, tick)
-        journal.add({"key": text(key), "method": method, "case": case.name, "spread": spread, **outcome})
-        done[text(key)] = journal.entries[-1]
-    progress(Progress("registrations", len(keys), len(keys)))
-    return MethodsBenchmark(options, tuple(_outcome(done[text(key)]) for key in keys), device)
+        entry = {"key": key, "method": job.method, "case": job.case.name, "spread": job.spread, **job.run(loaded[1], loaded[2], here, tick)}
+        journal.add(entry)
+        done[key] = entry
+    progress(Progress("registrations", len(jobs), len(jobs)))
+    return MethodsBenchmark(options, tuple(_outcome(done[key]) for key in keys), device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """One registration that is to be made."""
+
+    number: int
+    case: Path
+    spread: tuple[float, float]
+    method: str
+    truth: Truth
+    seed: int
+
+    def start(self, centre: np.ndarray) -> np.ndarray:
+        return StartSpread(1, *self.spread, self.seed).draw(self.number, self.truth.camera_from_world, centre)
+
+    def key(self, model: Model | None) -> str:
+        """Of all that decides the outcome."""
+        method = METHODS[self.method]
+        decides = {
+            "method": [type(method).__name__, asdict(method)],
+            "model": model.identity if model is not None and method.needs_model else None,
+            "start": self.start(np.zeros(3)).tolist(),  # the CT's centre is the case's
+            "fiducials": self.truth.fiducials.tolist(),
+        }
+        return case_digest(self.case, decides)
+
+    def run(self, case: Case, pyramid: VolumePyramid, model: Model | None, tick: ProgressCallback) -> dict[str, Any]:
+        camera, centre = case.views[0].radiograph.camera, np.asarray(case.volume.centre_ras_mm)
+        start, error = self.start(centre), None
+
+        def errors(pose: np.ndarray) -> PoseErrors:
+            return pose_errors(self.truth.camera_from_world, pose, self.truth.fiducials, camera, centre)
+
+        began = time.perf_counter()
+        try:
+            if not bool(visible_in_all(case.views, torch.from_numpy(start)[None].to(pyramid.device), pyramid.corners).all()):
+                raise InputError("The start does not show the CT in the X-ray.")
+            end = errors(METHODS[self.method](Setting(pyramid, case.views, model, self.seed), start, tick))
+        except Cancelled:
+            raise
+        except Exception as problem:  # one bad registration must not end a night's run: it becomes a failed one
+            error, end = str(problem) if isinstance(problem, InputError) else f"{type(problem).__name__}: {problem}", FAILED
+        values = {"start": errors(start).mtre_3d, "end": end.mtre_3d, "in_plane": end.in_plane}
+        plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        return {**plain, "seconds": time.perf_counter() - began, "error": error}
 
 
 def _tick(progress: ProgressCallback, state: Progress, _: Progress | None = None) -> None:
     progress(state)
 
 
-def _register(
-    method: str, case: Case, pyramid: VolumePyramid, model: Model | None, start: np.ndarray, truth: Truth, seed: int, tick: ProgressCallback
-) -> dict[str, Any]:
-    camera, centre = case.views[0].radiograph.camera, np.asarray(case.volume.centre_ras_mm)
-
-    def errors(pose: np.ndarray) -> PoseErrors:
-        return pose_errors(truth.camera_from_world, pose, truth.fiducials, camera, centre)
-
-    began = time.perf_counter()
-    try:
-        found = METHODS[method](Setting(pyramid, case.views, model, seed), start, tick)
-    except InputError:  # the start, or where a search led to, does not show the CT: a failed registration
-        end = FAILED
-    else:
-        end = errors(found) if np.isfinite(found).all() else FAILED
-    seconds = time.perf_counter() - began
-    values = {"start": errors(start).mtre_3d, "end": end.mtre_3d, "in_plane": end.in_plane}
-    return {**{name: value if math.isfinite(value) else None for name, value in values.items()}, "seconds": seconds}
-
-
 def _outcome(entry: Mapping[str, Any]) -> MethodOutcome:
     start, end, in_plane = (math.inf if entry[name] is None else float(entry[name]) for name in ("start", "end", "in_plane"))
     deg, mm = entry["spread"]
-    return MethodOutcome(entry["method"], entry["case"], (float(deg), float(mm)), start, end, in_plane, float(entry["seconds"]))
+    return MethodOutcome(entry["method"], entry["case"], (float(deg), float(mm)), start, end, in_plane, float(entry["seconds"]), entry["error"])

@@ -1,4 +1,4 @@
-"""Whole registrations by name: ours, parts of it, and the recipes of others on our renderer; what `benchmark methods` compares.
+"""Whole registrations by name: ours, parts of it, and what others do, on our renderer; what `benchmark methods` compares.
 
 Each takes a CT, the X-rays and one start, and gives a pose. None sees the truth.
 """
@@ -10,13 +10,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.case import View
 from SphericalRegLib.models.checkpoint import Model
 from SphericalRegLib.optimization.first_order import FirstOrderOptions, first_order
+from SphericalRegLib.optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
 from SphericalRegLib.progress import Progress, ProgressCallback
 from SphericalRegLib.registration.learned import spherical_terms
-from SphericalRegLib.registration.options import LearnedStart, RegistrationOptions, Stage
+from SphericalRegLib.registration.options import RegistrationOptions
 from SphericalRegLib.registration.pipeline import register
 from SphericalRegLib.registration.problem import MultiViewProblem, ViewTerm
 from SphericalRegLib.registration.region import at_resolution
@@ -24,8 +27,11 @@ from SphericalRegLib.registration.resolution import VolumePyramid
 from SphericalRegLib.similarity.named import similarity
 from SphericalRegLib.similarity.stacked import Stacked
 
+Search = LMOptions | FirstOrderOptions
+"""An optimiser with its settings."""
+
 ALONE = RegistrationOptions(multi_start=None, second_start=None)
-"""The intensity stages from the start alone."""
+"""The intensity stages from one pose."""
 
 
 @dataclass(frozen=True)
@@ -47,93 +53,98 @@ class Registration:
 
     def __call__(self, setting: Setting, start: np.ndarray, progress: ProgressCallback) -> np.ndarray:
         """camera_from_world (4, 4) from a start (4, 4). Raises InputError where the start does not show the CT in the X-ray."""
-        model = setting.model if self.needs_model else None
-        device = setting.pyramid.device
-        found = register(
-            setting.pyramid, setting.views, start, model=model, options=self.options, device=device, seed=setting.seed, progress=progress
-        )
+        pyramid, model = setting.pyramid, setting.model if self.needs_model else None
+        device, seed = pyramid.device, setting.seed
+        found = register(pyramid, setting.views, start, model=model, options=self.options, device=device, seed=seed, progress=progress)
         return found.camera_from_world
 
 
 @dataclass(frozen=True)
-class AdamOnIntensities:
-    """Adam on the multi-scale correlation (NCC of the image and of its patches, weighed alike), coarse to fine, from the start alone.
+class OnSpheres:
+    """One search on the spherical similarity from the start alone; then the intensity stages from where it ends."""
 
-    The recipe of DiffPose (Gopalakrishnan et al., CVPR 2024) and xvr, on our renderer and on whole images, with a step that falls exponentially.
-
-    Attributes:
-        levels: (longer side in pixels, iterations, first step in units of 0.01 rad and 1 mm), coarse to fine.
-        decay: of the step, per iteration.
-    """
-
-    levels: tuple[tuple[int, int, float], ...] = ((64, 150, 1.0), (128, 100, 0.5), (256, 50, 0.25))
-    decay: float = 0.99
-    needs_model: bool = False
-
-    def __call__(self, setting: Setting, start: np.ndarray, progress: ProgressCallback) -> np.ndarray:
-        """See `Registration`; a start that does not show the CT stays where it is."""
-        pose = torch.from_numpy(np.array(start, dtype=np.float64))[None].to(setting.pyramid.device)
-        for pixels, iterations, rate in self.levels:
-            options = FirstOrderOptions("adam", iterations, rate, decay=self.decay)
-            problem = MultiViewProblem([_multi_scale(setting.pyramid, view, pixels) for view in setting.views])
-            pose = first_order(problem.holding_valid_at(pose), pose, setting.pyramid.centre, options, _staged(progress, f"Adam {pixels} px")).pose
-        return pose[0].cpu().numpy()
-
-
-@dataclass(frozen=True)
-class AdamOnSpheres:
-    """Adam in Levenberg-Marquardt's place on the spherical similarity, from the start alone; then the intensity stages as they are.
-
-    Attributes:
-        iterations: of Adam.
-        decay: of its step, which begins with 0.01 rad and 1 mm, per iteration.
-        intensity: what follows.
-    """
-
-    iterations: int = 100
-    decay: float = 0.98
+    search: Search
     intensity: RegistrationOptions = field(default_factory=lambda: ALONE)
     needs_model: bool = True
 
     def __call__(self, setting: Setting, start: np.ndarray, progress: ProgressCallback) -> np.ndarray:
-        """See `Registration`. Raises InputError where Adam leads out of the image."""
-        assert setting.model is not None
-        pose = torch.from_numpy(np.array(start, dtype=np.float64))[None].to(setting.pyramid.device)
+        """See `Registration`. Raises InputError without a model, or where the search leads out of the image."""
+        if setting.model is None:
+            raise InputError("The spherical similarity needs a model of the CT, but there is none.")
         problem = MultiViewProblem(spherical_terms(setting.pyramid, setting.views, setting.model))
-        options = FirstOrderOptions("adam", self.iterations, decay=self.decay)
-        pose = first_order(problem, pose, setting.pyramid.centre, options, _staged(progress, "Adam, spherical")).pose
+        pose = _searched(self.search, problem, _batch(start, setting.pyramid), _staged(progress, "spherical"))
         return Registration(self.intensity)(setting, pose[0].cpu().numpy(), progress)
 
 
-Method = Registration | AdamOnIntensities | AdamOnSpheres
+@dataclass(frozen=True)
+class OnIntensities:
+    """Searches on whole images, coarse to fine, each from where the last one ended.
 
-_NCC = (Stage(80, "ncc", 15), Stage(128, "ncc", 12), Stage(256, "ncc", 12))
+    Attributes:
+        similarities: names of `similarity.named` with their weights.
+        levels: longer side in pixels, and the search.
+    """
+
+    similarities: tuple[tuple[str, float], ...]
+    levels: tuple[tuple[int, Search], ...]
+    needs_model: bool = False
+
+    def __call__(self, setting: Setting, start: np.ndarray, progress: ProgressCallback) -> np.ndarray:
+        """See `Registration`."""
+        pose = _batch(start, setting.pyramid)
+        for pixels, search in self.levels:
+            problem = MultiViewProblem([self._term(setting.pyramid, view, pixels) for view in setting.views])
+            pose = _searched(search, problem.holding_valid_at(pose), pose, _staged(progress, f"{pixels} px"))
+        return pose[0].cpu().numpy()
+
+    def _term(self, pyramid: VolumePyramid, view: View, pixels: int) -> ViewTerm:
+        radiograph = at_resolution(view.radiograph, pixels)
+        image, mask = radiograph.tensor(pyramid.device)
+        parts = Stacked([similarity(name, image, mask) for name, _ in self.similarities], [weight for _, weight in self.similarities])
+        spacing = 0.75 * max(radiograph.camera.pixel_spacing_mm)  # a pixel's size at the CT
+        relation = torch.as_tensor(view.camera_from_camera1, dtype=torch.float64, device=pyramid.device)
+        return ViewTerm(pyramid.projector(radiograph.camera, spacing), parts, relation)
+
+
+Method = Registration | OnSpheres | OnIntensities
+
+
+def adam(iterations: int, first: float, last: float) -> FirstOrderOptions:
+    """Adam whose step falls exponentially from `first` to `last`, in units of 0.01 rad and 1 mm."""
+    return FirstOrderOptions("adam", iterations, first, decay=(last / first) ** (1.0 / iterations))
+
 
 METHODS: dict[str, Method] = {
     "full": Registration(RegistrationOptions(), needs_model=True),
     "no model": Registration(RegistrationOptions()),
-    "spherical LM": Registration(replace(ALONE, learned=LearnedStart(draws=1, second_opinion=0, refined=1, iterations=20, keep=2)), needs_model=True),
-    "spherical Adam": AdamOnSpheres(),
+    "spherical LM": OnSpheres(LMOptions(30, step_tolerance_rad=1e-4, step_tolerance_mm=1e-2, cost_tolerance=1e-4)),
+    "spherical Adam": OnSpheres(adam(200, 2.0, 0.02)),
     "intensity LM": Registration(ALONE),
-    "NCC LM": Registration(replace(ALONE, stages=_NCC)),
-    "mNCC Adam": AdamOnIntensities(),
+    "NCC LM": OnIntensities((("ncc", 1.0),), ((64, LMOptions(50)), (128, LMOptions(30)), (256, LMOptions(20)))),
+    "mNCC Adam": OnIntensities(
+        (("ncc", 0.25), ("local_ncc", 0.25), ("gradient_ncc", 0.5)),
+        ((64, adam(200, 2.0, 0.2)), (128, adam(120, 0.5, 0.05)), (256, adam(80, 0.25, 0.0025))),
+    ),
 }
-"""What is compared. "full" and "no model": as a user gets them, the search about the start included. "spherical LM": Levenberg-Marquardt on the
-spherical similarity from the start alone, then on intensities; "spherical Adam": Adam in the first one's place; "intensity LM": the second alone.
-"NCC LM": the textbook's, Levenberg-Marquardt on NCC, coarse to fine; "mNCC Adam": see `AdamOnIntensities`."""
+"""What is compared. "full" and "no model": as a user gets them, a search about the start included. The others begin at the start alone. "spherical
+LM" and "spherical Adam": one optimiser or the other on the spherical similarity, then Levenberg-Marquardt on intensities; "intensity LM": that alone.
+"NCC LM": the textbook's, coarse to fine. "mNCC Adam": in the manner of DiffPose (Gopalakrishnan et al., CVPR 2024) and xvr, whose objective it has
+(NCC of the image, of its patches and of its gradients) and whose steps it takes at first, on three sizes; they fall exponentially, for a number of
+iterations that is known, where those methods wait for a plateau."""
 
 
-def _multi_scale(pyramid: VolumePyramid, view: View, pixels: int) -> ViewTerm:
-    radiograph = at_resolution(view.radiograph, pixels)
-    image, mask = radiograph.tensor(pyramid.device)
-    both = Stacked([similarity("ncc", image, mask), similarity("local_ncc", image, mask)])
-    spacing = 0.75 * max(radiograph.camera.pixel_spacing_mm)  # a pixel's size at the CT
-    relation = torch.as_tensor(view.camera_from_camera1, dtype=torch.float64, device=pyramid.device)
-    return ViewTerm(pyramid.projector(radiograph.camera, spacing), both, relation)
+def _searched(search: Search, problem: MultiViewProblem, pose: Tensor, progress: ProgressCallback) -> Tensor:
+    with torch.no_grad():
+        optimiser = levenberg_marquardt if isinstance(search, LMOptions) else first_order
+        return optimiser(problem, pose, problem.centre, search, progress).pose  # type: ignore[arg-type]  # each gets its own options
+
+
+def _batch(start: np.ndarray, pyramid: VolumePyramid) -> Tensor:
+    return torch.from_numpy(np.array(start, dtype=np.float64))[None].to(pyramid.device)
 
 
 def _staged(progress: ProgressCallback, stage: str) -> ProgressCallback:
     def report(step: Progress) -> None:
-        progress(replace(step, stage=stage))
+        progress(replace(step, stage=f"{step.stage}, {stage}"))
 
     return report

@@ -126,7 +126,7 @@ def register_cases(
     begin, computed = time.perf_counter(), 0
     for index, (case, name) in enumerate(zip(cases, names)):
         folder = out / name
-        digest = _digest(case, plain)
+        digest = case_digest(case, plain)
         record = None if recompute else _kept(folder, digest)
         if record is None:
             message = f"{name} {pace(time.perf_counter() - begin, computed, computed + len(cases) - index)}".strip()
@@ -212,17 +212,17 @@ def _is_case(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("geometry.json", "case.json")) or any(folder.glob("xray.*"))
 
 
-def _digest(case: Path, options: dict[str, Any]) -> str:
+def case_digest(case: Path, options: Mapping[str, Any]) -> str:
     """Of the options and of everything that registration may see: small files by content, the CT by path, size and time of change."""
-    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
+    found = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     for path in sorted(p for p in Path(case).iterdir() if p.is_file() and p.name not in ("truth.json", "simulation.json")):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes() if path.stat().st_size < 1 << 25 else _stamp(path))
+        found.update(path.name.encode())
+        found.update(path.read_bytes() if path.stat().st_size < 1 << 25 else _stamp(path))
     try:
-        digest.update(_stamp(find_case_files(case).ct))
+        found.update(_stamp(find_case_files(case).ct))
     except InputError:
-        digest.update(b"no CT")  # the same error comes again, in words, when the case is loaded
-    return digest.hexdigest()
+        found.update(b"no CT")  # the same error comes again, in words, when the case is loaded
+    return found.hexdigest()
 
 
 def _stamp(path: Path) -> bytes:

@@ -82,17 +82,22 @@ def _descend(
     recorder = Recorder()
     recorder.add(pose, model.cost, undamped, len(pose))
     counter = _Counter()
+    known = x.detach().clone()  # where `model` was linearised
 
     @torch.no_grad()
     def evaluate() -> float:
         """Total cost of the running elements; leaves the gradient in x.grad."""
         index = torch.nonzero(code == Status.RUNNING)[:, 0]
         delta = (x * unit)[index]
-        there = linearize(problem, retract(initial[index], delta, centre), names[index])
-        counter.poses += len(index)
-        gradient = chart_gradient(there.gradient, delta) * unit
-        x.grad = torch.zeros_like(x).index_put((index,), torch.where(torch.isfinite(there.cost)[:, None], gradient, 0.0))
-        return float(there.cost.sum())
+        if torch.equal(x, known):  # where the iteration before has ended
+            cost, slope = model.cost[index], model.gradient[index]
+        else:
+            there = linearize(problem, retract(initial[index], delta, centre), names[index])
+            cost, slope = there.cost, there.gradient
+            counter.poses += len(index)
+        gradient = chart_gradient(slope, delta) * unit
+        x.grad = torch.zeros_like(x).index_put((index,), torch.where(torch.isfinite(cost)[:, None], gradient, 0.0))
+        return float(cost.sum())
 
     optimizer = _OPTIMIZERS[options.method]([x], options)
     for iteration in range(options.max_iterations):
@@ -107,6 +112,8 @@ def _descend(
         pose = retract(initial, delta, centre)
         index = torch.nonzero(running)[:, 0]
         model = _put(model, index, linearize(problem, pose[index], names[index]))
+        known = x.detach().clone()
+        counter.poses += len(index)
         code = torch.where(running, _verdict(model, delta - before * unit, options), code)
         iterations += running
         recorder.add(pose, model.cost, undamped, counter.poses)

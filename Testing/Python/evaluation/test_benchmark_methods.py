@@ -15,11 +15,12 @@ import method_cases
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.evaluation import benchmark_methods
 from SphericalRegLib.evaluation.benchmark_methods import MethodsOptions, least_share, run_methods_benchmark
-from SphericalRegLib.evaluation.methods import METHODS, AdamOnIntensities, Setting
+from SphericalRegLib.evaluation.methods import METHODS, OnIntensities, Setting, adam
 from SphericalRegLib.evaluation.metrics import pose_errors
 from SphericalRegLib.evaluation.registrar import CaseRegistrar
 from SphericalRegLib.evaluation.truth import load_truth
 from SphericalRegLib.imaging.case import load_case
+from SphericalRegLib.optimization.levenberg_marquardt import LMOptions
 from SphericalRegLib.progress import Cancelled, Progress, silent
 from SphericalRegLib.simulation.poses import draw_start
 
@@ -52,7 +53,8 @@ def test_each_method_gives_a_pose_and_can_be_stopped(name: str, cases) -> None:
         METHODS[name](setting, start, stop)
 
 
-def test_adam_on_intensities_comes_nearer(cases) -> None:
+@pytest.mark.parametrize("search", [adam(80, 1.0, 0.1), LMOptions(20)], ids=["adam", "lm"])
+def test_a_search_on_intensities_comes_nearer(cases, search) -> None:
     case, truth = load_case(cases[0]), load_truth(cases[0])
     setting = Setting(CaseRegistrar().prepared(case), case.views)
     start = draw_start(truth.camera_from_world, np.asarray(case.volume.centre_ras_mm), 2.0, 4.0, np.random.default_rng(3))
@@ -61,7 +63,7 @@ def test_adam_on_intensities_comes_nearer(cases) -> None:
         centre = np.asarray(case.volume.centre_ras_mm)
         return pose_errors(truth.camera_from_world, pose, truth.fiducials, case.views[0].radiograph.camera, centre).in_plane
 
-    found = AdamOnIntensities(((32, 80, 1.0), (64, 40, 0.3)))(setting, start, silent)
+    found = OnIntensities((("ncc", 1.0), ("local_ncc", 1.0)), ((32, search), (64, search)))(setting, start, silent)
     assert error(found) < 0.1 * error(start)
 
 
@@ -75,18 +77,51 @@ def test_outcomes_are_summed_up_and_a_run_goes_on_with_more(cases, tmp_path: Pat
     assert reports[-1].done == reports[-1].total == 8
     assert {path.name for path in done.write(tmp_path)} == {"methods.csv", "methods.md", "methods.png"}
     with monkeypatch.context() as patch:
-        patch.setattr(benchmark_methods, "_register", never)
+        patch.setattr(benchmark_methods._Job, "run", never)
         assert run_methods_benchmark(cases, tmp_path, OPTIONS).table().rows == table.rows
-    more = run_methods_benchmark(cases, tmp_path, replace(OPTIONS, methods=("NCC LM", "intensity LM", "mNCC Adam"), spreads=((2.0, 3.0),)))
-    assert [row for row in more.table().rows if row[1] != "mNCC Adam"] == [row for row in table.rows if row[0] == "2/3"]
+        few = MethodsOptions(OPTIONS.methods[:1], OPTIONS.spreads[:1])
+        model = method_cases.model()
+        assert run_methods_benchmark(cases[:1], tmp_path, few, model=model).outcomes == done.outcomes[:1]  # which has no use for the model
+    more = replace(OPTIONS, methods=("NCC LM", "intensity LM", "spherical LM"), spreads=((2.0, 3.0),))
+    wider = run_methods_benchmark(cases, tmp_path, more, model=model).table()
+    assert [row for row in wider.rows if row[1] != "spherical LM"] == [row for row in table.rows if row[0] == "2/3"]
     with pytest.raises(InputError, match="seed"):
         run_methods_benchmark(cases, tmp_path, replace(OPTIONS, seed=1))
 
 
+def test_an_outcome_is_kept_for_what_decided_it_alone(cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = MethodsOptions(("NCC LM",), ((2.0, 3.0),))
+    first = run_methods_benchmark(cases, tmp_path, options)
+    entries = tmp_path / "registrations.jsonl"
+    assert len(entries.read_text().splitlines()) == 3
+    other = run_methods_benchmark(cases[::-1], tmp_path, options)  # other starts
+    assert {o.start for o in other.outcomes}.isdisjoint(o.start for o in first.outcomes)
+    monkeypatch.setitem(METHODS, "NCC LM", OnIntensities((("ncc", 1.0),), ((32, LMOptions(3)),)))
+    run_methods_benchmark(cases, tmp_path, options)  # another search
+    assert len(entries.read_text().splitlines()) == 7
+
+
+def test_a_failed_registration_says_why_and_is_tried_again(cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = MethodsOptions(("NCC LM",), ((2.0, 3.0),))
+
+    def fail(*_):
+        raise RuntimeError("no luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OnIntensities, "__call__", fail)
+        (row,) = run_methods_benchmark(cases, tmp_path, options).table().rows
+    assert row[2:4] == (2, 2) and np.isnan(row[-1])
+    assert '"error": "RuntimeError: no luck"' in (tmp_path / "registrations.jsonl").read_text()
+    (row,) = run_methods_benchmark(cases, tmp_path, options).table().rows
+    assert row[2:4] == (2, 0)
+
+
 def test_a_start_that_does_not_show_the_ct_is_a_failed_registration(cases, tmp_path: Path) -> None:
     options = MethodsOptions(("NCC LM",), ((0.0, 3000.0),))
-    (row,) = run_methods_benchmark(cases[:1], tmp_path, options).table().rows
-    assert row[4] == np.inf and row[8] == 0 and row[10] == 100
+    done = run_methods_benchmark(cases[:1], tmp_path, options)
+    row = dict(zip(done.table().columns, done.table().rows[0]))
+    assert row["failed"] == 1 and row["median [mm]"] == np.inf and row["< 2 mm [%]"] == 0 and row["> 10 mm [%]"] == 100
+    assert done.outcomes[0].error is not None and "does not show the CT" in done.outcomes[0].error
 
 
 def test_a_stopped_run_keeps_what_is_done(cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,8 +141,11 @@ def test_what_cannot_be_compared_is_refused(cases, tmp_path: Path) -> None:
         run_methods_benchmark([], tmp_path)
     with pytest.raises(InputError, match="expected some of full"):
         MethodsOptions(("magic",))
-    with pytest.raises(InputError, match="no spread"):
-        MethodsOptions(spreads=())
+    with pytest.raises(InputError, match="none twice"):
+        MethodsOptions(("NCC LM", "NCC LM"))
+    for spreads in ((), ((5.0, 5.0), (5.0, 5.0))):
+        with pytest.raises(InputError, match="none twice"):
+            MethodsOptions(spreads=spreads)
     with pytest.raises(InputError, match="finite"):
         MethodsOptions(spreads=((5.0, -1.0),))
 
