@@ -9,6 +9,11 @@ from ..imaging.attenuation import AttenuationModel
 from ..similarity.named import SIMILARITIES
 
 
+def _check_similarity(name: str) -> None:
+    if name not in SIMILARITIES:
+        raise InputError(f"Unknown similarity {name!r}; expected one of {', '.join(SIMILARITIES)}.")
+
+
 @dataclass(frozen=True)
 class Stage:
     """One resolution of the coarse-to-fine search.
@@ -33,8 +38,7 @@ class Stage:
             raise InputError(
                 f"A stage has {self.image_px} pixels, {self.iterations} iterations and {self.hypotheses} hypotheses; expected at least 16, 1 and 1."
             )
-        if self.similarity not in SIMILARITIES:
-            raise InputError(f"Unknown similarity {self.similarity!r}; expected one of {', '.join(SIMILARITIES)}.")
+        _check_similarity(self.similarity)
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,7 @@ class MultiStart:
             raise InputError(
                 f"A multi-start spreads over {self.rotation_deg} deg and {self.translation_mm} mm; expected 0 to 180 deg and 0 to 1000 mm."
             )
-        if self.similarity not in SIMILARITIES:
-            raise InputError(f"Unknown similarity {self.similarity!r}; expected one of {', '.join(SIMILARITIES)}.")
+        _check_similarity(self.similarity)
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,9 @@ DEPTHS_MM = (-24.0, -16.0, -8.0, 0.0, 8.0, 16.0, 24.0)
 DEFAULT_STAGES = (
     Stage(80, "patch_gradient_ncc", 5, hypotheses=6),
     Stage(128, "patch_gradient_ncc", 8, hypotheses=3, depths_mm=DEPTHS_MM),
-    Stage(256, "patch_gradient_ncc", 12, hypotheses=1, depths_mm=DEPTHS_MM[2:5]),
+    Stage(256, "fine_gradient_ncc", 12, hypotheses=1, depths_mm=DEPTHS_MM[2:5]),
 )
+"""The last one looks through a narrower window: scatter and beam hardening, which no DRR has, bias it less in depth."""
 
 WIDE = MultiStart(poses=400, finalists=50, image_px=48, rotation_deg=15.0, translation_mm=40.0)
 """For a start that is only a named view."""
@@ -132,7 +136,8 @@ class RegistrationOptions:
         wide_start: search about each named view where no initial pose is known.
         second_start: search about the poses that were started from, where what was found is doubtful; None spares it. Not the first at once: a
             search over a wider field sees a small bone with fewer pixels, and takes longer.
-        doubtful_score: similarity of the result below which `second_start` is tried, and the better result kept.
+        scored_by: similarity whose score a result has, on the last stage's images: comparable whatever that stage optimises.
+        doubtful_score: score of the result below which `second_start` is tried, and the better result kept.
         learned: what a model does before the stages, where one is given.
         attenuation: from Hounsfield units to attenuation.
         labels: labels of the CT that are rendered (one bone of several); None renders all of it.
@@ -142,6 +147,7 @@ class RegistrationOptions:
     multi_start: MultiStart | None = field(default_factory=MultiStart)
     wide_start: MultiStart = WIDE
     second_start: MultiStart | None = SECOND
+    scored_by: str = "patch_gradient_ncc"
     doubtful_score: float = 0.3
     learned: LearnedStart = field(default_factory=LearnedStart)
     attenuation: AttenuationModel = field(default_factory=AttenuationModel)
@@ -150,3 +156,4 @@ class RegistrationOptions:
     def __post_init__(self) -> None:
         if not self.stages:
             raise InputError("A registration has no stages; expected at least one.")
+        _check_similarity(self.scored_by)

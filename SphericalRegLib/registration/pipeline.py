@@ -162,11 +162,11 @@ class _Run:
             poses, beside = (ranked, beside) if plan.asked else (poses, ranked)
         found, scores, done = self._attempt(poses, plan.search, beside)
         records += done
-        if plan.second is not None and float(scores[0]) < self.options.doubtful_score:
+        if plan.second is not None and float(scores.max()) < self.options.doubtful_score:
             again, second_scores, done = self._attempt(poses, plan.second, beside)
             records += done
-            notes += (f"The first search ended at a low similarity ({float(scores[0]):.2f}), and was widened.",)
-            if float(second_scores[0]) > float(scores[0]):
+            notes += (f"The first search ended at a low similarity ({float(scores.max()):.2f}), and was widened.",)
+            if float(second_scores.max()) > float(scores.max()):
                 found, scores = again, second_scores
         poses, starts = found.pose, plan.starts
         best = int(scores.argmax())
@@ -199,12 +199,19 @@ class _Run:
             found, scores, record = self._refine(stage, torch.cat((poses[: stage.hypotheses], beside))[: stage.hypotheses + most])
             records.append(record)
             poses, beside, most = found.pose, beside[:0], 0
+        if stage.similarity != self.options.scored_by:
+            scores = self._problem(poses, stage.image_px, self.options.scored_by)[0].score(poses)
         return found, scores, records
+
+    def _problem(self, poses: Tensor, image_px: int, name: str) -> tuple[MultiViewProblem, list[Radiograph]]:
+        """The X-rays where these poses show the CT, at a resolution and compared by a similarity."""
+        crops = self._crops(poses, 0.0, image_px)
+        return MultiViewProblem(self._terms(crops, poses, name)), crops
 
     def _ranked(self, poses: Tensor) -> Tensor:
         """The best and mutually different of a model's poses by the first stage's similarity, each at its best depth."""
         stage, centre = self.options.stages[0], self.pyramid.centre
-        problem = MultiViewProblem(self._terms(self._crops(poses, 0.0, stage.image_px), poses, stage.similarity))
+        problem, _ = self._problem(poses, stage.image_px, stage.similarity)
         if len(self.views) == 1:
             poses = best_depths(problem, poses, self.pyramid.corners.mean(0), DEPTHS_MM)
         poses = poses[problem.score(poses).argsort(descending=True, stable=True)]
@@ -242,8 +249,7 @@ class _Run:
         """Levenberg-Marquardt from each of the poses; results sorted by similarity, best first."""
         began = time.perf_counter()
         name = f"refine {stage.image_px} px"
-        crops = self._crops(poses, 0.0, stage.image_px)
-        problem = MultiViewProblem(self._terms(crops, poses, stage.similarity))
+        problem, crops = self._problem(poses, stage.image_px, stage.similarity)
         if stage.depths_mm and len(self.views) == 1:
             poses = best_depths(problem, poses, self.pyramid.corners.mean(0), stage.depths_mm)
 

@@ -17,6 +17,7 @@ SIMILARITIES: dict[str, Callable[[Tensor, Tensor | None], GlobalNCC]] = {
     "local_ncc": lambda fixed, mask: LocalNCC(fixed, mask, kernel=gaussian_kernel(3.0)),
     "gradient_ncc": lambda fixed, mask: GradientNCC(fixed, mask),
     "patch_gradient_ncc": lambda fixed, mask: GradientNCC(fixed, mask, window=gaussian_kernel(3.0)),
+    "fine_gradient_ncc": lambda fixed, mask: GradientNCC(fixed, mask, window=gaussian_kernel(1.0)),
 }
 """name -> maker of the similarity from the fixed image (H, W) and its mask (H, W)."""
 

@@ -42,7 +42,21 @@ def start(*delta: float) -> torch.Tensor:
     return retract(phantom.true_pose(), torch.tensor(delta, dtype=torch.float64), centre)
 
 
+PATCH, FINE = "patch_gradient_ncc", "fine_gradient_ncc"
 FAR = start(0.16, -0.12, 0.14, 15.0, -12.0, 14.0)
+
+
+def test_the_score_is_comparable_whatever_the_last_stage_optimises(pyramid) -> None:
+    radiograph, near = phantom.radiograph(phantom.true_pose()), start(0.02, -0.01, 0.02, 2.0, -1.0, 2.0).numpy()
+
+    def found(similarity: str, scored_by: str) -> RegistrationResult:
+        stages = (Stage(48), Stage(96, similarity, iterations=20))
+        return register(pyramid, radiograph, near, options=RegistrationOptions(stages, multi_start=None, second_start=None, scored_by=scored_by))
+
+    coarse, fine, own = (found(*names) for names in ((PATCH, PATCH), (FINE, PATCH), (FINE, FINE)))
+    assert fine.score == pytest.approx(coarse.score, abs=0.02)
+    assert fine.stages[-1].similarity == FINE and own.score == pytest.approx(fine.stages[-1].score) != pytest.approx(fine.score)
+    np.testing.assert_array_equal(own.camera_from_world, fine.camera_from_world)
 
 
 def test_recovers_a_pose_under_background_and_noise(pyramid) -> None:
@@ -183,6 +197,7 @@ class TestRefusals:
             (lambda: MultiStart(poses=0), "poses"),
             (lambda: MultiStart(rotation_deg=-1.0), "deg"),
             (lambda: MultiStart(similarity="mi"), "patch_gradient_ncc"),
+            (lambda: RegistrationOptions(scored_by="mi"), "patch_gradient_ncc"),
             (lambda: RegistrationOptions(stages=()), "stages"),
         ],
     )

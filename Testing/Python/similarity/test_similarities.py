@@ -28,6 +28,7 @@ MAKERS = {
     "local gaussian": lambda f, m: LocalNCC(f, m, kernel=gaussian_kernel(2.0)),
     "gradient": lambda f, m: GradientNCC(f, m),
     "patch gradient": lambda f, m: GradientNCC(f, m, window=box_kernel(7)),
+    "fine gradient": lambda f, m: GradientNCC(f, m, window=gaussian_kernel(1.0)),
     "stacked": lambda f, m: Stacked([GlobalNCC(f, m), LocalNCC(f, m)], [1.0, 3.0]),
 }
 
