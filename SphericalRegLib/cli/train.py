@@ -142,8 +142,7 @@ def train(
         shlex.join(["sphericalreg", *(_without_folders(word, piped) for word in sys.argv[1:] if word not in ("--resume", "--piped"))]),
         "" if base is None else base.name,
     )
-    if group.rank > 0:  # the first process hears of Ctrl-C, and ends the others with it where the state is whole
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if group.rank > 0:  # it has nothing to say, and ends when the first does
         with suppress(Cancelled):
             run(volumes, its_camera, options, out, about=origin, base=loaded, resume=resume, device=where, group=group)
         return

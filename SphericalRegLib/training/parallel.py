@@ -8,6 +8,10 @@ differentiate twice, which gradient matching does): gradients are averaged by ha
 from __future__ import annotations
 
 import importlib
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterable
 from typing import Any, Protocol, TypeVar
 
@@ -89,7 +93,17 @@ def launch(devices: int, nodes: int, device: str) -> FabricGroup:
         raise InputError("Training on several devices needs Lightning Fabric; expected `pip install sphericalreg[train]`.")
     fabric = module.Fabric(accelerator="cuda" if device.startswith("cuda") else "cpu", devices=devices, num_nodes=nodes, strategy="ddp")
     fabric.launch()
+    if fabric.global_rank > 0:  # the first process hears of Ctrl-C, and ends the others with it where the state is whole
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     return FabricGroup(fabric)
+
+
+def _end_with(parent: int) -> None:
+    """An orphan would wait for messages for ever, deaf to Ctrl-C."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _try_import(name: str) -> Any:

@@ -48,22 +48,26 @@ def resized(row: PanelRow, columns: int = DRAWN_COLUMNS) -> PanelRow:
 
 
 def focused(row: PanelRow) -> PanelRow:
-    """The row cropped to the part of the image that its DRRs reach, and some of what is around, where that is much smaller than the image."""
-    drrs = [np.nan_to_num(image) for name, image in _images(row).items() if name != "xray"]
-    shown = np.any([image > 0.01 * image.max() for image in drrs], axis=0)
+    """The row cropped to the part of the image that its DRRs reach, and some of what is around, where that is much smaller than the image.
+
+    Raises:
+        InputError: if shapes differ or no pixel counts.
+    """
+    images, valid = counted(_images(row), row.mask)
+    named = dict(zip(_images(row), images, strict=True))
+    shown = valid & np.any([image > 0.01 * image.max(initial=0.0, where=valid) for name, image in named.items() if name != "xray"], axis=0)
     if not shown.any():
         return row
-    windows = []
-    for axis, size in enumerate(shown.shape):
-        hit = np.flatnonzero(shown.any(axis=1 - axis))
-        middle, half = (hit[0] + hit[-1] + 1) / 2, (0.5 + FOCUS_MARGIN) * (hit[-1] + 1 - hit[0])
-        windows.append((middle, half, size))
-    half = max(half for _, half, _ in windows)  # square, so that rows of a panel look alike
-    if 2 * half > FOCUS_SHARE * min(shown.shape):
+    hits = [np.flatnonzero(shown.any(axis=1 - axis)) for axis in (0, 1)]
+    side = round((1 + 2 * FOCUS_MARGIN) * max(hit[-1] + 1 - hit[0] for hit in hits))  # square, so that the rows of a panel look alike
+    if side > FOCUS_SHARE * min(shown.shape):
         return row
-    rows, columns = (slice(max(0, round(middle - half)), min(size, round(middle + half))) for middle, _, size in windows)
-    cropped: dict[str, Any] = {name: image[rows, columns] for name, image in _images(row).items()}
-    return replace(row, mask=None if row.mask is None else row.mask[rows, columns], **cropped)
+    window = []
+    for hit, size in zip(hits, shown.shape, strict=True):
+        first = min(max(0, (hit[0] + hit[-1] + 1 - side) // 2), size - side)
+        window.append(slice(first, first + side))
+    cropped: dict[str, Any] = {name: image[tuple(window)] for name, image in _images(row).items()}
+    return replace(row, mask=None if row.mask is None else row.mask[tuple(window)], **cropped)
 
 
 def overlay_picture(row: PanelRow) -> np.ndarray:

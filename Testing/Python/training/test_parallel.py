@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 from dataclasses import replace
@@ -182,3 +183,26 @@ def test_fabric_is_launched_or_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
     group = launch(4, 2, "cuda:0")
     assert seen == {"accelerator": "cuda", "devices": 4, "num_nodes": 2, "strategy": "ddp", "launched": True}
     assert (group.rank, group.size, group.device) == (0, 1, torch.device("cpu"))
+
+
+def test_other_processes_leave_ctrl_c_to_the_first_and_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Second(FakeFabric):
+        def __init__(self, **_) -> None:
+            super().__init__(Wire(2), 1)
+
+        def launch(self) -> None:
+            pass
+
+    parents, ended = iter([7, 7, 1]), []
+    monkeypatch.setattr(parallel, "_try_import", lambda name: SimpleNamespace(Fabric=Second))
+    monkeypatch.setattr(parallel.os, "getppid", lambda: next(parents, 1))
+    monkeypatch.setattr(parallel.os, "_exit", ended.append)
+    monkeypatch.setattr(parallel.time, "sleep", lambda _: None)
+    monkeypatch.setattr(parallel.threading, "Thread", lambda target, args, daemon: SimpleNamespace(start=lambda: target(*args)))
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        launch(2, 1, "cpu")
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == [1]

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,9 +123,15 @@ def test_a_panel_shows_what_is_around_a_small_ct_and_a_large_one_whole():
     other[64:84, 100:110] = 2.0
     small = PanelRow("small", np.random.default_rng(0).normal(size=drr.shape), drr, np.ones(drr.shape, bool), truth_drr=other)
     near = focused(small)
-    half = (0.5 + FOCUS_MARGIN) * 24  # of the larger side of what both DRRs reach, about its middle
-    assert near.xray.shape == near.mask.shape == near.truth_drr.shape == (round(72 + half) - round(72 - half), 120 - round(105 - half))
+    side = round((1 + 2 * FOCUS_MARGIN) * 24)  # of the larger side of what both DRRs reach; the image ends to the right
+    assert near.xray.shape == near.mask.shape == near.truth_drr.shape == (side, side)
     assert near.drr.sum() == drr.sum() and near.truth_drr.sum() == other.sum()
+    np.testing.assert_array_equal(near.xray, small.xray[(144 - side) // 2 :, 120 - side :][:side])
+    outside = replace(small, mask=np.arange(120) < np.full((100, 1), 60))
+    assert focused(outside) is outside  # the DRR lies where no pixel counts: a failed registration is shown too
+    for wrong in (np.ones((90, 120), bool), np.ones((100, 110), bool)):
+        with pytest.raises(InputError, match="mask has shape"):
+            focused(replace(small, mask=wrong))
     drr[10:, :] = 1.0
     assert focused(small) is small
     assert focused(PanelRow("empty", small.xray, np.zeros(drr.shape))).drr.shape == drr.shape
