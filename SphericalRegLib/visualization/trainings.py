@@ -65,14 +65,26 @@ def _against(axes: Axes, trainings: Sequence[Training], key: str, criterion_mm: 
     """Minutes to the criterion against the error at the end; those that never met it stand at the right edge, hollow."""
     dress(axes, theme, f"time to {criterion_mm:g} mm and error at the end", "minutes to the criterion (hollow: not reached)", "mm")
     longest = max(point["seconds"] for training in trainings for point in training.curve) / 60
+    names = []
     for number, training in enumerate(trainings):
         colour, _ = _look(number, theme)
         x = 1.08 * longest if training.reached is None else training.reached
         last = training.curve[-1][key]
         axes.plot(x, last, "o", markersize=8, color=colour, markerfacecolor="none" if training.reached is None else colour)
-        axes.annotate(training.name, (x, last), xytext=(0, 7), textcoords="offset points", fontsize=7, color=theme.muted, ha="center")
+        names.append((training.name, x, last, colour))
     axes.set_xlim(0, 1.2 * longest)
     _log_mm(axes)
+    _write_names(axes, names)
+
+
+def _write_names(axes: Axes, points: Sequence[tuple[str, float, float, str]]) -> None:
+    """Names to the left of points (name, x, y, colour), or to the right where there is no room, moved apart where they would cover each other."""
+    low, high = np.log(axes.get_ylim())
+    below = -np.inf
+    for name, x, y, colour in sorted(points, key=lambda point: point[2]):
+        below = max(float(np.log(y)), below + 0.045 * (high - low))
+        offset, side = ((-8, -2), "right") if x > 0.3 * axes.get_xlim()[1] else ((8, -2), "left")
+        axes.annotate(name, (x, float(np.exp(below))), xytext=offset, textcoords="offset points", fontsize=7, color=colour, ha=side)
 
 
 def _log_mm(axes: Axes) -> None:
