@@ -113,11 +113,12 @@ class LearnedStart:
 DEPTHS_MM = (-24.0, -16.0, -8.0, 0.0, 8.0, 16.0, 24.0)
 
 DEFAULT_STAGES = (
-    Stage(80, "patch_gradient_ncc", 5, hypotheses=6),
-    Stage(128, "patch_gradient_ncc", 8, hypotheses=3, depths_mm=DEPTHS_MM),
-    Stage(256, "fine_gradient_ncc", 12, hypotheses=1, depths_mm=DEPTHS_MM[2:5]),
+    Stage(80, "patch_gradient_ncc", 10, hypotheses=6),
+    Stage(128, "patch_gradient_ncc", 20, hypotheses=3, depths_mm=DEPTHS_MM),
+    Stage(256, "fine_gradient_ncc", 25, hypotheses=1, depths_mm=DEPTHS_MM[2:5]),
 )
-"""The last one looks through a narrower window: scatter and beam hardening, which no DRR has, bias it less in depth."""
+"""Most searches end before their last iteration; a round head, whose turning looks like shifting, needs them. The last one looks
+through a narrower window: scatter and beam hardening, which no DRR has, bias it less in depth."""
 
 WIDE = MultiStart(poses=400, finalists=50, image_px=48, rotation_deg=15.0, translation_mm=40.0)
 """For a start that is only a named view."""
