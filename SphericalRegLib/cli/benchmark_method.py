@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 CT = Annotated[str, typer.Argument(metavar="CT", help="A CT file, a DICOM folder, sample:pelvis or sample:thorax.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for models, tables and figures; a later run goes on where this one stopped.")]
+TablesOut = Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and figures; a later run goes on where this one stopped.")]
 Iterations = Annotated[int, typer.Option("--iterations", min=0, help="So many steps of each training in the minutes' place.")]
 
 
@@ -123,7 +124,7 @@ def patients(
 @benchmark.command()
 def methods(
     cases: Annotated[list[Path], typer.Argument(metavar="CASES...", help="Case folders with truth.json, or folders of them.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and figures; a later run goes on where this one stopped.")],
+    out: TablesOut,
     model: ModelFile = None,
     method: Annotated[list[str] | None, typer.Option("--method", help="As in the table, e.g. 'NCC LM'; may be repeated. All by default.")] = None,
     spread: Annotated[
@@ -166,7 +167,7 @@ def _spread(text: str) -> tuple[float, float]:
 def optimisers(
     cases: Annotated[list[Path], typer.Argument(metavar="CASES...", help="Case folders with truth.json of one CT, or folders of them.")],
     model: Annotated[Path, typer.Option("--model", metavar="MODEL.safetensors", help="A model of the cases' CT.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and figures; a later run goes on where this one stopped.")],
+    out: TablesOut,
     method: Annotated[list[str] | None, typer.Option("--method", help="SIMILARITY:OPTIMISER, as in spherical:lm; may be repeated.")] = None,
     iterations: Annotated[int, typer.Option("--iterations", min=1, help="Of each search, at most.")] = 100,
     starts: Annotated[int, typer.Option("--starts", "-n", min=1, help="Starts of each case.")] = 2,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import beta
+from scipy.stats import binomtest
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.case import Case, load_case
@@ -145,7 +145,7 @@ class MethodsBenchmark:
 
 def least_share(successes: int, count: int, confidence: float = 0.95) -> float:
     """The lower bound of a share of which `successes` of `count` were seen (Clopper and Pearson, Biometrika 26, 1934; one-sided)."""
-    return float(beta.ppf(1.0 - confidence, successes, count - successes + 1)) if successes else 0.0
+    return float(binomtest(successes, count, alternative="greater").proportion_ci(confidence, method="exact").low)
 
 
 def run_methods_benchmark(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class OnSpheres:
 
     search: Search
     intensity: RegistrationOptions = field(default_factory=lambda: ALONE)
-    needs_model: bool = True
+    needs_model: ClassVar[bool] = True
 
     def __call__(self, setting: Setting, start: np.ndarray, progress: ProgressCallback) -> np.ndarray:
         """See `Registration`. Raises InputError without a model, or where the search leads out of the image."""
@@ -87,7 +88,7 @@ class OnIntensities:
 
     similarities: tuple[tuple[str, float], ...]
     levels: tuple[tuple[int, Search], ...]
-    needs_model: bool = False
+    needs_model: ClassVar[bool] = False
 
     def __call__(self, setting: Setting, start: np.ndarray, progress: ProgressCallback) -> np.ndarray:
         """See `Registration`."""

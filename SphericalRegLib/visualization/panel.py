@@ -132,7 +132,7 @@ def before_and_after(rows: Sequence[PanelRow], theme: Theme = PAPER) -> Figure:
 
 def overlay_figure(row: PanelRow, theme: Theme = PAPER) -> Figure:
     """The overlay alone, large, with its legend."""
-    row = resized(row, 800)
+    row = resized(row, 960)  # as many as the figure has
     figure = new_figure(6.4, 6.4 * row.xray.shape[0] / row.xray.shape[1] + 0.3, theme)
     axes = figure.subplots()
     _show(axes, overlay_picture(row), row.label, theme)
