@@ -6,10 +6,15 @@ resolved on first use, so that 3D Slicer starts fast.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
+
+# OpenMP, which torch brings, reads this when torch is loaded. Its threads wait for each other by spinning; beside a program that fills one core of a
+# laptop, a registration took twice as long by that, and on free cores no less.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _PUBLIC = {
     "Attenuation": "imaging.attenuation",

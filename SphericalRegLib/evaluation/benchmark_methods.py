@@ -243,7 +243,7 @@ class _Job:
         try:
             if not bool(visible_in_all(case.views, torch.from_numpy(start)[None].to(pyramid.device), pyramid.corners).all()):
                 raise InputError("The start does not show the CT in the X-ray.")
-            end = errors(METHODS[self.method](Setting(pyramid, case.views, model, self.seed), start, tick))
+            end = errors(METHODS[self.method](Setting(pyramid, case.views, model, self.seed, self.spread), start, tick))
         except Cancelled:
             raise
         except Exception as problem:  # one bad registration must not end a night's run: it becomes a failed one

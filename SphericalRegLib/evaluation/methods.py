@@ -5,6 +5,7 @@ Each takes a CT, the X-rays and one start, and gives a pose. None sees the truth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -18,6 +19,8 @@ from SphericalRegLib.imaging.case import View
 from SphericalRegLib.models.checkpoint import Model
 from SphericalRegLib.optimization.first_order import FirstOrderOptions, first_order
 from SphericalRegLib.optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
+from SphericalRegLib.optimization.prior import PosePrior
+from SphericalRegLib.optimization.problem import LeastSquaresProblem
 from SphericalRegLib.progress import Progress, ProgressCallback
 from SphericalRegLib.registration.learned import spherical_terms
 from SphericalRegLib.registration.options import RegistrationOptions
@@ -26,6 +29,7 @@ from SphericalRegLib.registration.problem import MultiViewProblem, ViewTerm
 from SphericalRegLib.registration.region import at_resolution
 from SphericalRegLib.registration.resolution import VolumePyramid
 from SphericalRegLib.similarity.named import similarity
+from SphericalRegLib.similarity.spherical import NOISE_RAD
 from SphericalRegLib.similarity.stacked import Stacked
 
 Search = LMOptions | FirstOrderOptions
@@ -37,12 +41,21 @@ ALONE = RegistrationOptions(multi_start=None, second_start=None)
 
 @dataclass(frozen=True)
 class Setting:
-    """What a registration works on: the CT made ready, the X-rays, a model of the CT (on the CT's device) where there is one, a seed."""
+    """What a registration works on.
+
+    Attributes:
+        pyramid: the CT made ready.
+        views: the X-rays.
+        model: of the CT, on its device, where there is one.
+        seed: of the multi-start.
+        spread: standard deviations per axis of the starts, deg and mm, where they are known.
+    """
 
     pyramid: VolumePyramid
     views: Sequence[View]
     model: Model | None = None
     seed: int = 0
+    spread: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,9 +75,13 @@ class Registration:
 
 @dataclass(frozen=True)
 class OnSpheres:
-    """One search on the spherical similarity from the start alone; then the intensity stages from where it ends."""
+    """One search on the spherical similarity from the start alone; then the intensity stages from where it ends.
+
+    With `prior`, the search is held by the spread of the starts (`optimization.prior`), where that is known.
+    """
 
     search: Search
+    prior: bool = False
     intensity: RegistrationOptions = field(default_factory=lambda: ALONE)
     needs_model: ClassVar[bool] = True
 
@@ -73,7 +90,9 @@ class OnSpheres:
         if setting.model is None:
             raise InputError("The spherical similarity needs a model of the CT, but there is none.")
         problem = MultiViewProblem(spherical_terms(setting.pyramid, setting.views, setting.model))
-        pose = _searched(self.search, problem, _batch(start, setting.pyramid), _staged(progress, "spherical"))
+        begin = _batch(start, setting.pyramid)
+        held = _held(problem, begin, setting.spread) if self.prior and setting.spread else problem
+        pose = _searched(self.search, held, begin, problem.centre, _staged(progress, "spherical"))
         return Registration(self.intensity)(setting, pose[0].cpu().numpy(), progress)
 
 
@@ -95,7 +114,7 @@ class OnIntensities:
         pose = _batch(start, setting.pyramid)
         for pixels, search in self.levels:
             problem = MultiViewProblem([self._term(setting.pyramid, view, pixels) for view in setting.views])
-            pose = _searched(search, problem.holding_valid_at(pose), pose, _staged(progress, f"{pixels} px"))
+            pose = _searched(search, problem.holding_valid_at(pose), pose, problem.centre, _staged(progress, f"{pixels} px"))
         return pose[0].cpu().numpy()
 
     def _term(self, pyramid: VolumePyramid, view: View, pixels: int) -> ViewTerm:
@@ -115,10 +134,13 @@ def adam(iterations: int, first: float, last: float) -> FirstOrderOptions:
     return FirstOrderOptions("adam", iterations, first, decay=(last / first) ** (1.0 / iterations))
 
 
+ON_SPHERES = LMOptions(30, step_tolerance_rad=1e-4, step_tolerance_mm=1e-2, cost_tolerance=1e-4)
+
 METHODS: dict[str, Method] = {
     "full": Registration(RegistrationOptions(), needs_model=True),
     "no model": Registration(RegistrationOptions()),
-    "spherical LM": OnSpheres(LMOptions(30, step_tolerance_rad=1e-4, step_tolerance_mm=1e-2, cost_tolerance=1e-4)),
+    "spherical LM": OnSpheres(ON_SPHERES),
+    "spherical MAP": OnSpheres(ON_SPHERES, prior=True),
     "spherical Adam": OnSpheres(adam(200, 2.0, 0.02)),
     "intensity LM": Registration(ALONE),
     "NCC LM": OnIntensities((("ncc", 1.0),), ((64, LMOptions(50)), (128, LMOptions(30)), (256, LMOptions(20)))),
@@ -128,16 +150,22 @@ METHODS: dict[str, Method] = {
     ),
 }
 """What is compared. "full" and "no model": as a user gets them, a search about the start included. The others begin at the start alone. "spherical
-LM" and "spherical Adam": one optimiser or the other on the spherical similarity, then Levenberg-Marquardt on intensities; "intensity LM": that alone.
+LM" and "spherical Adam": one optimiser or the other on the spherical similarity, then Levenberg-Marquardt on intensities; "spherical MAP": the former
+with the spread of the starts as a prior, the only one that is told it; "intensity LM": the intensity stages alone.
 "NCC LM": the textbook's, coarse to fine. "mNCC Adam": in the manner of DiffPose (Gopalakrishnan et al., CVPR 2024) and xvr, whose objective it has
 (NCC of the image, of its patches and of its gradients) and whose steps it takes at first, on three sizes; they fall exponentially, for a number of
 iterations that is known, where those methods wait for a plateau."""
 
 
-def _searched(search: Search, problem: MultiViewProblem, pose: Tensor, progress: ProgressCallback) -> Tensor:
+def _held(problem: MultiViewProblem, start: Tensor, spread: tuple[float, float]) -> LeastSquaresProblem:
+    deg, mm = spread
+    return PosePrior(problem, start, problem.centre, math.radians(deg), mm, NOISE_RAD) if deg * mm else problem
+
+
+def _searched(search: Search, problem: LeastSquaresProblem, pose: Tensor, centre: Tensor, progress: ProgressCallback) -> Tensor:
     with torch.no_grad():
         optimiser = levenberg_marquardt if isinstance(search, LMOptions) else first_order
-        return optimiser(problem, pose, problem.centre, search, progress).pose  # type: ignore[arg-type]  # each gets its own options
+        return optimiser(problem, pose, centre, search, progress).pose  # type: ignore[arg-type]  # each gets its own options
 
 
 def _batch(start: np.ndarray, pyramid: VolumePyramid) -> Tensor:

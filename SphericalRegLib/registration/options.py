@@ -123,6 +123,9 @@ through a narrower window: scatter and beam hardening, which no DRR has, bias it
 WIDE = MultiStart(poses=400, finalists=50, image_px=48, rotation_deg=15.0, translation_mm=40.0)
 """For a start that is only a named view."""
 
+CLOSER = MultiStart(poses=200, finalists=50, rotation_deg=6.0, translation_mm=10.0, image_px=80, finalist_px=80)
+"""For a pose that is near, but at which the stages have stuck."""
+
 SECOND = MultiStart(poses=600, finalists=200, rotation_deg=15.0, translation_mm=20.0)
 """For an initial pose that was farther off than thought."""
 
@@ -135,9 +138,12 @@ class RegistrationOptions:
         stages: from coarse to fine.
         multi_start: search about the initial pose; None starts from it alone.
         wide_start: search about each named view where no initial pose is known.
+        closer_start: search about the pose that was found, where the stages have stuck, and all of them from there; None spares it.
         second_start: search about the poses that were started from, where what was found is doubtful; None spares it. Not the first at once: a
-            search over a wider field sees a small bone with fewer pixels, and takes longer.
+            search over a wider field sees a small bone with fewer pixels, and takes longer. (No search was wanted, none of these is made.)
         scored_by: similarity whose score a result has, on the last stage's images: comparable whatever that stage optimises.
+        least_kept: share of the score on the coarser images before that a result keeps on the finest ones, unless it has stuck in a minimum that
+            these do not have. The better of it and what `closer_start` leads to is kept.
         doubtful_score: score of the result below which `second_start` is tried, and the better result kept.
         learned: what a model does before the stages, where one is given.
         attenuation: from Hounsfield units to attenuation.
@@ -147,8 +153,10 @@ class RegistrationOptions:
     stages: tuple[Stage, ...] = DEFAULT_STAGES
     multi_start: MultiStart | None = field(default_factory=MultiStart)
     wide_start: MultiStart = WIDE
+    closer_start: MultiStart | None = CLOSER
     second_start: MultiStart | None = SECOND
     scored_by: str = "patch_gradient_ncc"
+    least_kept: float = 0.75
     doubtful_score: float = 0.3
     learned: LearnedStart = field(default_factory=LearnedStart)
     attenuation: AttenuationModel = field(default_factory=AttenuationModel)

@@ -1,12 +1,14 @@
 """`register`: from a CT and one or several X-rays to a pose.
 
 A screened multi-start (registration.screening) finds candidate poses at low resolution; Levenberg-Marquardt refines a shrinking number of them on
-finer and finer images; the best by similarity is kept. With a model, its regressor and Levenberg-Marquardt on the spherical similarity
-(registration.proposals) propose poses: in the search's place where nothing is known to search about, beside it otherwise. Truth never enters.
+finer and finer images; the best by similarity is kept. Where they have stuck, a closer search begins them again. With a model, its regressor and
+Levenberg-Marquardt on the spherical similarity (registration.proposals) propose poses: in the search's place where nothing is known to search about,
+beside it otherwise. Truth never enters.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 
 COST_TOLERANCE = 1e-4
 """Relative decrease below which a stage is done: a tenth of what sampling noise makes of the cost."""
+
+WORTH_ANOTHER = 0.02
+"""A closer search that raises the score by no more than this has ended where the one before it did."""
 
 _ASKED = "Initial pose: none was given; the model's regressor proposed it."
 
@@ -138,6 +143,25 @@ class _Plan:
 
 
 @dataclass(frozen=True)
+class _Attempt:
+    """What the last stage found, best first there, with its scores (B,) by `RegistrationOptions.scored_by`; the best score of the stage before by the
+    same similarity, NaN where there was none; and all that was done."""
+
+    found: OptimizationResult
+    scores: Tensor
+    coarser_score: float
+    records: tuple[StageRecord, ...]
+
+    @property
+    def score(self) -> float:
+        return float(self.scores.max())
+
+    def or_better(self, other: _Attempt) -> _Attempt:
+        """That of the better score, with the records of both."""
+        return replace(other if other.score > self.score else self, records=self.records + other.records)
+
+
+@dataclass(frozen=True)
 class _Run:
     """One registration on its way."""
 
@@ -155,19 +179,17 @@ class _Run:
 
     def register(self, plan: _Plan, reference: np.ndarray | None, began: float) -> RegistrationResult:
         self.check(plan.starts)
-        records, notes = list(plan.records), plan.notes
+        notes = plan.notes
         poses, beside = plan.starts, plan.starts[:0]
         if plan.proposed is not None:
             ranked = self._ranked(plan.proposed)
             poses, beside = (ranked, beside) if plan.asked else (poses, ranked)
-        found, scores, done = self._attempt(poses, plan.search, beside)
-        records += done
-        if plan.second is not None and float(scores.max()) < self.options.doubtful_score:
-            again, second_scores, done = self._attempt(poses, plan.second, beside)
-            records += done
-            notes += (f"The first search ended at a low similarity ({float(scores.max()):.2f}), and was widened.",)
-            if float(second_scores.max()) > float(scores.max()):
-                found, scores = again, second_scores
+        closer = self.options.closer_start if plan.asked or plan.search is not None else None  # none where no search was wanted
+        attempt = self._looked_closer(self._attempt(poses, plan.search, beside), closer)
+        if plan.second is not None and attempt.score < self.options.doubtful_score:
+            notes += (f"The first search ended at a low similarity ({attempt.score:.2f}), and was widened.",)
+            attempt = attempt.or_better(self._looked_closer(self._attempt(poses, plan.second, beside), closer))
+        found, scores = attempt.found, attempt.scores
         poses, starts = found.pose, plan.starts
         best = int(scores.argmax())
         order = scores.argsort(descending=True, stable=True).tolist()
@@ -180,7 +202,7 @@ class _Run:
             centre_ras_mm=self.pyramid.centre.cpu().numpy(),
             score=float(scores[best]),
             hypotheses=tuple(Hypothesis(poses[i].cpu().numpy(), float(scores[i])) for i in order),
-            stages=tuple(records),
+            stages=plan.records + attempt.records,
             initial_camera_from_world=start,
             world_from_camera_reference=np.linalg.inv(start) if reference is None else np.asarray(reference, dtype=np.float64),
             notes=notes,
@@ -188,8 +210,17 @@ class _Run:
             seconds=time.perf_counter() - began,
         )
 
-    def _attempt(self, starts: Tensor, multi_start: MultiStart | None, beside: Tensor) -> tuple[OptimizationResult, Tensor, list[StageRecord]]:
-        """A search about the starts, and all stages from what it found and other poses: what the last one found with its scores, best first."""
+    def _looked_closer(self, attempt: _Attempt, closer: MultiStart | None) -> _Attempt:
+        """The attempt; where it has stuck, a further one from a search about its end, and so on while they get better."""
+        stuck = closer is not None and attempt.score < self.options.least_kept * attempt.coarser_score
+        while stuck and closer is not None:
+            poses, before = attempt.found.pose, attempt.score
+            attempt = attempt.or_better(self._attempt(poses, closer, poses[:0]))
+            stuck = attempt.score > before + WORTH_ANOTHER
+        return attempt
+
+    def _attempt(self, starts: Tensor, multi_start: MultiStart | None, beside: Tensor) -> _Attempt:
+        """A search about the starts, and all stages from what it found and other poses."""
         poses, records = starts, []
         if multi_start is not None:
             poses, record = self._search(starts, multi_start, self.options.stages[0].hypotheses)
@@ -201,7 +232,8 @@ class _Run:
             poses, beside, most = found.pose, beside[:0], 0
         if stage.similarity != self.options.scored_by:
             scores = self._problem(poses, stage.image_px, self.options.scored_by)[0].score(poses)
-        return found, scores, records
+        coarser = [record.score for record in records[:-1] if record.similarity == self.options.scored_by and record.name != "search"]
+        return _Attempt(found, scores, coarser[-1] if coarser else math.nan, tuple(records))
 
     def _problem(self, poses: Tensor, image_px: int, name: str) -> tuple[MultiViewProblem, list[Radiograph]]:
         """The X-rays where these poses show the CT, at a resolution and compared by a similarity."""
