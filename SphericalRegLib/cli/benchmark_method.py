@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -152,6 +153,8 @@ def methods(
     where = start(device)
     with progress_bars(quiet) as progress:
         done = run_methods_benchmark(found, out, options, model=network, device=where, recompute=recompute, progress=progress)
+    for note in done.notes:
+        print(note, file=sys.stderr)
     _say(done.table(), done.write(out), as_json)
 
 

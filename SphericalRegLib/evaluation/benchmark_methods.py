@@ -22,6 +22,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.case import Case, load_case
 from SphericalRegLib.models.checkpoint import Model
 from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback, pace, silent
+from SphericalRegLib.registration.proposals import model_notes
 from SphericalRegLib.registration.region import visible_in_all
 from SphericalRegLib.registration.resolution import VolumePyramid
 from SphericalRegLib.visualization.figures import write_figure
@@ -65,7 +66,8 @@ class MethodsOptions:
 
 @dataclass(frozen=True)
 class MethodOutcome:
-    """One registration. Errors in mm, infinite where there is no pose: of the start in 3D, of the end in 3D and in-plane; `error` says why."""
+    """One registration. Errors in mm, infinite where there is no pose: of the start in 3D, of the end in 3D and in-plane; `error` says why. `notes`:
+    what does not fit between the model and the CT."""
 
     method: str
     case: str
@@ -75,6 +77,7 @@ class MethodOutcome:
     in_plane: float
     seconds: float
     error: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,11 @@ class MethodsBenchmark:
     options: MethodsOptions
     outcomes: tuple[MethodOutcome, ...]
     device: str
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader should know beside the numbers, each once."""
+        return tuple(dict.fromkeys(note for outcome in self.outcomes for note in outcome.notes))
 
     def table(self) -> Table:
         """One row for each spread and method."""
@@ -112,7 +120,7 @@ class MethodsBenchmark:
             f"all spreads) about its true pose, seed {self.options.seed}, on {self.device}. Errors: mean 3D displacement of the fiducials, infinite "
             "where a registration failed. `at least`: the lower bound of the share with 95 % confidence (Clopper and Pearson, one-sided). "
             "`seconds`: median of those that did not fail, CT prepared."
-        )
+        ) + "".join(f"\n\n{note}" for note in self.notes)
         groups = {
             f"{deg:g} deg / {mm:g} mm": {method: [o.end for o in self._of((deg, mm), method)] for method in self.options.methods}
             for deg, mm in self.options.spreads
@@ -248,9 +256,11 @@ class _Job:
             raise
         except Exception as problem:  # one bad registration must not end a night's run: it becomes a failed one
             error, end = str(problem) if isinstance(problem, InputError) else f"{type(problem).__name__}: {problem}", FAILED
+        seconds = time.perf_counter() - began
         values = {"start": errors(start).mtre_3d, "end": end.mtre_3d, "in_plane": end.in_plane}
+        notes = model_notes(model, pyramid) if model is not None and METHODS[self.method].needs_model else ()
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        return {**plain, "seconds": time.perf_counter() - began, "error": error}
+        return {**plain, "seconds": seconds, "error": error, "notes": list(notes)}
 
 
 def _tick(progress: ProgressCallback, state: Progress, _: Progress | None = None) -> None:
@@ -260,4 +270,14 @@ def _tick(progress: ProgressCallback, state: Progress, _: Progress | None = None
 def _outcome(entry: Mapping[str, Any]) -> MethodOutcome:
     start, end, in_plane = (math.inf if entry[name] is None else float(entry[name]) for name in ("start", "end", "in_plane"))
     deg, mm = entry["spread"]
-    return MethodOutcome(entry["method"], entry["case"], (float(deg), float(mm)), start, end, in_plane, float(entry["seconds"]), entry["error"])
+    return MethodOutcome(
+        entry["method"],
+        entry["case"],
+        (float(deg), float(mm)),
+        start,
+        end,
+        in_plane,
+        float(entry["seconds"]),
+        entry["error"],
+        tuple(entry.get("notes", ())),  # runs of before have none
+    )

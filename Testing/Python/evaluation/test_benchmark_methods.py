@@ -15,13 +15,14 @@ import method_cases
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.evaluation import benchmark_methods
 from SphericalRegLib.evaluation.benchmark_methods import MethodsOptions, least_share, run_methods_benchmark
-from SphericalRegLib.evaluation.methods import METHODS, OnIntensities, Setting, adam
+from SphericalRegLib.evaluation.methods import METHODS, OnIntensities, OnSpheres, Registration, Setting, adam
 from SphericalRegLib.evaluation.metrics import pose_errors
 from SphericalRegLib.evaluation.registrar import CaseRegistrar
 from SphericalRegLib.evaluation.truth import load_truth
 from SphericalRegLib.imaging.case import load_case
 from SphericalRegLib.optimization.levenberg_marquardt import LMOptions
 from SphericalRegLib.progress import Cancelled, Progress, silent
+from SphericalRegLib.registration.options import RegistrationOptions, Stage
 from SphericalRegLib.simulation.poses import draw_start
 
 OPTIONS = MethodsOptions(("NCC LM", "intensity LM"), ((2.0, 3.0), (4.0, 5.0)))
@@ -99,6 +100,33 @@ def test_an_outcome_is_kept_for_what_decided_it_alone(cases, tmp_path: Path, mon
     monkeypatch.setitem(METHODS, "NCC LM", OnIntensities((("ncc", 1.0),), ((32, LMOptions(3)),)))
     run_methods_benchmark(cases, tmp_path, options)  # another search
     assert len(entries.read_text().splitlines()) == 7
+
+
+def test_a_model_of_another_ct_is_told(cases, tmp_path: Path) -> None:
+    options, model = MethodsOptions(("spherical LM", "NCC LM"), ((2.0, 3.0),)), method_cases.model()
+    card = {**model.card, "cts": None}
+    told = run_methods_benchmark(cases[:1], tmp_path, options, model=replace(model, card=card))
+    assert len(told.notes) == 1 and "does not say which CT" in told.notes[0]
+    assert [len(o.notes) for o in told.outcomes] == [1, 0]
+    told.write(tmp_path)
+    assert told.notes[0] in (tmp_path / "methods.md").read_text()
+    assert run_methods_benchmark(cases[:1], tmp_path, options, model=replace(model, card=card)).notes == told.notes  # also where all was done before
+
+
+def test_a_prior_holds_a_search_on_the_spheres_to_its_start(cases) -> None:
+    case, model = load_case(cases[0]), method_cases.model()
+    setting = Setting(CaseRegistrar().prepared(case), case.views, model)
+    truth = load_truth(cases[0])
+    start = draw_start(truth.camera_from_world, np.asarray(case.volume.centre_ras_mm), 4.0, 8.0, np.random.default_rng(3))
+
+    stay = RegistrationOptions((Stage(16, iterations=1),), multi_start=None, second_start=None)
+    held, free = (OnSpheres(LMOptions(4), prior, intensity=stay) for prior in (True, False))
+    ends = {spread: held(replace(setting, spread=spread), start, silent) for spread in ((1e-5, 1e-5), (0.0, 5.0), None)}
+    without, from_the_start = free(setting, start, silent), Registration(stay)(setting, start, silent)
+    np.testing.assert_allclose(ends[1e-5, 1e-5], from_the_start, atol=0.05)  # it has not moved
+    assert np.abs(without - from_the_start).max() > 0.5
+    for unknown in (None, (0.0, 5.0)):
+        np.testing.assert_array_equal(ends[unknown], without)
 
 
 def test_a_failed_registration_says_why_and_is_tried_again(cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
