@@ -14,6 +14,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.mrml.detector import placed_camera
 from SphericalRegLib.mrml.frames import browser_of
 from SphericalRegLib.mrml.provenance import result_of
+from SphericalRegLib.registration.result import distinct
 
 from . import scene_view, xray_view
 from .blink import Blink
@@ -204,9 +205,8 @@ class ResultSection:
             table[:, 0] = np.arange(len(table))
             for column, stage in enumerate(stages, start=1):
                 table[: len(stage.costs), column] = np.array(stage.costs) / stage.costs[0]
-            names = [stage.name for stage in stages]  # twice the same where the search was widened
-            again = [f"{name} ({names[:number].count(name) + 1})" if name in names[:number] else name for number, name in enumerate(names)]
-            self.panel.charts.show("costs", table, [_("iteration"), *again], _("Cost, relative to each stage's start"))
+            names = distinct([stage.name for stage in stages])
+            self.panel.charts.show("costs", table, [_("iteration"), *names], _("Cost, relative to each stage's start"))
 
     # -- buttons
 

@@ -138,7 +138,7 @@ def methods(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Whole registrations from the same starts: ours with and without a model, plain LM on NCC, Adam on multi-scale NCC and on the spheres."""
+    """Whole registrations from the same starts: ours with and without a model, its parts alone, plain LM on NCC, Adam on multi-scale NCC."""
     check_output_folder(out)
     spreads = [_spread(text) for text in spread or []]
     from SphericalRegLib.evaluation.benchmark_methods import METHODS, SPREADS, MethodsOptions, run_methods_benchmark
@@ -154,7 +154,7 @@ def methods(
     with progress_bars(quiet) as progress:
         done = run_methods_benchmark(found, out, options, model=network, device=where, recompute=recompute, progress=progress)
     for note in done.notes:
-        print(note, file=sys.stderr)
+        print(f"note: {note}", file=sys.stderr)
     _say(done.table(), done.write(out), as_json)
 
 

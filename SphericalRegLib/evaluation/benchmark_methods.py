@@ -119,7 +119,7 @@ class MethodsBenchmark:
             "# Methods\n\nWhole registrations of each case from one start of each spread (standard deviations per axis, the same direction in "
             f"all spreads) about its true pose, seed {self.options.seed}, on {self.device}. Errors: mean 3D displacement of the fiducials, infinite "
             "where a registration failed. `at least`: the lower bound of the share with 95 % confidence (Clopper and Pearson, one-sided). "
-            "`seconds`: median of those that did not fail, CT prepared."
+            "`seconds`: median of those that did not fail, CT prepared. `spherical MAP` alone is told the starts' spread."
         ) + "".join(f"\n\n{note}" for note in self.notes)
         groups = {
             f"{deg:g} deg / {mm:g} mm": {method: [o.end for o in self._of((deg, mm), method)] for method in self.options.methods}
@@ -205,10 +205,13 @@ def run_methods_benchmark(
         if loaded is None or loaded[0] != job.case:
             case = load_case(job.case)
             loaded = job.case, case, ready.prepared(case)
+            notes = () if here is None else model_notes(here, loaded[2])
         message = f"{job.case.name} {job.method} {pace(time.perf_counter() - began, count, len(todo))}"
         tick = partial(_tick, progress, Progress("registrations", len(jobs) - len(todo) + count, len(jobs), message.strip()))
         tick()
-        entry = {"key": key, "method": job.method, "case": job.case.name, "spread": job.spread, **job.run(loaded[1], loaded[2], here, tick)}
+        noted = list(notes) if METHODS[job.method].needs_model else []
+        entry = {"key": key, "method": job.method, "case": job.case.name, "spread": job.spread, "notes": noted}
+        entry |= job.run(loaded[1], loaded[2], here, tick)
         journal.add(entry)
         done[key] = entry
     progress(Progress("registrations", len(jobs), len(jobs)))
@@ -258,9 +261,8 @@ class _Job:
             error, end = str(problem) if isinstance(problem, InputError) else f"{type(problem).__name__}: {problem}", FAILED
         seconds = time.perf_counter() - began
         values = {"start": errors(start).mtre_3d, "end": end.mtre_3d, "in_plane": end.in_plane}
-        notes = model_notes(model, pyramid) if model is not None and METHODS[self.method].needs_model else ()
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        return {**plain, "seconds": seconds, "error": error, "notes": list(notes)}
+        return {**plain, "seconds": seconds, "error": error}
 
 
 def _tick(progress: ProgressCallback, state: Progress, _: Progress | None = None) -> None:

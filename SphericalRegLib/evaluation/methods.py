@@ -20,7 +20,6 @@ from SphericalRegLib.models.checkpoint import Model
 from SphericalRegLib.optimization.first_order import FirstOrderOptions, first_order
 from SphericalRegLib.optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
 from SphericalRegLib.optimization.prior import PosePrior
-from SphericalRegLib.optimization.problem import LeastSquaresProblem
 from SphericalRegLib.progress import Progress, ProgressCallback
 from SphericalRegLib.registration.learned import spherical_terms
 from SphericalRegLib.registration.options import RegistrationOptions
@@ -35,7 +34,7 @@ from SphericalRegLib.similarity.stacked import Stacked
 Search = LMOptions | FirstOrderOptions
 """An optimiser with its settings."""
 
-ALONE = RegistrationOptions(multi_start=None, second_start=None)
+ALONE = RegistrationOptions(multi_start=None)
 """The intensity stages from one pose."""
 
 
@@ -77,7 +76,7 @@ class Registration:
 class OnSpheres:
     """One search on the spherical similarity from the start alone; then the intensity stages from where it ends.
 
-    With `prior`, the search is held by the spread of the starts (`optimization.prior`), where that is known.
+    With `prior`, the search is held by the spread of the starts (`optimization.prior`), which must be known.
     """
 
     search: Search
@@ -86,14 +85,21 @@ class OnSpheres:
     needs_model: ClassVar[bool] = True
 
     def __call__(self, setting: Setting, start: np.ndarray, progress: ProgressCallback) -> np.ndarray:
-        """See `Registration`. Raises InputError without a model, or where the search leads out of the image."""
+        """See `Registration`. Raises InputError without a model or a prior's spread, or where the search leads out of the image."""
         if setting.model is None:
             raise InputError("The spherical similarity needs a model of the CT, but there is none.")
         problem = MultiViewProblem(spherical_terms(setting.pyramid, setting.views, setting.model))
         begin = _batch(start, setting.pyramid)
-        held = _held(problem, begin, setting.spread) if self.prior and setting.spread else problem
-        pose = _searched(self.search, held, begin, problem.centre, _staged(progress, "spherical"))
+        pose = _searched(self.search, self._held(problem, begin, setting.spread), begin, _staged(progress, "spherical"))
         return Registration(self.intensity)(setting, pose[0].cpu().numpy(), progress)
+
+    def _held(self, problem: MultiViewProblem, start: Tensor, spread: tuple[float, float] | None) -> MultiViewProblem | PosePrior:
+        if not self.prior:
+            return problem
+        if spread is None:
+            raise InputError("A prior of the start needs its spread, but that is not known.")
+        deg, mm = (max(sigma, LEAST_SPREAD) for sigma in spread)
+        return PosePrior(problem, start, problem.centre, math.radians(deg), mm, NOISE_RAD)
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ class OnIntensities:
         pose = _batch(start, setting.pyramid)
         for pixels, search in self.levels:
             problem = MultiViewProblem([self._term(setting.pyramid, view, pixels) for view in setting.views])
-            pose = _searched(search, problem.holding_valid_at(pose), pose, problem.centre, _staged(progress, f"{pixels} px"))
+            pose = _searched(search, problem.holding_valid_at(pose), pose, _staged(progress, f"{pixels} px"))
         return pose[0].cpu().numpy()
 
     def _term(self, pyramid: VolumePyramid, view: View, pixels: int) -> ViewTerm:
@@ -133,6 +139,9 @@ def adam(iterations: int, first: float, last: float) -> FirstOrderOptions:
     """Adam whose step falls exponentially from `first` to `last`, in units of 0.01 rad and 1 mm."""
     return FirstOrderOptions("adam", iterations, first, decay=(last / first) ** (1.0 / iterations))
 
+
+LEAST_SPREAD = 1e-6
+"""Degrees and mm: of a spread of zero, which holds a pose where it is."""
 
 ON_SPHERES = LMOptions(30, step_tolerance_rad=1e-4, step_tolerance_mm=1e-2, cost_tolerance=1e-4)
 
@@ -157,15 +166,10 @@ with the spread of the starts as a prior, the only one that is told it; "intensi
 iterations that is known, where those methods wait for a plateau."""
 
 
-def _held(problem: MultiViewProblem, start: Tensor, spread: tuple[float, float]) -> LeastSquaresProblem:
-    deg, mm = spread
-    return PosePrior(problem, start, problem.centre, math.radians(deg), mm, NOISE_RAD) if deg * mm else problem
-
-
-def _searched(search: Search, problem: LeastSquaresProblem, pose: Tensor, centre: Tensor, progress: ProgressCallback) -> Tensor:
+def _searched(search: Search, problem: MultiViewProblem | PosePrior, pose: Tensor, progress: ProgressCallback) -> Tensor:
     with torch.no_grad():
         optimiser = levenberg_marquardt if isinstance(search, LMOptions) else first_order
-        return optimiser(problem, pose, centre, search, progress).pose  # type: ignore[arg-type]  # each gets its own options
+        return optimiser(problem, pose, problem.centre, search, progress).pose  # type: ignore[arg-type]  # each gets its own options
 
 
 def _batch(start: np.ndarray, pyramid: VolumePyramid) -> Tensor:

@@ -136,14 +136,16 @@ class RegistrationOptions:
 
     Attributes:
         stages: from coarse to fine.
-        multi_start: search about the initial pose; None starts from it alone.
+        multi_start: search about the initial pose; None starts from it alone, and makes none of the further searches either.
         wide_start: search about each named view where no initial pose is known.
-        closer_start: search about the pose that was found, where the stages have stuck, and all of them from there; None spares it.
+        closer_start: search about the pose that was found, where the stages have stuck, and all of them from there, as long as it gets better; None
+            spares it.
         second_start: search about the poses that were started from, where what was found is doubtful; None spares it. Not the first at once: a
-            search over a wider field sees a small bone with fewer pixels, and takes longer. (No search was wanted, none of these is made.)
+            search over a wider field sees a small bone with fewer pixels, and takes longer. Not made about named views alone, whose search was wide
+            at once.
         scored_by: similarity whose score a result has, on the last stage's images: comparable whatever that stage optimises.
-        least_kept: share of the score on the coarser images before that a result keeps on the finest ones, unless it has stuck in a minimum that
-            these do not have. The better of it and what `closer_start` leads to is kept.
+        stuck_below: the stages have stuck where the score on the finest images is below this share of that on the coarser ones before (which needs
+            two stages, one of them by `scored_by`): what looks right from afar only is no minimum of both. The better pose is kept.
         doubtful_score: score of the result below which `second_start` is tried, and the better result kept.
         learned: what a model does before the stages, where one is given.
         attenuation: from Hounsfield units to attenuation.
@@ -156,7 +158,7 @@ class RegistrationOptions:
     closer_start: MultiStart | None = CLOSER
     second_start: MultiStart | None = SECOND
     scored_by: str = "patch_gradient_ncc"
-    least_kept: float = 0.75
+    stuck_below: float = 0.75
     doubtful_score: float = 0.3
     learned: LearnedStart = field(default_factory=LearnedStart)
     attenuation: AttenuationModel = field(default_factory=AttenuationModel)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +103,9 @@ def register(
     starts, multi_start, notes = _starts(initial, views, pyramid, options)
     with torch.no_grad():
         run = _Run(pyramid, views, options, seed, progress)
+        closer = None if multi_start is None else options.closer_start
         second = options.second_start if multi_start is options.multi_start is not None else None
-        plan = _Plan(starts, multi_start, second, notes)
+        plan = _Plan(starts, multi_start, closer, second, notes)
         if model is not None:
             from .proposals import propose  # networks are loaded where there is a model only
 
@@ -114,8 +115,9 @@ def register(
             here = model.to(pyramid.device)
             proposal = propose(pyramid, views, here, None if asked else starts, multi_start, options.learned, seed, progress)
             notes = ((_ASKED,) if asked else notes) + proposal.notes
-            search = options.learned.search if asked else multi_start  # a start that is given is searched about whatever the model says
-            plan = _Plan(proposal.starts, search, options.second_start if asked else second, notes, proposal.poses, asked, proposal.records)
+            if asked:  # (a start that is given is searched about whatever the model says)
+                multi_start, second = options.learned.search, options.second_start
+            plan = _Plan(proposal.starts, multi_start, closer, second, notes, proposal.poses, asked, proposal.records)
         result = run.register(plan, world_from_camera_reference, began)
     return result if model is None else replace(result, model=dict(model.identity))
 
@@ -130,11 +132,13 @@ class _Grid:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where a registration begins: poses (S, 4, 4), a search about them, a second one where that finds nothing good, and poses (B, 4, 4) that a model
-    proposes: beside those, or, where it was `asked` for a start, in their place."""
+    """Where a registration begins: poses (S, 4, 4), a search about them, a closer one about an end where the stages have stuck, a second one about
+    the starts where nothing good was found, and poses (B, 4, 4) that a model proposes: beside the starts, or, where it was `asked` for one, in their
+    place."""
 
     starts: Tensor
     search: MultiStart | None
+    closer: MultiStart | None
     second: MultiStart | None
     notes: tuple[str, ...]
     proposed: Tensor | None = None
@@ -144,21 +148,26 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """What the last stage found, best first there, with its scores (B,) by `RegistrationOptions.scored_by`; the best score of the stage before by the
-    same similarity, NaN where there was none; and all that was done."""
+    """What the last stage found, with scores (B,) by `RegistrationOptions.scored_by`, best first; the best score of the last stage before it that had
+    the same similarity, NaN where there was none; what was done, and what to tell the user about it."""
 
     found: OptimizationResult
     scores: Tensor
     coarser_score: float
     records: tuple[StageRecord, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def pose(self) -> Tensor:
+        """(1, 4, 4)."""
+        return self.found.pose[:1]
 
     @property
     def score(self) -> float:
-        return float(self.scores.max())
+        return float(self.scores[0])
 
-    def or_better(self, other: _Attempt) -> _Attempt:
-        """That of the better score, with the records of both."""
-        return replace(other if other.score > self.score else self, records=self.records + other.records)
+    def noting(self, note: str) -> _Attempt:
+        return replace(self, notes=(*self.notes, note))
 
 
 @dataclass(frozen=True)
@@ -179,49 +188,59 @@ class _Run:
 
     def register(self, plan: _Plan, reference: np.ndarray | None, began: float) -> RegistrationResult:
         self.check(plan.starts)
-        notes = plan.notes
         poses, beside = plan.starts, plan.starts[:0]
         if plan.proposed is not None:
             ranked = self._ranked(plan.proposed)
             poses, beside = (ranked, beside) if plan.asked else (poses, ranked)
-        closer = self.options.closer_start if plan.asked or plan.search is not None else None  # none where no search was wanted
-        attempt = self._looked_closer(self._attempt(poses, plan.search, beside), closer)
-        if plan.second is not None and attempt.score < self.options.doubtful_score:
-            notes += (f"The first search ended at a low similarity ({attempt.score:.2f}), and was widened.",)
-            attempt = attempt.or_better(self._looked_closer(self._attempt(poses, plan.second, beside), closer))
-        found, scores = attempt.found, attempt.scores
-        poses, starts = found.pose, plan.starts
-        best = int(scores.argmax())
-        order = scores.argsort(descending=True, stable=True).tolist()
-        pose = poses[best].cpu().numpy()
-        start = _nearest(starts, poses[best]).cpu().numpy()
-        covariance = result_covariance(found, RESIDUAL_CORRELATION_PX)[best]
+        best = self._looked_closer(self._attempt(poses, plan.search, beside), plan.closer)
+        if plan.second is not None and best.score < self.options.doubtful_score:
+            best = best.noting(f"What was found first had a low similarity ({best.score:.2f}), and the search was widened.")
+            wider = plan.second
+            best = self._or_better(best, lambda: self._looked_closer(self._attempt(poses, wider, beside), plan.closer))
+        start = _nearest(plan.starts, best.pose[0]).cpu().numpy()
+        ends = best.found.pose.cpu().numpy()
         return RegistrationResult(
-            camera_from_world=pose,
-            covariance=covariance.cpu().numpy(),
+            camera_from_world=ends[0],
+            covariance=result_covariance(best.found, RESIDUAL_CORRELATION_PX)[0].cpu().numpy(),
             centre_ras_mm=self.pyramid.centre.cpu().numpy(),
-            score=float(scores[best]),
-            hypotheses=tuple(Hypothesis(poses[i].cpu().numpy(), float(scores[i])) for i in order),
-            stages=plan.records + attempt.records,
+            score=best.score,
+            hypotheses=tuple(Hypothesis(pose, score) for pose, score in zip(ends, best.scores.tolist())),
+            stages=plan.records + best.records,
             initial_camera_from_world=start,
             world_from_camera_reference=np.linalg.inv(start) if reference is None else np.asarray(reference, dtype=np.float64),
-            notes=notes,
+            notes=plan.notes + best.notes,
             seed=self.seed,
             seconds=time.perf_counter() - began,
         )
 
     def _looked_closer(self, attempt: _Attempt, closer: MultiStart | None) -> _Attempt:
         """The attempt; where it has stuck, a further one from a search about its end, and so on while they get better."""
-        stuck = closer is not None and attempt.score < self.options.least_kept * attempt.coarser_score
-        while stuck and closer is not None:
-            poses, before = attempt.found.pose, attempt.score
-            attempt = attempt.or_better(self._attempt(poses, closer, poses[:0]))
-            stuck = attempt.score > before + WORTH_ANOTHER
+        if closer is None or not attempt.score < self.options.stuck_below * attempt.coarser_score:
+            return attempt
+        attempt = attempt.noting(
+            f"The stages had stuck (a score of {attempt.score:.2f} on the finest images, of {attempt.coarser_score:.2f} on coarser ones): "
+            "a closer search began them again."
+        )
+        before = -math.inf
+        while attempt.score > before + WORTH_ANOTHER:
+            end, before = attempt.pose, attempt.score
+            attempt = self._or_better(attempt, lambda: self._attempt(end, closer, end[:0]))  # noqa: B023 (called before the next turn)
         return attempt
+
+    def _or_better(self, attempt: _Attempt, another: Callable[[], _Attempt]) -> _Attempt:
+        """That of the better score, judged on the same pixels, with the records and notes of both. Another that cannot be made takes nothing away."""
+        try:
+            other = another()
+        except InputError:  # an end may lie where a search about it does not show the CT any more
+            return attempt
+        both = torch.cat((attempt.pose, other.pose))
+        first, second = self._problem(both, self.options.stages[-1].image_px, self.options.scored_by)[0].score(both).nan_to_num(-math.inf).tolist()
+        better = other if second > first else attempt
+        return replace(better, records=attempt.records + other.records, notes=attempt.notes + other.notes)
 
     def _attempt(self, starts: Tensor, multi_start: MultiStart | None, beside: Tensor) -> _Attempt:
         """A search about the starts, and all stages from what it found and other poses."""
-        poses, records = starts, []
+        poses, records, by = starts, [], self.options.scored_by
         if multi_start is not None:
             poses, record = self._search(starts, multi_start, self.options.stages[0].hypotheses)
             records.append(record)
@@ -230,9 +249,11 @@ class _Run:
             found, scores, record = self._refine(stage, torch.cat((poses[: stage.hypotheses], beside))[: stage.hypotheses + most])
             records.append(record)
             poses, beside, most = found.pose, beside[:0], 0
-        if stage.similarity != self.options.scored_by:
-            scores = self._problem(poses, stage.image_px, self.options.scored_by)[0].score(poses)
-        coarser = [record.score for record in records[:-1] if record.similarity == self.options.scored_by and record.name != "search"]
+        if stage.similarity != by:
+            scores = self._problem(poses, stage.image_px, by)[0].score(poses)
+            order = scores.argsort(descending=True, stable=True)
+            found, scores = _reordered(found, order), scores[order]
+        coarser = [record.score for stage, record in zip(self.options.stages[:-1], records[-len(self.options.stages) :]) if stage.similarity == by]
         return _Attempt(found, scores, coarser[-1] if coarser else math.nan, tuple(records))
 
     def _problem(self, poses: Tensor, image_px: int, name: str) -> tuple[MultiViewProblem, list[Radiograph]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
@@ -32,7 +32,7 @@ class StageRecord:
         hypotheses: poses that were evaluated (search, regressor) or optimised.
         iterations: steps tried, the longest of the hypotheses.
         seconds: wall time.
-        score: of the best hypothesis at the end of the stage; comparable within a stage only.
+        score: of the best hypothesis at the end of the stage; comparable between stages of one similarity, on finer images a little lower.
         costs: cost of that hypothesis over the iterations, 1/2 |r|^2.
         poses: and where it was, (4, 4) each.
     """
@@ -194,3 +194,8 @@ def _matrix(values: Any, shape: tuple[int, ...]) -> np.ndarray:
     if array.shape != shape:
         raise ValueError(f"expected an array of shape {shape}, not {array.shape}")
     return np.array([_number(value) for value in array.ravel()], dtype=np.float64).reshape(shape)
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names of stages, those that come again numbered: search, refine 80 px, search (2), refine 80 px (2)."""
+    return [f"{name} ({names[:place].count(name) + 1})" if name in names[:place] else name for place, name in enumerate(names)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.registration.result import distinct
 from SphericalRegLib.visualization.figures import PAPER, Theme, dress, new_figure
+
+PANELS_IN_A_ROW = 4
 
 
 @dataclass(frozen=True)
@@ -59,18 +63,18 @@ def stage_traces(stages: Sequence[Mapping[str, Any]]) -> list[StageTrace]:
     """The stages of a result.json (`RegistrationResult.to_dict`): ``costs`` of the kept hypothesis, or of all with ``kept`` saying which."""
     return [
         StageTrace(
-            name=str(stage["name"]),
+            name=name,
             seconds=float(stage["seconds"]),
             costs=np.array(stage.get("costs", ()), float) if len(stage.get("costs", ())) > 1 else np.empty((0, 0)),
             kept=int(stage.get("kept", 0)),
             tried=stage.get("hypotheses"),
         )
-        for stage in stages
+        for stage, name in zip(stages, distinct([str(stage["name"]) for stage in stages]))
     ]
 
 
 def convergence_figure(stages: Sequence[StageTrace], theme: Theme = PAPER) -> Figure:
-    """One panel per stage that iterates (cost over iterations, seconds above), and below them one bar: where the time went.
+    """One panel per stage that iterates (cost over iterations, seconds above), four to a row, and below them one bar: where the time went.
 
     Costs of different stages are different quantities at different resolutions: each panel has its own axis.
 
@@ -80,11 +84,12 @@ def convergence_figure(stages: Sequence[StageTrace], theme: Theme = PAPER) -> Fi
     if not stages:
         raise InputError("there is no stage to draw; expected at least one")
     iterating = [(index, stage) for index, stage in enumerate(stages) if stage.costs.size]
-    columns = max(1, len(iterating))
-    figure = new_figure(max(6.4, 2.7 * columns), 3.6 if iterating else 1.3, theme)
-    grid = figure.add_gridspec(2 if iterating else 1, columns, height_ratios=[3.2, 1] if iterating else [1], hspace=0.12)
-    for column, (index, stage) in enumerate(iterating):
-        _costs(figure.add_subplot(grid[0, column]), stage, theme, theme.stages[index % len(theme.stages)], column == 0)
+    columns, rows = max(1, min(len(iterating), PANELS_IN_A_ROW)), math.ceil(len(iterating) / PANELS_IN_A_ROW)
+    figure = new_figure(max(6.4, 2.7 * columns), 0.9 + 2.7 * rows if rows else 1.3, theme)
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[3.2] * rows + [1], hspace=0.12)
+    for place, (index, stage) in enumerate(iterating):
+        row, column = divmod(place, columns)
+        _costs(figure.add_subplot(grid[row, column]), stage, theme, theme.stages[index % len(theme.stages)], column == 0)
     _seconds(figure.add_subplot(grid[-1, :]), stages, theme)
     return figure
 

@@ -40,7 +40,7 @@ def never(*_):
 @pytest.mark.parametrize("name", METHODS)
 def test_each_method_gives_a_pose_and_can_be_stopped(name: str, cases) -> None:
     case, truth = load_case(cases[0]), load_truth(cases[0])
-    setting = Setting(CaseRegistrar().prepared(case), case.views, method_cases.model())
+    setting = Setting(CaseRegistrar().prepared(case), case.views, method_cases.model(), spread=(1.0, 2.0))
     start = draw_start(truth.camera_from_world, np.asarray(case.volume.centre_ras_mm), 1.0, 2.0, np.random.default_rng(0))
     steps: list[Progress] = []
     pose = METHODS[name](setting, start, steps.append)
@@ -121,12 +121,20 @@ def test_a_prior_holds_a_search_on_the_spheres_to_its_start(cases) -> None:
 
     stay = RegistrationOptions((Stage(16, iterations=1),), multi_start=None, second_start=None)
     held, free = (OnSpheres(LMOptions(4), prior, intensity=stay) for prior in (True, False))
-    ends = {spread: held(replace(setting, spread=spread), start, silent) for spread in ((1e-5, 1e-5), (0.0, 5.0), None)}
     without, from_the_start = free(setting, start, silent), Registration(stay)(setting, start, silent)
-    np.testing.assert_allclose(ends[1e-5, 1e-5], from_the_start, atol=0.05)  # it has not moved
     assert np.abs(without - from_the_start).max() > 0.5
-    for unknown in (None, (0.0, 5.0)):
-        np.testing.assert_array_equal(ends[unknown], without)
+    for spread in ((1e-5, 1e-5), (0.0, 0.0)):
+        np.testing.assert_allclose(held(replace(setting, spread=spread), start, silent), from_the_start, atol=0.05)  # it has not moved
+    with pytest.raises(InputError, match="spread"):
+        held(setting, start, silent)
+
+
+def test_a_benchmark_tells_the_spread_to_the_method_with_a_prior(cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    monkeypatch.setattr(OnSpheres, "__call__", lambda method, setting, start, progress: (told.append((method.prior, setting.spread)), start)[1])
+    options = MethodsOptions(("spherical MAP",), ((2.0, 3.0), (4.0, 5.0)))
+    run_methods_benchmark(cases[:1], tmp_path, options, model=method_cases.model())
+    assert told == [(True, (2.0, 3.0)), (True, (4.0, 5.0))]
 
 
 def test_a_failed_registration_says_why_and_is_tried_again(cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from SphericalRegLib.geometry.se3 import retract
 from SphericalRegLib.geometry.views import named_view
 from SphericalRegLib.imaging.case import View
 from SphericalRegLib.progress import Cancelled, Progress
+from SphericalRegLib.registration import pipeline
 from SphericalRegLib.registration.options import MultiStart, RegistrationOptions, Stage
 from SphericalRegLib.registration.pipeline import prepare, register
 from SphericalRegLib.registration.result import RegistrationResult
@@ -94,8 +95,8 @@ def test_stages_that_have_stuck_bring_on_a_closer_search_and_the_better_result_i
     stuck = replace(QUICK, stages=stages, multi_start=idle, second_start=None)
     closer = MultiStart(poses=64, finalists=24, rotation_deg=8.0, translation_mm=6.0, image_px=48, finalist_px=64)
     once = register(pyramid, xray, near.numpy(), options=replace(stuck, closer_start=None))
-    again = register(pyramid, xray, near.numpy(), options=replace(stuck, closer_start=closer, least_kept=2.0))
-    spared = register(pyramid, xray, near.numpy(), options=replace(stuck, closer_start=closer, least_kept=0.0))
+    again = register(pyramid, xray, near.numpy(), options=replace(stuck, closer_start=closer, stuck_below=2.0))
+    spared = register(pyramid, xray, near.numpy(), options=replace(stuck, closer_start=closer, stuck_below=0.0))
     names = ["search", "refine 48 px", "refine 96 px"]
     assert [stage.name for stage in once.stages] == [stage.name for stage in spared.stages] == names
     rounds = len(again.stages) // 3
@@ -103,9 +104,39 @@ def test_stages_that_have_stuck_bring_on_a_closer_search_and_the_better_result_i
     assert again.score > once.score == spared.score
     before, after = (phantom.target_error(result.camera_from_world, phantom.true_pose()) for result in (once, again))
     assert after < 0.5 * before
-    worse = replace(stuck, closer_start=replace(idle, rotation_deg=90.0, translation_mm=60.0), least_kept=2.0)
+    worse = replace(stuck, closer_start=replace(idle, rotation_deg=90.0, translation_mm=60.0), stuck_below=2.0)
     kept = register(pyramid, xray, again.camera_from_world, options=replace(worse, stages=QUICK.stages))
     assert kept.score >= again.score, "a search that finds nothing better takes nothing away"
+
+
+@pytest.mark.parametrize("stages", [QUICK.stages, (Stage(48, FINE, iterations=12), Stage(96, iterations=15)), QUICK.stages[1:]])
+def test_stages_are_stuck_by_the_score_that_the_finest_images_leave_of_the_coarser_ones(pyramid, stages) -> None:
+    result = register(pyramid, phantom.radiograph(phantom.true_pose()), FAR.numpy(), options=replace(QUICK, stages=stages))
+    assert [stage.name for stage in result.stages].count("search") == 1  # what has converged, and what cannot be compared, is left alone
+    ratio = result.score / result.stages[-2].score
+    above = replace(QUICK, stages=stages, stuck_below=ratio + 0.01)
+    again = register(pyramid, phantom.radiograph(phantom.true_pose()), FAR.numpy(), options=above)
+    comparable = stages is QUICK.stages
+    assert ([stage.name for stage in again.stages].count("search") > 1) == comparable
+    assert any("closer search" in note for note in again.notes) == comparable
+
+
+def test_a_further_search_that_cannot_be_made_takes_nothing_away(pyramid, monkeypatch: pytest.MonkeyPatch) -> None:
+    xray, options = phantom.radiograph(phantom.true_pose()), replace(QUICK, stuck_below=9.0, doubtful_score=2.0)
+    first = register(pyramid, xray, FAR.numpy(), options=replace(QUICK, closer_start=None, second_start=None))
+    search, calls = pipeline._Run._search, []
+
+    def lost(*args):
+        calls.append(args)
+        if len(calls) > 1:
+            raise InputError("The CT falls outside the image.")
+        return search(*args)
+
+    monkeypatch.setattr(pipeline._Run, "_search", lost)
+    result = register(pyramid, xray, FAR.numpy(), options=options)
+    assert len(calls) == 3  # about the start, closer, wider
+    np.testing.assert_array_equal(result.camera_from_world, first.camera_from_world)
+    assert len(result.notes) == 2 and len(result.stages) == len(first.stages)
 
 
 def test_without_an_initial_pose_the_named_views_are_tried(pyramid) -> None:

@@ -115,7 +115,7 @@ def test_a_model_that_knows_nothing_does_not_lead_a_start_astray(pyramid, xray) 
     assert squeezed.stages[3].hypotheses > 1, "the search's find enters beside the model's poses, not behind them"
     for result in (without, misled, squeezed):
         assert phantom.target_error(result.camera_from_world, phantom.true_pose()) < 1.5
-    spared = replace(options, multi_start=None, least_kept=9.0, doubtful_score=1.1)  # no search was wanted: a doubtful result brings on none
+    spared = replace(options, multi_start=None, stuck_below=9.0, doubtful_score=1.1)  # no search was wanted: a doubtful result brings on none
     assert "search" not in [stage.name for stage in register(pyramid, xray, start, model=blind, options=spared).stages]
 
 
