@@ -13,7 +13,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 # OpenMP, which comes with torch, reads this when torch is loaded; it does nothing where that was before. Its threads wait for each other by spinning:
-# beside a program that filled one core of two, a registration took 10 s in place of 6 by that. On free cores it costs nothing.
+# beside programs that filled the cores, a registration took 10 s in place of 6 by that. On free cores it costs nothing.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _PUBLIC = {
