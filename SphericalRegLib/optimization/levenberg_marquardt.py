@@ -33,6 +33,9 @@ from SphericalRegLib.progress import Progress, ProgressCallback
 
 STAGE = "Levenberg-Marquardt"
 
+ROUNDING = torch.finfo(torch.float64).eps
+"""Relative; where a step promises less than this the cost has ceased to fall: what it does is rounding, and differs between processors."""
+
 
 @dataclass(frozen=True)
 class LMOptions:
@@ -206,6 +209,7 @@ def _verdict(cost: Tensor, step: _JudgedStep, now: Linearization, options: LMOpt
     """Status codes (M,) after a step from poses of this `cost` (M,) to `now`."""
     undamped = step.damping <= options.undamped_below
     flat = torch.maximum(step.predicted, step.actual.abs()) <= options.cost_tolerance * cost
+    flat |= step.predicted <= ROUNDING * cost
     short = (step.delta[:, :3].norm(dim=-1) <= options.step_tolerance_rad) & (step.delta[:, 3:].norm(dim=-1) <= options.step_tolerance_mm)
     code = torch.where(~step.accepted & (step.damping >= options.max_lambda), int(Status.STALLED), int(Status.RUNNING))
     code = torch.where(undamped & flat, int(Status.CONVERGED_COST), code)
