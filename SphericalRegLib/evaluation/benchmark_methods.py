@@ -204,14 +204,15 @@ def run_methods_benchmark(
     for count, (key, job) in enumerate(todo):
         if loaded is None or loaded[0] != job.case:
             case = load_case(job.case)
-            loaded = job.case, case, ready.prepared(case)
-            notes = () if here is None else model_notes(here, loaded[2])
+            pyramid = ready.prepared(case)
+            loaded = job.case, case, pyramid, [] if here is None else list(model_notes(here, pyramid))
         message = f"{job.case.name} {job.method} {pace(time.perf_counter() - began, count, len(todo))}"
         tick = partial(_tick, progress, Progress("registrations", len(jobs) - len(todo) + count, len(jobs), message.strip()))
         tick()
-        noted = list(notes) if METHODS[job.method].needs_model else []
-        entry = {"key": key, "method": job.method, "case": job.case.name, "spread": job.spread, "notes": noted}
-        entry |= job.run(loaded[1], loaded[2], here, tick)
+        _, case, pyramid, notes = loaded
+        entry = {"key": key, "method": job.method, "case": job.case.name, "spread": job.spread}
+        entry["notes"] = notes if METHODS[job.method].needs_model else []
+        entry |= job.run(case, pyramid, here, tick)
         journal.add(entry)
         done[key] = entry
     progress(Progress("registrations", len(jobs), len(jobs)))

@@ -50,7 +50,8 @@ class LMOptions:
             depends on stays where it is.
         gradient_tolerance: largest cosine between the residual and a column of J at a solution.
         step_tolerance_rad, step_tolerance_mm: a step below both is the last.
-        cost_tolerance: relative decrease, both predicted and actual, below which the cost has ceased to fall.
+        cost_tolerance: relative decrease, both predicted and actual, below which the cost has ceased to fall; so it has, whatever this is, where the
+            predicted one is below the cost's rounding.
         undamped_below: steps are judged by the last two tolerances only at a lambda below this: a short step of a heavily damped system is no sign
             of a minimum.
     """

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -195,8 +196,7 @@ class _Run:
         best = self._looked_closer(self._attempt(poses, plan.search, beside), plan.closer)
         if plan.second is not None and best.score < self.options.doubtful_score:
             best = best.noting(f"What was found first had a low similarity ({best.score:.2f}), and the search was widened.")
-            wider = plan.second
-            best = self._or_better(best, lambda: self._looked_closer(self._attempt(poses, wider, beside), plan.closer))
+            best = self._or_better(best, lambda: self._looked_closer(self._attempt(poses, plan.second, beside), plan.closer))
         start = _nearest(plan.starts, best.pose[0]).cpu().numpy()
         ends = best.found.pose.cpu().numpy()
         return RegistrationResult(
@@ -224,15 +224,15 @@ class _Run:
         before = -math.inf
         while attempt.score > before + WORTH_ANOTHER:
             end, before = attempt.pose, attempt.score
-            attempt = self._or_better(attempt, lambda: self._attempt(end, closer, end[:0]))  # noqa: B023 (called before the next turn)
+            attempt = self._or_better(attempt, partial(self._attempt, end, closer, end[:0]))
         return attempt
 
     def _or_better(self, attempt: _Attempt, another: Callable[[], _Attempt]) -> _Attempt:
         """That of the better score, judged on the same pixels, with the records and notes of both. Another that cannot be made takes nothing away."""
         try:
             other = another()
-        except InputError:  # an end may lie where a search about it does not show the CT any more
-            return attempt
+        except InputError as error:  # an end may lie where a search about it does not show the CT any more
+            return attempt.noting(f"That search could not be made ({error}): the pose is the one that was found before it.")
         both = torch.cat((attempt.pose, other.pose))
         first, second = self._problem(both, self.options.stages[-1].image_px, self.options.scored_by)[0].score(both).nan_to_num(-math.inf).tolist()
         better = other if second > first else attempt
@@ -240,7 +240,7 @@ class _Run:
 
     def _attempt(self, starts: Tensor, multi_start: MultiStart | None, beside: Tensor) -> _Attempt:
         """A search about the starts, and all stages from what it found and other poses."""
-        poses, records, by = starts, [], self.options.scored_by
+        poses, records, scored_by = starts, [], self.options.scored_by
         if multi_start is not None:
             poses, record = self._search(starts, multi_start, self.options.stages[0].hypotheses)
             records.append(record)
@@ -249,11 +249,12 @@ class _Run:
             found, scores, record = self._refine(stage, torch.cat((poses[: stage.hypotheses], beside))[: stage.hypotheses + most])
             records.append(record)
             poses, beside, most = found.pose, beside[:0], 0
-        if stage.similarity != by:
-            scores = self._problem(poses, stage.image_px, by)[0].score(poses)
+        if stage.similarity != scored_by:
+            scores = self._problem(poses, stage.image_px, scored_by)[0].score(poses)
             order = scores.argsort(descending=True, stable=True)
             found, scores = _reordered(found, order), scores[order]
-        coarser = [record.score for stage, record in zip(self.options.stages[:-1], records[-len(self.options.stages) :]) if stage.similarity == by]
+        *before, _ = records[-len(self.options.stages) :]
+        coarser = [record.score for record in before if record.similarity == scored_by]
         return _Attempt(found, scores, coarser[-1] if coarser else math.nan, tuple(records))
 
     def _problem(self, poses: Tensor, image_px: int, name: str) -> tuple[MultiViewProblem, list[Radiograph]]:

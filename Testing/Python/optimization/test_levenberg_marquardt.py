@@ -65,6 +65,14 @@ def test_agrees_with_scipy_on_noisy_projections(scene, seed):
     assert result.status[0].converged
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_search_ends_at_the_rounding_of_the_cost_whatever_the_tolerances(scene, seed):
+    s = scene(batch=1, noise=1.5, seed=seed)
+    none = replace(TIGHT, step_tolerance_rad=0.0, step_tolerance_mm=0.0, cost_tolerance=0.0, gradient_tolerance=0.0)
+    result = levenberg_marquardt(s.problem, s.start, s.centre, none)
+    assert result.status[0] == Status.CONVERGED_COST and result.iterations[0] < 15
+
+
 def test_batch_equals_one_by_one_and_each_element_has_its_own_image(scene):
     s = scene(batch=6, noise=1.0, degrees=15.0, mm=40.0)
     together = levenberg_marquardt(s.problem, s.start, s.centre)

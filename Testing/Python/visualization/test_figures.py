@@ -65,6 +65,17 @@ def test_one_panel_per_iterating_stage_and_one_bar_per_stage():
     assert "1.75" in bar.get_xlabel()
 
 
+def test_stages_that_come_again_are_numbered_and_stand_four_to_a_row():
+    search = {"name": "search", "seconds": 0.5}
+    refine, fine = ({"name": name, "seconds": 0.5, "costs": [3.0, 2.0]} for name in ("refine", "fine"))
+    figure = convergence_figure(stage_traces([search, refine, fine] * 3))
+    *panels, bar = figure.axes
+    assert [panel.get_title(loc="left") for panel in panels] == ["refine", "fine", "refine (2)", "fine (2)", "refine (3)", "fine (3)"]
+    places = [panel.get_subplotspec() for panel in panels]
+    assert [(place.rowspan.start, place.colspan.start) for place in places] == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)]
+    assert len(bar.patches) == 9
+
+
 def test_stages_that_only_score_still_make_a_figure():
     assert len(png_bytes(convergence_figure([StageTrace("screening", 0.5)]))) > 1000
 
