@@ -166,13 +166,17 @@ set(MODULE_PYTHON_SCRIPTS
   simulation/xray.py
   training/__init__.py
   training/augmentation.py
+  training/batches.py
   training/camera.py
   training/files.py
+  training/image_loss.py
   training/losses.py
+  training/options.py
   training/overrides.py
   training/paired.py
   training/parallel.py
   training/patients.py
+  training/phases.py
   training/poses.py
   training/scene.py
   training/session.py

@@ -43,8 +43,8 @@ from .piped import progress_lines, stop_when_input_ends
 if TYPE_CHECKING:
     from SphericalRegLib.geometry.camera import Camera
     from SphericalRegLib.models.checkpoint import Model
+    from SphericalRegLib.training.options import TrainingOptions
     from SphericalRegLib.training.parallel import Group
-    from SphericalRegLib.training.trainer import TrainingOptions
 
 
 @app.command()
@@ -69,6 +69,7 @@ def train(
     image_size: ImageSize = None,
     batch: BatchSize = None,
     accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Batches whose gradients make one step.")] = 1,
+    image_weight: Annotated[float | None, typer.Option("--image-weight", min=0, help="Of the regressor's image loss; 0 leaves it out.")] = None,
     precision: Annotated[str, typer.Option("--precision", help="float32 or bfloat16.")] = "float32",
     validations: Annotated[int | None, typer.Option("--validations", min=0, help="How often to validate, evenly over the training.")] = None,
     stop_below_mm: Annotated[float | None, typer.Option("--stop-below-mm", min=0, help="End when the validation's median error is below.")] = None,
@@ -115,6 +116,7 @@ def train(
         "batch": batch,
         "seed": seed,
         "accumulate": accumulate,
+        "image_weight": image_weight,
         "precision": precision,
         "stop_below_mm": stop_below_mm,
         "patience": patience,
@@ -195,7 +197,7 @@ def training_options(given: dict[str, Any], poses: Poses | None, trunk: dict[str
     import torch
 
     from SphericalRegLib.models.trunk import ImageTrunk
-    from SphericalRegLib.training.trainer import TrainingOptions
+    from SphericalRegLib.training.options import TrainingOptions
 
     known = {name: value for name, value in given.items() if value is not None}
     options = TrainingOptions(**known)

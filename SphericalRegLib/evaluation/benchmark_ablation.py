@@ -31,8 +31,8 @@ from SphericalRegLib.registration.problem import MultiViewProblem
 from SphericalRegLib.registration.resolution import VolumePyramid
 from SphericalRegLib.simulation.cases import SimulationOptions, simulate_cases
 from SphericalRegLib.training.losses import GRADIENT_MATCHING, LossWeights
+from SphericalRegLib.training.options import TrainingOptions
 from SphericalRegLib.training.session import About, trained
-from SphericalRegLib.training.trainer import TrainingOptions
 from SphericalRegLib.visualization.figures import write_figure
 from SphericalRegLib.visualization.shares import error_figure
 

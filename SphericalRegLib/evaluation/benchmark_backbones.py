@@ -15,8 +15,8 @@ from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.models.checkpoint import Model
 from SphericalRegLib.models.trunk import TINY, timm_feature_map
 from SphericalRegLib.progress import Progress, ProgressCallback, silent
+from SphericalRegLib.training.options import TrainingOptions
 from SphericalRegLib.training.session import About, trained
-from SphericalRegLib.training.trainer import TrainingOptions
 from SphericalRegLib.visualization.figures import write_figure
 from SphericalRegLib.visualization.trainings import Training, training_figure
 

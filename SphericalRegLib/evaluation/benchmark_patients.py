@@ -26,10 +26,10 @@ from SphericalRegLib.models.checkpoint import Model, load_model
 from SphericalRegLib.progress import Progress, ProgressCallback, pace, silent
 from SphericalRegLib.registration.pipeline import prepare, register
 from SphericalRegLib.simulation.cases import SimulationOptions, simulate_cases
+from SphericalRegLib.training.options import TrainingOptions
 from SphericalRegLib.training.patients import made_up_patients
 from SphericalRegLib.training.scene import TrainingScene
 from SphericalRegLib.training.session import About, trained
-from SphericalRegLib.training.trainer import TrainingOptions
 from SphericalRegLib.training.validation import Validation
 from SphericalRegLib.visualization.figures import write_figure
 from SphericalRegLib.visualization.trainings import Training, training_figure

@@ -23,7 +23,8 @@ from SphericalRegLib.imaging.files import write_json
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.progress import Progress, ProgressCallback, silent
 from SphericalRegLib.training.losses import Batch, spherical_loss
-from SphericalRegLib.training.trainer import Trainer, TrainingOptions
+from SphericalRegLib.training.options import TrainingOptions
+from SphericalRegLib.training.trainer import Trainer
 
 from .benchmark_rivals import diffdrr_images, missing_rivals
 from .tables import Table, Value
@@ -83,9 +84,9 @@ def run_training_benchmark(
         raise InputError(f"{steps} steps were to be timed; expected at least 1.")
     options = replace(options, iterations=None)
     ours = Trainer([volume], camera, replace(options, regressor=None), device)
-    works: dict[str, Callable[[], object]] = {ENCODER: ours.step, IMAGES: lambda: ours.draw_pairs(ours.scenes[0])}
+    works: dict[str, Callable[[], object]] = {ENCODER: ours.step, IMAGES: lambda: ours.batches.pairs(ours.scenes[0])}
     if options.regressor is not None:
-        works[REGRESSOR] = Trainer([volume], camera, replace(options, regressor_share=0.5), device).step  # no clock runs
+        works[REGRESSOR] = Trainer([volume], camera, options, device).step  # no clock runs: it stays its turn
     if "diffdrr" not in missing_rivals():
         works[PLAIN] = plain_step(Trainer([volume], camera, replace(options, regressor=None), device))
     seconds: dict[str, list[float]] = {name: [] for name in works}
@@ -103,10 +104,11 @@ def plain_step(trainer: Trainer) -> Callable[[], float]:
     scene, options, device = trainer.scenes[0], trainer.options, trainer.device
     images = diffdrr_images(scene.drr)
     reference = options.poses.middle(trainer.camera, scene.centre.cpu()).to(device)
+    optimizer = trainer.phase().optimizer
     everywhere = torch.ones(options.batch, 1, *trainer.camera.size_px[::-1], device=device)
 
     def step() -> float:
-        trainer.optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         true = options.poses.sample(options.batch, trainer.camera, scene.centre, trainer.generator)
         near = options.perturbation.sample(true, scene.centre.cpu(), trainer.generator).to(device)
         true = true.to(device)
@@ -116,7 +118,7 @@ def plain_step(trainer: Trainer) -> Callable[[], float]:
         loss: Tensor = spherical_loss(fixed, moving, batch, trainer.encoder.config.embedding, options.loss)[0]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainer.encoder.parameters(), 1.0)
-        trainer.optimizer.step()
+        optimizer.step()
         return float(loss.detach())
 
     return step

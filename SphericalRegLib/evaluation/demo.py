@@ -22,8 +22,8 @@ from SphericalRegLib.rendering.projector import Projector
 from SphericalRegLib.simulation.cases import SimulationOptions, flat_panel, simulate_cases
 from SphericalRegLib.simulation.difficulty import difficulty
 from SphericalRegLib.training.camera import training_camera
+from SphericalRegLib.training.options import TrainingOptions
 from SphericalRegLib.training.session import About, trained
-from SphericalRegLib.training.trainer import TrainingOptions
 from SphericalRegLib.visualization import output
 from SphericalRegLib.visualization.figures import write_figure
 from SphericalRegLib.visualization.panel import PanelRow, qualitative_panel

@@ -56,12 +56,21 @@ class PoseMixture:
 
     def negative_log_likelihood(self, camera_from_world: Tensor, centre: Tensor) -> Tensor:
         """-log p(pose) of poses (B, 4, 4) under mixtures of Gaussians in the tangent chart about `centre` (3,), shifts in camera axes; (B,)."""
+        return -torch.logsumexp(self._log_likelihoods(camera_from_world, centre), dim=-1)
+
+    def likeliest_for(self, camera_from_world: Tensor, centre: Tensor) -> Tensor:
+        """The pose (B, 4, 4) of the component that most likely has made each of these (B, 4, 4)."""
+        component = self._log_likelihoods(camera_from_world, centre).argmax(-1)
+        return self.pose[torch.arange(len(component), device=component.device), component]
+
+    def _log_likelihoods(self, camera_from_world: Tensor, centre: Tensor) -> Tensor:
+        """(B, M): of each component, its weight included, up to a constant."""
         delta = local(self.pose, camera_from_world[:, None].expand_as(self.pose), centre)
         rotation = 0.5 * (delta[..., :3] / self.rotation_spread[..., None]).square().sum(-1) + 3 * self.rotation_spread.log()
         shift = (self.pose[..., :3, :3] @ delta[..., 3:, None])[..., 0]  # world to camera axes
         in_plane = 0.5 * (shift[..., :2] / self.in_plane_spread[..., None]).square().sum(-1) + 2 * self.in_plane_spread.log()
         depth = 0.5 * (shift[..., 2] / self.depth_spread).square() + self.depth_spread.log()
-        return -torch.logsumexp(self.weight.clamp_min(1e-9).log() - rotation - in_plane - depth, dim=-1)
+        return self.weight.clamp_min(1e-9).log() - rotation - in_plane - depth
 
     def sample(self, count: int, centre: Tensor, generator: torch.Generator) -> Tensor:
         """Poses (count, 4, 4) float64 drawn for the first X-ray of the batch."""

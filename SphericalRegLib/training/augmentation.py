@@ -21,7 +21,8 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class DomainRandomization:
-    """Ranges that each sample's look is drawn from (uniformly); lengths are fractions of the image's side.
+    """Ranges that each sample's look is drawn from (uniformly); lengths are fractions of the image's side. Widths of blurs and the percentiles are
+    drawn once for a batch: a batch of different ones would need as many convolutions.
 
     Attributes:
         lines: lines of the spectrum.

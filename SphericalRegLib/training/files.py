@@ -55,10 +55,7 @@ def how_far(out: Path) -> Trained | None:
     try:
         if state_path(out).is_file():
             header = _header(state_path(out))
-            options = header["options"]
-            steps, minutes = options["iterations"], options["minutes"]
-            share = header["iteration"] / steps if steps else header["seconds"] / (60 * minutes)
-            return Trained(tuple(header["curve"]), min(1.0, share), False)
+            return Trained(tuple(header["curve"]), float(header["share"]), False)
         card = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))["card"]
         return Trained(tuple(card.get("curve", ())), 1.0, out.is_file())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

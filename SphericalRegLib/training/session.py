@@ -21,8 +21,9 @@ from SphericalRegLib.progress import ProgressCallback, silent
 from SphericalRegLib.registration.result import software_versions
 
 from .files import check_target, state_path
+from .options import TrainingOptions
 from .parallel import ALONE, Group
-from .trainer import Trainer, TrainingOptions
+from .trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def train(
     group: Group = ALONE,
     progress: ProgressCallback = silent,
 ) -> Model:
-    """Train, and write the model with its card to `out`.
+    """Train, and write the model with its card to `out`; returns what was written, as `load_model` does.
 
     Args:
         volumes: one CT (patient-specific) or several (patient-agnostic).
@@ -82,10 +83,11 @@ def train(
     trained = trainer.run(progress, state_path(out))
     card = {**card_of(about, options, trainer.device), "processes": group.size, **trained.card}
     model = Model(trained.encoder, trained.regressor, trained.camera, card)
-    if group.rank == 0:
-        save_model(model, out)
-        state_path(out).unlink(missing_ok=True)
-    return model
+    if group.rank > 0:
+        return model
+    save_model(model, out)
+    state_path(out).unlink(missing_ok=True)
+    return load_model(out, device)
 
 
 def trained(
@@ -106,7 +108,7 @@ def trained(
     """
     if not out.exists():
         return train(volumes, camera, options, out, about=about, base=base, resume=state_path(out).exists(), device=device, progress=progress)
-    model = load_model(out)
+    model = load_model(out, device)
     cts = [ct_identity(attenuation(volume, labels=options.labels), volume.name).to_dict() for volume in volumes]
     if model.card.get("training") != json.loads(json.dumps(asdict(options))) or model.camera != camera or not _alike(cts, model.card.get("cts", [])):
         raise InputError(f"{out} was trained with other options or CTs: choose another folder, or delete it")

@@ -1,12 +1,11 @@
-"""The training loop: the regressor, then the encoder, for one CT or for several."""
+"""The training loop: one phase after the other, for one CT or for several; its clock, its state on disk, and how it is watched."""
 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,97 +17,28 @@ from torch import Tensor, nn
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
-from SphericalRegLib.geometry.pose_range import PoseRange
 from SphericalRegLib.geometry.se3 import recentred
 from SphericalRegLib.imaging.attenuation import attenuation
 from SphericalRegLib.imaging.identity import ct_identity
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.models.checkpoint import Model
-from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
-from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
+from SphericalRegLib.models.encoder import SphericalEncoder
+from SphericalRegLib.models.regressor import PoseRegressor
 from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback, silent
-from SphericalRegLib.training import parallel
-from SphericalRegLib.training.augmentation import DomainRandomization
-from SphericalRegLib.training.losses import Batch, LossWeights, gradient_loss, refinement_loss, spherical_loss
-from SphericalRegLib.training.overrides import PRECISIONS, Precision, in_precision, overridden
-from SphericalRegLib.training.paired import PairedProblem
-from SphericalRegLib.training.poses import Perturbation
-from SphericalRegLib.training.scene import TrainingScene
-from SphericalRegLib.training.validation import Validation, ValidationOptions
 
-GRADIENT_NORM = 1.0
-"""Longer gradients are shortened to this."""
+from . import parallel
+from .batches import Batches
+from .options import TrainingOptions
+from .phases import EncoderPhase, Phase, RegressorPhase
+from .scene import TrainingScene
+from .validation import Validation
 
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How to train.
-
-    Attributes:
-        minutes: wall-clock time; the learning rate follows it, so that a short training also ends on a small one.
-        iterations: so many steps in the minutes' place, where the same seed must give the same model.
-        batch: X-rays per step, each with a DRR.
-        derivative_batch: so many of them enter the losses that need the image Jacobian, which cost several times as much.
-        regressor_share: share of the training that the regressor has, before the encoder: what tells poses apart is what a distance between poses
-            needs, so the encoder begins with the regressor's trunk (or its own, with a base). Trained at once on one trunk, each gets less far.
-        goes_on_share: share of the batches in which the patient goes on beyond the CT's ends.
-        learning_rate: peak of the one-cycle schedule.
-        warm_up: share of the time in which the learning rate rises.
-        weight_decay: of AdamW.
-        seed: of everything random.
-        checkpoint_seconds: how often the state is saved for a resume.
-        accumulate: batches whose gradients are added up to one step.
-        precision: "float32", or "bfloat16" for the convolutions and transformer blocks.
-        validation: how the training is watched.
-        stop_below_mm: end as soon as the validation's median error after Levenberg-Marquardt is below this.
-        patience: end after so many validations in a row in which that error did not fall below its lowest so far. Not before half of the encoder's
-            part: the learning rate is still high there, and most of the gain comes as it falls.
-        labels: labels of the CT that the DRRs show (one bone of several), in every CT; None shows all of it. The X-rays always show everything.
-        poses, perturbation, look, loss: what is drawn and what is asked.
-        encoder, regressor: the networks; no regressor when None.
-    """
-
-    minutes: float = 10.0
-    iterations: int | None = None
-    batch: int = 32
-    derivative_batch: int = 8
-    regressor_share: float = 0.45
-    goes_on_share: float = 0.75
-    learning_rate: float = 1.5e-3
-    warm_up: float = 0.05
-    weight_decay: float = 1e-4
-    seed: int = 0
-    checkpoint_seconds: float = 60.0
-    accumulate: int = 1
-    precision: Precision = "float32"
-    validation: ValidationOptions = field(default_factory=ValidationOptions)
-    stop_below_mm: float | None = None
-    patience: int | None = None
-    labels: tuple[int, ...] | None = None
-    poses: PoseRange = field(default_factory=PoseRange)
-    perturbation: Perturbation = field(default_factory=Perturbation)
-    look: DomainRandomization = field(default_factory=DomainRandomization)
-    loss: LossWeights = field(default_factory=LossWeights)
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    regressor: RegressorConfig | None = field(default_factory=RegressorConfig)
-
-    def __post_init__(self) -> None:
-        counts = (self.batch, self.derivative_batch, self.accumulate, 1 if self.iterations is None else self.iterations)
-        if not self.minutes > 0 or min(counts) < 1:
-            raise InputError(
-                f"A training takes {self.minutes} minutes or {self.iterations} steps of {self.accumulate} x {self.batch} X-rays; "
-                "expected positive numbers."
-            )
-        if not 0 <= self.regressor_share < 1:
-            raise InputError(f"The regressor's share of the training is {self.regressor_share}; expected at least 0 and less than 1.")
-        if self.precision not in PRECISIONS:
-            raise InputError(f"The precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}.")
-        if not self.loss.fit(self.encoder.embedding):
-            raise InputError(f"Embeddings of the kind {self.encoder.embedding!r} have no place for poses: the loss 'anchor' needs 'so4'.")
+FORMAT = "sphericalreg training 2"
+"""Of a state on disk."""
 
 
 class Trainer:
-    """Owns networks, optimiser and random state; `run` trains until the time is over, and may be called again after a resume.
+    """Owns networks, phases and random state; `run` trains until the time is over, and may be called again after a resume.
 
     Args:
         volumes: one CT (patient-specific) or several.
@@ -143,12 +73,10 @@ class Trainer:
             raise InputError("A regressor without a share of the training would stay as random as it is; expected a share, a base, or no regressor.")
         networks = [network for network in (self.encoder, self.regressor) if network is not None]
         self.networks = nn.ModuleList(networks).to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self.optimizer = torch.optim.AdamW(self.networks.parameters(), options.learning_rate, weight_decay=options.weight_decay)
-        # After each process has shortened its own gradient, and before the step: the weights stay the same everywhere.
-        self.optimizer.register_step_pre_hook(lambda *_: self.group.average_gradients(self.networks.parameters()))
+        self.batches = Batches(self.scenes, camera, options, self.generator, self.device)
+        self.phases = self._make_phases(base is None)
         self.iteration = 0
         self.seconds = 0.0
-        self.handed_on_at = 0 if base is not None or self.regressor is None else None
         self.resumed_at = (0.0, 0.0)
         self.figures: dict[str, float] = {}
         self.curve: list[dict[str, float]] = []
@@ -168,56 +96,82 @@ class Trainer:
             return regressor
         return PoseRegressor(self.options.regressor, self.options.poses.middle(self.camera, centre.cpu()), centre)
 
+    def _make_phases(self, from_scratch: bool) -> tuple[Phase, ...]:
+        """In their order; a base's encoder keeps its own trunk."""
+        share, regressor = self.options.regressor_share, self.regressor
+        if regressor is None or not share:
+            return (EncoderPhase(self.encoder, 0.0, 1.0, self.options, None),)
+        trunk = regressor.trunk if from_scratch else None
+        return RegressorPhase(regressor, 0.0, share, self.options), EncoderPhase(self.encoder, share, 1.0, self.options, trunk)
+
+    def phase(self) -> Phase:
+        """Whose turn it is now."""
+        share = self._share_done(self.seconds)
+        return next((phase for phase in self.phases if share < phase.ends), self.phases[-1])
+
     def run(self, progress: ProgressCallback = silent, state_path: Path | None = None) -> Model:
-        """Train for what is left of the time; the state goes to `state_path` now and then, after each validation, and
+        """Train for what is left of the time; the state goes to `state_path` now and then, after each validation, at the end, and
         when the progress callback cancels."""
-        saved = time.perf_counter()
-        began = saved - self.seconds
         first = self.group.rank == 0
         if not first:  # a resumed state is the first process's; the others must not draw what it draws
             self.generator.manual_seed(_seed_of(self.options.seed, self.group.rank, self.iteration))
         tell = _Deferred(progress if first else silent, self.group.size > 1)
         try:
-            while (share := self._share_done(self.group.from_first(time.perf_counter() - began))) < 1 and not self.stopped:
-                self._set_learning_rate(share)
-                self._remember(self.step(lambda: tell(self._report())))
-                self.seconds = self.group.from_first(time.perf_counter() - began)
-                tell(self._report())
-                validate = self._validation_is_due(self._share_done(self.seconds))
-                if validate:
-                    self._validate(tell)
-                    began = time.perf_counter() - self.seconds  # watching is not training
-                if self.group.from_first(tell.cancelled):
-                    raise Cancelled
-                # After a validation too: whoever looks on from another process reads the curve there.
-                if state_path is not None and first and (validate or time.perf_counter() - saved > self.options.checkpoint_seconds):
-                    self.save_state(state_path)
-                    saved = time.perf_counter()
-        finally:
-            if state_path is not None and first and self.iteration:
-                self.save_state(state_path)
+            self._train(tell, state_path if first else None)
+        except Cancelled:
+            self._save(state_path if first else None)
+            raise
+        self._save(state_path if first else None)
         return self.model()
+
+    def _train(self, tell: _Deferred, state_path: Path | None) -> None:
+        if self._validation_is_due():  # one that was cancelled
+            self._validate(tell)
+        saved = time.perf_counter()
+        began = saved - self.seconds
+        while self._share_done(self.seconds) < 1 and not self.stopped:
+            self._remember(self.step(lambda: tell(self._report())))
+            self.seconds = self.group.from_first(time.perf_counter() - began)
+            tell(self._report())
+            validate = self._validation_is_due()
+            if validate:
+                self._validate(tell)
+                began = time.perf_counter() - self.seconds  # watching is not training
+            if self.group.from_first(tell.cancelled):
+                raise Cancelled
+            # After a validation too: whoever looks on from another process reads the curve there.
+            if validate or time.perf_counter() - saved > self.options.checkpoint_seconds:
+                self._save(state_path)
+                saved = time.perf_counter()
+
+    def _save(self, state_path: Path | None) -> None:
+        if state_path is not None and self.iteration:
+            self.save_state(state_path)
 
     def _remember(self, figures: dict[str, float]) -> None:
         """A running mean of each figure."""
-        self.figures |= {name: 0.98 * self.figures.get(name, value) + 0.02 * value for name, value in figures.items()}
+        known = {name: value for name, value in figures.items() if np.isfinite(value)}
+        self.figures |= {name: 0.98 * self.figures.get(name, value) + 0.02 * value for name, value in known.items()}
 
-    def _validation_is_due(self, share: float) -> bool:
-        return int(share * self.options.validation.times + 1e-9) > len(self.curve)
+    def _validation_is_due(self) -> bool:
+        return int(self._share_done(self.seconds) * self.options.validation.times + 1e-9) > len(self.curve)
 
     def _validate(self, progress: ProgressCallback) -> None:
         """One more point of the curve; says when enough is enough."""
-        options = self.options
-        if self.validation is None:
+        options, first = self.options, self.group.rank == 0
+        if self.validation is None and first:
             self.validation = Validation(self.scenes, options.poses, options.look, options.validation)
-        first = self.group.rank == 0
-        figures = self.group.from_first(self.validation(self.encoder, self.regressor, options.loss.metric, progress) if first else {})
-        self.curve.append({"seconds": self.seconds, "iterations": self.iteration, **figures})
-        # Of the encoder alone: while the regressor has its turn, the similarity knows nothing.
-        errors = [point["mtre_mm"] for point in self.curve if self.handed_on_at is not None and point["iterations"] >= self.handed_on_at]
+        figures: dict[str, float] = {}
+        if self.validation is not None:
+            figures = self.validation(self.encoder, self.regressor, options.loss.metric, progress)
+        self.curve.append({"seconds": self.seconds, "iterations": self.iteration, **self.group.from_first(figures)})
+        # Of the encoder alone: while the regressor has its turn, the similarity stays what it was.
+        encoder = self.phases[-1]
+        begun = encoder.began_at
+        errors = [point["mtre_mm"] for point in self.curve if begun is not None and point["iterations"] > begun]
         if options.stop_below_mm is not None and errors and errors[-1] < options.stop_below_mm:
             self.stopped = f"the validation's median error fell below {options.stop_below_mm:g} mm"
-        late = len(errors) > options.validation.times * (1 - self._first_share) / 2
+        late = len(errors) > options.validation.times * (1 - encoder.begins) / 2
         before, recent = (errors[: -options.patience], errors[-options.patience :]) if options.patience is not None else ([], [])
         if late and before and min(recent) >= min(before):
             self.stopped = f"the validation's median error did not fall for {options.patience} validations"
@@ -246,107 +200,36 @@ class Trainer:
 
     def step(self, alive: Callable[[], None] = lambda: None) -> dict[str, float]:
         """One optimiser step; the figures of its losses. `alive` is called on the way: a step that it cancels has not happened."""
+        phase = self.phase()
+        if phase.began_at is None:
+            phase.begin(self.iteration)
+            self.figures.pop("loss", None)  # another one from now on
+        phase.set_learning_rate(self._share_done(self.seconds))
         before = self.generator.get_state()
         try:
-            figures = self._backward(alive)
+            figures = self._backward(phase, alive)
         except Cancelled:
             self.generator.set_state(before)
             raise
-        nn.utils.clip_grad_norm_(self.networks.parameters(), GRADIENT_NORM)  # of the network whose turn it is
-        self.optimizer.step()
+        phase.shorten_gradient()
+        self.group.average_gradients(phase.network.parameters())  # the weights stay the same everywhere
+        phase.optimizer.step()
         self.iteration += 1
         return figures
 
-    def _backward(self, alive: Callable[[], None]) -> dict[str, float]:
+    def _backward(self, phase: Phase, alive: Callable[[], None]) -> dict[str, float]:
         """The gradient of one step; the figures of its losses."""
-        options = self.options
-        self.optimizer.zero_grad(set_to_none=True)
+        count = self.options.accumulate
+        phase.optimizer.zero_grad(set_to_none=True)
         figures: dict[str, float] = {}
-        for _ in range(options.accumulate):
-            loss, of_batch = self._loss(alive)
+        for _ in range(count):
+            loss, of_batch = phase.loss(self.batches, alive)
             alive()
-            (loss / options.accumulate).backward()
+            (loss / count).backward()
             alive()
-            figures = {name: figures.get(name, 0.0) + value / options.accumulate for name, value in of_batch.items()}
+            of_batch = {**of_batch, "loss": float(loss.detach())}
+            figures = {name: figures.get(name, 0.0) + value / count for name, value in of_batch.items()}
         return figures
-
-    def _loss(self, alive: Callable[[], None] = lambda: None) -> tuple[Tensor, dict[str, float]]:
-        """Of one batch of new X-rays of one CT, for the network whose turn it is."""
-        scene = self.scenes[int(torch.randint(len(self.scenes), (1,), generator=self.generator))]
-        regressor = self.regressor if self._is_the_regressors(self._share_done(self.seconds)) else None
-        if regressor is None and self.handed_on_at is None:
-            self._hand_on()
-        loss, figures = self._encoder_loss(scene, alive) if regressor is None else self._regressor_loss(regressor, scene, alive)
-        return loss, {**figures, "loss": float(loss.detach())}
-
-    @property
-    def _first_share(self) -> float:
-        """The regressor's."""
-        return 0.0 if self.regressor is None else self.options.regressor_share
-
-    def _is_the_regressors(self, share: float) -> bool:
-        return share < self._first_share
-
-    def _hand_on(self) -> None:
-        """The encoder begins, with the trunk that the regressor has learned where both are built alike."""
-        if self.regressor is not None and self.regressor.config.trunk == self.encoder.config.trunk:
-            self.encoder.trunk.load_state_dict(self.regressor.trunk.state_dict())
-        self.figures.pop("loss", None)  # another one from now on
-        self.handed_on_at = self.iteration + 1
-
-    def _regressor_loss(self, regressor: PoseRegressor, scene: TrainingScene, alive: Callable[[], None]) -> tuple[Tensor, dict[str, float]]:
-        xray, mask, truth = self._xrays(scene)
-        alive()
-        about = regressor.centre  # of the first CT: the pose is what it would be if this CT's centre lay there
-        pose = recentred(truth, scene.centre, about.to(truth)).float()
-        with overridden(in_precision(self.options.precision, [regressor.trunk])):
-            loss = regressor(xray, mask).negative_log_likelihood(pose, about).mean()
-        return loss, {"pose nll": float(loss.detach())}
-
-    def _encoder_loss(self, scene: TrainingScene, alive: Callable[[], None]) -> tuple[Tensor, dict[str, float]]:
-        options, encoder = self.options, self.encoder
-        batch = self.draw_pairs(scene)
-        alive()
-        with overridden(in_precision(options.precision, [encoder.trunk])):
-            both = encoder(torch.cat((batch.xray, batch.drr[:, None])), torch.cat((batch.mask, batch.drr_mask)))
-            fixed, moving = both.split(len(batch.xray))
-            loss, figures = spherical_loss(fixed, moving, batch, encoder.config.embedding, options.loss)
-            if options.loss.need_derivatives:
-                alive()
-                extra, more = self._derivative_loss(scene, batch)
-                loss, figures = loss + extra, {**figures, **more}
-        return loss, figures
-
-    def _xrays(self, scene: TrainingScene) -> tuple[Tensor, Tensor, Tensor]:
-        """X-rays and masks (B, 1, S, S) with their poses (B, 4, 4)."""
-        options = self.options
-        truth = options.poses.sample(options.batch, self.camera, scene.centre, self.generator).to(self.device)
-        goes_on = bool(torch.rand(1, generator=self.generator) < options.goes_on_share)
-        return (*options.look(*scene.tissues(truth, goes_on=goes_on), self.generator), truth)
-
-    def draw_pairs(self, scene: TrainingScene) -> Batch:
-        """X-rays, each with a DRR of a pose near its own."""
-        xray, mask, truth = self._xrays(scene)
-        start = self.options.perturbation.sample(truth.cpu(), scene.centre.cpu(), self.generator).to(self.device)
-        shown = mask * scene.drr.validity(start)[:, None]
-        reference = self.options.poses.middle(self.camera, scene.centre.cpu()).to(self.device)
-        return Batch(xray, mask, scene.drr.project(start).detach(), shown, truth, start, scene.centre, reference)
-
-    def _derivative_loss(self, scene: TrainingScene, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Of the first few of a batch."""
-        weights, few = self.options.loss, slice(self.options.derivative_batch)
-        part = replace(batch, **{name: getattr(batch, name)[few] for name in ("xray", "mask", "drr", "drr_mask", "true_pose", "drr_pose")})
-        loss, figures = batch.drr.new_zeros(()), dict[str, float]()
-        if weights.gradient:
-            _, jacobian = scene.drr.project_with_jacobian(part.drr_pose)
-            error, figures = gradient_loss(self.encoder, part, jacobian, weights)
-            loss = loss + weights.gradient * error
-        if weights.refinement:
-            problem = PairedProblem(self.encoder, self.encoder(part.xray, part.mask), part.mask, scene.drr)
-            left = refinement_loss(problem, part.drr_pose, part.true_pose, scene.centre, weights)
-            loss = loss + weights.refinement * left
-            figures["left"] = float(left.detach())
-        return loss, figures
 
     def model(self) -> Model:
         """The networks as they are, with a model card."""
@@ -370,12 +253,13 @@ class Trainer:
     def save_state(self, path: Path) -> None:
         """Everything a resume needs, in one safetensors file that is complete or absent."""
         tensors: dict[str, Tensor] = {f"network.{name}": value for name, value in self.networks.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        for phase in self.phases:
+            for index, state in phase.optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{phase.name}.{index}.{name}": value for name, value in state.items()}
         tensors["random"] = self.generator.get_state()
         now = {"iteration": self.iteration, "seconds": self.seconds, "figures": self.figures, "curve": self.curve}
-        now |= {"handed_on_at": self.handed_on_at, "share": self._share_done(self.seconds)}
-        header = {**now, **self._identity()}
+        now |= {"began_at": {phase.name: phase.began_at for phase in self.phases}, "share": self._share_done(self.seconds)}
+        header = {"format": FORMAT, **now, **self._identity()}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, metadata={"state": json.dumps(header)})
@@ -388,31 +272,29 @@ class Trainer:
                 header = json.loads((file.metadata() or {})["state"])
         except (OSError, SafetensorError, KeyError, ValueError):
             raise InputError(f"{path} is not the state of a training, or was cut short.") from None
+        if header.get("format") != FORMAT:
+            raise InputError(f"The training state {path} has the format {header.get('format')!r}; this version goes on with {FORMAT!r}.")
         different = _differences(self._identity(), header)
         if different:
             raise InputError(f"The training state {path} was made with another {', '.join(different)}; start anew or give the same options.")
         tensors = load_file(path)
         self.networks.load_state_dict({name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                state.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        for phase in self.phases:
+            phase.began_at = header["began_at"][phase.name]
+            phase.optimizer.load_state_dict({"state": _moments(tensors, phase.name), "param_groups": phase.optimizer.state_dict()["param_groups"]})
         self.generator.set_state(tensors["random"])
-        self.iteration, self.seconds, self.figures, self.curve, self.handed_on_at = (
-            header[name] for name in ("iteration", "seconds", "figures", "curve", "handed_on_at")
-        )
+        self.iteration, self.seconds, self.figures, self.curve = (header[name] for name in ("iteration", "seconds", "figures", "curve"))
         self.resumed_at = (header["share"], header["seconds"])
 
-    def _set_learning_rate(self, share: float) -> None:
-        """One cycle for each network."""
-        first = self._first_share
-        share = share / first if self._is_the_regressors(share) else (share - first) / (1 - first)
-        rise = self.options.warm_up
-        factor = share / rise if share < rise else 0.5 + 0.5 * math.cos(math.pi * (share - rise) / (1 - rise))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.options.learning_rate * max(factor, 1e-3)
+
+def _moments(tensors: dict[str, Tensor], phase: str) -> dict[int, dict[str, Tensor]]:
+    """What a phase's optimiser had remembered of each parameter."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith(f"optimizer.{phase}."):
+            _, _, index, key = name.split(".", 3)
+            state.setdefault(int(index), {})[key] = value
+    return state
 
 
 def _differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:

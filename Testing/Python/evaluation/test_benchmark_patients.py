@@ -19,7 +19,7 @@ from SphericalRegLib.models.checkpoint import load_model
 from SphericalRegLib.models.encoder import EncoderConfig
 from SphericalRegLib.models.regressor import RegressorConfig
 from SphericalRegLib.models.trunk import TrunkConfig
-from SphericalRegLib.training.trainer import TrainingOptions
+from SphericalRegLib.training.options import TrainingOptions
 from SphericalRegLib.training.validation import ValidationOptions
 
 CAMERA = Camera(1000.0, (7.0, 7.0), (32, 32), (15.5, 15.5))

@@ -22,7 +22,8 @@ from SphericalRegLib.geometry.pose_range import PoseRange
 from SphericalRegLib.models.encoder import EncoderConfig
 from SphericalRegLib.models.regressor import RegressorConfig
 from SphericalRegLib.models.trunk import TrunkConfig
-from SphericalRegLib.training.trainer import Trainer, TrainingOptions
+from SphericalRegLib.training.options import TrainingOptions
+from SphericalRegLib.training.trainer import Trainer
 
 CAMERA = Camera(1000.0, (7.0, 7.0), (32, 32), (15.5, 15.5))
 TRUNK = TrunkConfig(image_size=32, width=32, blocks=1)

@@ -22,7 +22,8 @@ from SphericalRegLib.progress import Cancelled, Progress
 from SphericalRegLib.registration.options import RegistrationOptions, Stage
 from SphericalRegLib.simulation.cases import SimulationOptions, flat_panel
 from SphericalRegLib.simulation.difficulty import difficulty
-from SphericalRegLib.training.trainer import Trainer, TrainingOptions
+from SphericalRegLib.training.options import TrainingOptions
+from SphericalRegLib.training.trainer import Trainer
 from SphericalRegLib.training.validation import ValidationOptions
 from SphericalRegLib.visualization.shares import error_figure
 from SphericalRegLib.visualization.trainings import Training, training_figure

@@ -25,7 +25,7 @@ from SphericalRegLib.progress import Progress
 from SphericalRegLib.registration.options import MultiStart, RegistrationOptions, Stage
 from SphericalRegLib.registration.pipeline import register
 from SphericalRegLib.simulation.cases import flat_panel
-from SphericalRegLib.training.trainer import TrainingOptions
+from SphericalRegLib.training.options import TrainingOptions
 from SphericalRegLib.training.validation import ValidationOptions
 
 

@@ -55,6 +55,7 @@ def edit_card(folder, **changes):
         (lambda d: (d / "m.safetensors").write_bytes(b"x" * 100), "SHA-256 differs"),
         (lambda d: edit_card(d, encoder={"trunk": {"image_size": 32}}), "does not fit its card"),
         (lambda d: edit_card(d, encoder={"nonsense": 1, "trunk": {}}), "does not fit its card"),
+        (lambda d: edit_card(d, card=None), "does not fit its card"),
     ],
 )
 def test_damaged_models_are_refused_in_words(model, tmp_path, damage, sentence):

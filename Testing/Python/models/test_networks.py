@@ -92,6 +92,24 @@ def test_mixture_likelihood_is_that_of_a_gaussian():
     assert torch.allclose(value, expected[None], atol=1e-9)
 
 
+def test_the_component_that_has_most_likely_made_a_pose():
+    centre = torch.zeros(3).double()
+    two = torch.eye(4).double().expand(1, 2, 4, 4).clone()
+    two[0, 1, 2, 3] = 100.0
+    even, narrow = torch.full((1, 2), 0.5).double(), torch.tensor([[1.0, 40.0]]).double()
+
+    def chosen(depth: float, weight: torch.Tensor = even, spread: torch.Tensor = 40 * even) -> float:
+        pose = torch.eye(4).double()[None].clone()
+        pose[0, 2, 3] = depth
+        found = PoseMixture(two, weight, 0.1 * torch.ones(1, 2).double(), 5 * torch.ones(1, 2).double(), spread).likeliest_for(pose, centre)
+        assert found.shape == (1, 4, 4)
+        return float(found[0, 2, 3])
+
+    assert (chosen(30.0), chosen(70.0)) == (0.0, 100.0)
+    assert chosen(50.1, torch.tensor([[0.9, 0.1]]).double()) == 0.0  # the heavier one
+    assert chosen(30.0, spread=narrow) == 100.0  # thirty of its spreads off the nearer one
+
+
 def test_draws_of_a_mixture_have_its_spread():
     pose = torch.eye(4).double()
     pose[:3, :3] = so3_exp(torch.tensor([0.3, -0.4, 0.5]).double())

@@ -21,8 +21,9 @@ from SphericalRegLib.models.encoder import EncoderConfig
 from SphericalRegLib.models.trunk import TrunkConfig
 from SphericalRegLib.progress import Cancelled, Progress, silent
 from SphericalRegLib.training import parallel
+from SphericalRegLib.training.options import TrainingOptions
 from SphericalRegLib.training.parallel import Alone, FabricGroup, launch
-from SphericalRegLib.training.trainer import Trainer, TrainingOptions
+from SphericalRegLib.training.trainer import Trainer
 from SphericalRegLib.training.validation import ValidationOptions
 
 CAMERA = Camera(1000.0, (7.0, 7.0), (32, 32), (15.5, 15.5))

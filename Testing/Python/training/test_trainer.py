@@ -12,6 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "registration"))
 import registration_phantom as phantom
+from safetensors.torch import save_file
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
@@ -26,10 +27,11 @@ from SphericalRegLib.models.trunk import TrunkConfig
 from SphericalRegLib.progress import Cancelled, Progress, silent
 from SphericalRegLib.training.files import check_target, how_far, state_path
 from SphericalRegLib.training.losses import GRADIENT_MATCHING, LossWeights
+from SphericalRegLib.training.options import TrainingOptions
 from SphericalRegLib.training.poses import Perturbation
 from SphericalRegLib.training.scene import continued
 from SphericalRegLib.training.session import About, train
-from SphericalRegLib.training.trainer import Trainer, TrainingOptions
+from SphericalRegLib.training.trainer import Trainer
 from SphericalRegLib.training.validation import Validation, ValidationOptions, bone_points
 
 CAMERA = Camera(1000.0, (7.0, 7.0), (32, 32), (15.5, 15.5))
@@ -63,8 +65,7 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 def test_some_steps_reduce_the_loss() -> None:
     trainer = make(replace(OPTIONS, iterations=120, regressor_share=0.5, learning_rate=3e-3))
     figures = []
-    for number in range(120):
-        trainer._set_learning_rate(number / 120)
+    for _ in range(120):
         figures.append(trainer.step())
 
     def mean(name: str, part: list[dict[str, float]]) -> float:
@@ -86,25 +87,35 @@ def test_the_encoder_begins_with_the_regressors_trunk_and_each_network_has_its_t
     trainer.step()
     trainer.step()
     regressor, trunk = values(trainer.regressor), values(trainer.regressor.trunk)
-    assert torch.equal(values(trainer.encoder), encoder) and trainer.handed_on_at is None
-    trainer._set_learning_rate(0.4)  # small, as a cycle begins
+    assert torch.equal(values(trainer.encoder), encoder) and [phase.began_at for phase in trainer.phases] == [0, None]
     trainer.step()
-    assert trainer.handed_on_at == 3 and torch.equal(values(trainer.regressor), regressor)
+    assert [phase.began_at for phase in trainer.phases] == [0, 2] and torch.equal(values(trainer.regressor), regressor)
+    # By little, as a cycle begins with small steps.
     assert 0 < (values(trainer.encoder.trunk) - trunk).abs().max() < 1e-4
     other = make(replace(OPTIONS, iterations=2, regressor_share=0.5, encoder=EncoderConfig(replace(TRUNK, blocks=2), elements=4)))
     other.step()
     assert np.isfinite(other.step()["DRR off"])  # built otherwise: nothing to hand on
     with pytest.raises(InputError, match="random"):
         make(replace(OPTIONS, regressor_share=0.0))
-    assert make(replace(OPTIONS, regressor_share=0.0), base=make().model()).handed_on_at == 0
+    assert [phase.name for phase in make(replace(OPTIONS, regressor_share=0.0), base=make().model()).phases] == ["encoder"]
+
+
+def test_a_bases_encoder_keeps_its_own_trunk() -> None:
+    base = make().model()
+    trunk = {name: value.clone() for name, value in base.encoder.trunk.state_dict().items()}
+    trainer = make(replace(OPTIONS, iterations=2, regressor_share=0.5), base=base)
+    trainer.step()
+    trainer.phases[1].begin(1)
+    assert_same(trunk, dict(base.encoder.trunk.state_dict()))
 
 
 def test_the_learning_rate_has_a_cycle_for_each_network() -> None:
     trainer = make(replace(OPTIONS, regressor_share=0.4, warm_up=0.1))
     rates = []
-    for share in (0.0, 0.04, 0.39, 0.4, 0.46, 0.99):
-        trainer._set_learning_rate(share)
-        rates.append(trainer.optimizer.param_groups[0]["lr"] / OPTIONS.learning_rate)
+    regressor, encoder = trainer.phases
+    for phase, share in ((regressor, 0.0), (regressor, 0.04), (regressor, 0.39), (encoder, 0.4), (encoder, 0.46), (encoder, 0.99)):
+        phase.set_learning_rate(share)
+        rates.append(phase.optimizer.param_groups[0]["lr"] / OPTIONS.learning_rate)
     assert rates[:5] == pytest.approx([1e-3, 1.0, rates[2], 1e-3, 1.0])
     assert max(rates[2], rates[5]) < 0.02
 
@@ -184,13 +195,16 @@ def test_a_state_belongs_to_its_training(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(InputError, match="not the state"):
         make(replace(OPTIONS, iterations=1)).resume(path)
+    save_file({"random": torch.zeros(1)}, path, metadata={"state": "{}"})
+    with pytest.raises(InputError, match="format None"):
+        make(replace(OPTIONS, iterations=1)).resume(path)
 
 
 def test_accumulated_batches_make_one_step() -> None:
     """Two batches of four, added up, are what the step is made of: its figures are their mean."""
     both = make(replace(OPTIONS, batch=4, accumulate=2))
     single = make(replace(OPTIONS, batch=4))
-    losses = [single._loss()[1]["loss"] for _ in range(2)]
+    losses = [single.phase().loss(single.batches, lambda: None)[0].item() for _ in range(2)]
     figures = both.step()
     assert both.iteration == 1
     assert figures["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
@@ -202,6 +216,7 @@ def test_accumulated_batches_make_one_step() -> None:
         {"precision": "bfloat16"},
         {"loss": LossWeights(gradient=1.0, refinement=1.0, refinement_steps=2)},
         {"loss": GRADIENT_MATCHING},
+        {"image_weight": 1.0},
         {"regressor": None},
         {"regressor": None, "precision": "bfloat16"},
     ],
@@ -213,13 +228,14 @@ def test_variants_take_a_step(change) -> None:
     assert all(np.isfinite(value) for value in figures.values())
     assert ("left" in figures) == (trainer.options.loss.refinement > 0)
     assert ("pose nll" in figures) == (trainer.regressor is not None)
+    assert ("image off" in figures) == (trainer.options.image_weight > 0)
     assert all(parameter.dtype == torch.float32 for parameter in trainer.networks.parameters())
     assert not any("forward" in module.__dict__ for module in trainer.networks.modules())
 
 
 def test_bfloat16_is_near_float32() -> None:
     for change in ({}, {"regressor": None}):
-        a, b = (make(replace(OPTIONS, precision=precision, **change))._loss()[1] for precision in ("float32", "bfloat16"))
+        a, b = (make(replace(OPTIONS, precision=precision, **change)).step() for precision in ("float32", "bfloat16"))
         assert a["loss"] != b["loss"] and a["loss"] == pytest.approx(b["loss"], rel=0.1)
 
 
@@ -230,7 +246,8 @@ def test_session_writes_a_model_and_forgets_the_state(tmp_path: Path) -> None:
     model = train([phantom.volume()], CAMERA, replace(OPTIONS, validation=WATCHED), out, about=about, progress=seen.append)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.json", "m.safetensors"]
     loaded = load_model(out)
-    torch.testing.assert_close(weights_of(loaded), weights_of(model), rtol=1e-3, atol=1e-6)  # 16 bits on disk
+    assert_same(weights_of(loaded), weights_of(model))
+    assert model.identity == loaded.identity and not model.encoder.training and not any(p.requires_grad for p in model.encoder.parameters())
     card = loaded.card
     assert card["anatomy"] == "phantom" and card["command"] == "make m" and card["stopped"] == "at its end"
     assert len(card["curve"]) == 2 and card["validation"] == card["curve"][-1]
@@ -255,7 +272,8 @@ def test_targets_are_checked(tmp_path: Path) -> None:
         check_target(out, False)
     with pytest.raises(InputError, match="safetensors"):
         check_target(tmp_path / "m.pt", False)
-    for changes in ({"minutes": 0}, {"iterations": 0}, {"batch": 0}, {"accumulate": 0}, {"precision": "float16"}, {"regressor_share": 1.0}):
+    lengths = ({"minutes": 0}, {"iterations": 0}, {"batch": 0}, {"accumulate": 0})
+    for changes in (*lengths, {"precision": "float16"}, {"regressor_share": 1.0}, {"image_weight": -1.0}):
         with pytest.raises(InputError):
             replace(OPTIONS, **changes)
     with pytest.raises(InputError, match="pixels"):
@@ -275,7 +293,9 @@ def test_early_stop(monkeypatch, errors, options, stops) -> None:
     trainer = make(replace(OPTIONS, regressor=None, validation=replace(WATCHED, times=6), **options))
     given = iter(errors)
     monkeypatch.setattr(trainer, "validation", lambda *_: {"mtre_mm": next(given)})
+    trainer.phases[-1].begin(0)
     for number in range(1, len(errors) + 1):
+        trainer.iteration = number
         trainer._validate(silent)
         assert bool(trainer.stopped) == (stops == number)
         if trainer.stopped:
@@ -289,6 +309,107 @@ def test_nothing_ends_while_the_regressor_has_its_turn(monkeypatch) -> None:
     monkeypatch.setattr(trainer, "validation", lambda *_: {"mtre_mm": next(given)})
     trainer.run()
     assert trainer.iteration == 9 and "did not fall" in trainer.stopped
+
+
+def test_nothing_ends_while_a_bases_regressor_has_its_turn(monkeypatch) -> None:
+    """The encoder of a base is good from the beginning, and does not get better before its turn."""
+    options = replace(OPTIONS, iterations=10, regressor_share=0.6, validation=replace(WATCHED, times=10), stop_below_mm=2.0, patience=1)
+    trainer = make(options, base=make().model())
+    given = iter([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 10.0, 9.5, 9.7])
+    monkeypatch.setattr(trainer, "validation", lambda *_: {"mtre_mm": next(given)})
+    trainer.run()
+    assert trainer.iteration == 9 and "did not fall" in trainer.stopped
+
+
+@pytest.mark.parametrize("at", [3, 6])
+def test_a_validation_that_was_cancelled_is_made_up_for(tmp_path: Path, at: int) -> None:
+    options = replace(OPTIONS, validation=WATCHED)
+    whole = make(options)
+    whole.run()
+
+    def stop(step: Progress) -> None:
+        if step.stage == "validation" and first.iteration == at:
+            raise Cancelled
+
+    first = make(options)
+    with pytest.raises(Cancelled):
+        first.run(stop, tmp_path / "m.state")
+    second = make(options)
+    second.resume(tmp_path / "m.state")
+    assert (second.iteration, len(second.curve)) == (at, at // 3 - 1)
+    second.run()
+    assert [{**p, "seconds": 0} for p in second.curve] == [{**p, "seconds": 0} for p in whole.curve]
+    assert_same(weights_of(second), weights_of(whole))
+
+
+def test_an_error_leaves_the_last_whole_state(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "m.state"
+    trainer = make(replace(OPTIONS, checkpoint_seconds=0.0))
+    steps = []
+
+    def fail(*_) -> None:
+        steps.append(path.read_bytes())
+        raise RuntimeError("out of memory")
+
+    def then(step: Progress) -> None:
+        if trainer.iteration == 2:
+            monkeypatch.setattr(trainer.phase().optimizer, "step", fail)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.run(then, path)
+    assert path.read_bytes() == steps[0]
+    again = make(trainer.options)
+    again.resume(path)
+    assert again.iteration == 2
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_does_no_harm(monkeypatch, bad: float) -> None:
+    trainer = make()
+    before, after = weights_of(trainer), []
+    phase = trainer.phase()
+    right = phase.loss
+    monkeypatch.setattr(phase, "loss", lambda *given: (bad * right(*given)[0], {"pose nll": bad}))
+    trainer._remember(trainer.step())
+    after = weights_of(trainer)
+    assert all(bool(torch.isfinite(value).all()) for value in after.values()) and trainer.figures == {}
+    assert max(float((after[name] - before[name]).abs().max()) for name in before) < 1e-5  # nothing but the decay of the weights
+
+
+def test_the_image_loss_is_added_by_its_weight() -> None:
+    plain, with_image = (make(replace(OPTIONS, image_weight=weight)).step() for weight in (0.0, 2.5))
+    assert with_image["pose nll"] == plain["pose nll"] and 0 < with_image["image off"] < 2
+    assert with_image["loss"] == pytest.approx(plain["loss"] + 2.5 * with_image["image off"], rel=1e-5)
+
+
+def test_the_image_losses_gradient_through_the_renderer() -> None:
+    """By the predicted shifts and turns, against differences: of the loss with it less that without, on one batch."""
+    trainers = [make(replace(OPTIONS, image_weight=weight)) for weight in (0.0, 100.0)]
+
+    def image_part(step: torch.Tensor | None = None) -> tuple[float, torch.Tensor]:
+        values, gradients = [], []
+        for trainer in trainers:
+            trainer.generator.manual_seed(5)
+            start = trainer.regressor.start
+            kept = start.detach().clone()
+            if step is not None:
+                start.data += step
+            start.grad = None
+            loss, _ = trainer.phase().loss(trainer.batches, lambda: None)
+            loss.backward()
+            values.append(loss.item())
+            gradients.append(start.grad.clone())
+            start.data.copy_(kept)
+        return values[1] - values[0], gradients[1] - gradients[0]
+
+    direction = torch.zeros_like(trainers[0].regressor.start)
+    direction[:, 9:11] = 1.0  # across the central ray
+    direction[:, 1] = 0.3
+    _, gradient = image_part()
+    h = 4e-3
+    numeric = (image_part(h * direction)[0] - image_part(-h * direction)[0]) / (2 * h)
+    assert abs(numeric) > 1.0
+    assert float((gradient * direction).sum()) == pytest.approx(numeric, rel=0.05)
 
 
 @pytest.mark.parametrize("minutes", [1.0, 5.0, 20.0])
@@ -349,9 +470,10 @@ def test_several_cts_share_one_regressor_about_their_centres() -> None:
     affine = volume.world_from_voxel.copy()
     affine[:3, 3] += [100.0, -50.0, 30.0]
     moved = Volume(volume.hu, affine, name="moved")
-    here, there = make(), make()
-    there.scenes = [*Trainer([moved], CAMERA, OPTIONS).scenes]
-    assert here._loss()[1]["pose nll"] == pytest.approx(there._loss()[1]["pose nll"], abs=1e-3)
+    options = replace(OPTIONS, image_weight=1.0)
+    here, there = make(options), make(options)
+    there.scenes[:] = Trainer([moved], CAMERA, OPTIONS).scenes
+    assert here.step() == pytest.approx(there.step(), abs=1e-3)
     both = Trainer([volume, moved], CAMERA, OPTIONS)
     both.run()
     assert [ct["name"] for ct in both.model().card["cts"]] == ["phantom", "moved"]
