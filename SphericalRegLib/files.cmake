@@ -32,6 +32,7 @@ set(MODULE_PYTHON_SCRIPTS
   evaluation/benchmark_scaling.py
   evaluation/benchmark_training.py
   evaluation/capture_range.py
+  evaluation/curves.py
   evaluation/demo.py
   evaluation/journal.py
   evaluation/landscape.py

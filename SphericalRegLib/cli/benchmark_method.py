@@ -1,4 +1,5 @@
-"""``sphericalreg benchmark training``, ``patients``, ``methods``, ``optimisers``, ``backbones`` and ``ablation``: what the method's parts bring."""
+"""``sphericalreg benchmark training``, ``patients``, ``methods``, ``optimisers``, ``backbones``, ``ablation`` and ``curves``: what the method's
+parts bring."""
 
 from __future__ import annotations
 
@@ -285,6 +286,20 @@ def ablation(
     where = start(device)
     with progress_bars(quiet) as bars, stopped_by_ctrl_c(bars) as progress:
         done = run_ablation(volume, camera, out, options, device=where, progress=progress)
+    _say(done.table(), done.write(out), as_json)
+
+
+@benchmark.command()
+def curves(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Models, .safetensors with their cards.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the table and the figure.")],
+    as_json: AsJson = False,
+) -> None:
+    """What training time has bought: the validations of trained models side by side, from their cards. Nothing is trained."""
+    check_output_folder(out)
+    from SphericalRegLib.evaluation.curves import training_curves
+
+    done = training_curves(models)
     _say(done.table(), done.write(out), as_json)
 
 

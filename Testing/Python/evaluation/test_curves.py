@@ -1,0 +1,56 @@
+"""Trained models side by side, from their cards alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import method_cases
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.evaluation.curves import training_curves
+from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.models.checkpoint import Model, save_model
+from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
+
+CAMERA = Camera(1020.0, (260 / 32, 260 / 32), (32, 32), (15.5, 15.5))
+
+
+def model(path: Path, minutes: float, *errors: float, **more: float) -> Path:
+    torch.manual_seed(0)
+    encoder = SphericalEncoder(EncoderConfig(method_cases.TRUNK, elements=2))
+    known = {"mtre_75_mm": 30.0, "in_plane_mm": 4.0, "cosine": 0.5, **more}
+    count = len(errors)
+    curve = [{"seconds": 60 * minutes * (i + 1) / count, "iterations": 10 * (i + 1), "mtre_mm": error, **known} for i, error in enumerate(errors)]
+    card = {"anatomy": "phantom", "seconds": 60 * minutes, "iterations": 10 * count, "curve": curve}
+    save_model(Model(encoder, None, CAMERA, card), path)
+    return path
+
+
+def test_the_last_validation_of_each_in_the_order_given(tmp_path: Path) -> None:
+    late = model(tmp_path / "ten.safetensors", 10.0, 40.0, 20.0, 9.0, regressor_mtre_mm=7.0, regressor_deg=1.5)
+    early = model(tmp_path / "two.safetensors", 2.0, 40.0, 30.0)
+    done = training_curves([late, early])
+    table = done.table()
+    rows = [dict(zip(table.columns, row)) for row in table.rows]
+    shown = [(row["model"], row["minutes"], row["steps"], row["after LM, median [mm]"]) for row in rows]
+    assert shown == [("ten", 10, 30, 9.0), ("two", 2, 20, 30.0)]
+    assert (rows[0]["regressor [deg]"], rows[0]["regressor, median [mm]"]) == (1.5, 7.0) and rows[1]["regressor [deg]"] is None
+    written = done.write(tmp_path / "out")
+    assert sorted(path.name for path in written) == ["curves.csv", "curves.md", "curves.png"]
+    assert all(path.stat().st_size > 0 for path in written)
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
+    never = model(tmp_path / "never.safetensors", 1.0)
+    with pytest.raises(InputError, match="never validated"):
+        training_curves([never])
+    (tmp_path / "other").mkdir()
+    with pytest.raises(InputError, match="two models are called m"):
+        training_curves([model(tmp_path / folder / "m.safetensors", 1.0, 5.0) for folder in (".", "other")])
+    with pytest.raises(InputError, match="does not exist"):
+        training_curves([tmp_path / "none.safetensors"])
