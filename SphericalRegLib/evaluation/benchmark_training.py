@@ -86,7 +86,7 @@ def run_training_benchmark(
     ours = Trainer([volume], camera, replace(options, regressor=None), device)
     works: dict[str, Callable[[], object]] = {ENCODER: ours.step, IMAGES: lambda: ours.batches.pairs(ours.scenes[0])}
     if options.regressor is not None:
-        works[REGRESSOR] = Trainer([volume], camera, options, device).step  # no clock runs: it stays its turn
+        works[REGRESSOR] = Trainer([volume], camera, replace(options, regressor_share=0.5), device).step  # no clock runs
     if "diffdrr" not in missing_rivals():
         works[PLAIN] = plain_step(Trainer([volume], camera, replace(options, regressor=None), device))
     seconds: dict[str, list[float]] = {name: [] for name in works}

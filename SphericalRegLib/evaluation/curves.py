@@ -50,7 +50,7 @@ class TrainingCurves:
     def write(self, out: Path) -> list[Path]:
         """curves.md, .csv and .png."""
         heading = (
-            "# Trainings\n\nThe last validation of each, from its model card: medians over X-rays that were not trained on. `regressor`: its "
+            "# Trainings\n\nThe last validation of each, from its model card, over X-rays that were not trained on. `regressor`: its "
             "likeliest pose; `after LM`: Levenberg-Marquardt on the spherical similarity from perturbed starts, with their spread as a prior. "
             "While the regressor has its turn, the similarity stays what it was."
         )

@@ -62,12 +62,14 @@ class Phase(ABC):
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.learning_rate * max(factor, 1e-3)
 
-    def shorten_gradient(self) -> None:
-        """To `GRADIENT_NORM`. One that is not finite counts as none: in the weights it would stay for good."""
-        if not bool(torch.isfinite(nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM))):
+    def shorten_gradient(self) -> bool:
+        """To `GRADIENT_NORM`. Whether it was finite: one that is not becomes zero, as in the weights it would stay for good."""
+        finite = bool(torch.isfinite(nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)))
+        if not finite:
             for parameter in self.network.parameters():
                 if parameter.grad is not None:
                     parameter.grad.zero_()
+        return finite
 
 
 class RegressorPhase(Phase):

@@ -54,7 +54,7 @@ def train(
     group: Group = ALONE,
     progress: ProgressCallback = silent,
 ) -> Model:
-    """Train, and write the model with its card to `out`; returns what was written, as `load_model` does.
+    """Train, and write the model with its card to `out`; returns what was written, as `load_model` does (in the first process).
 
     Args:
         volumes: one CT (patient-specific) or several (patient-agnostic).
@@ -110,7 +110,9 @@ def trained(
         return train(volumes, camera, options, out, about=about, base=base, resume=state_path(out).exists(), device=device, progress=progress)
     model = load_model(out, device)
     cts = [ct_identity(attenuation(volume, labels=options.labels), volume.name).to_dict() for volume in volumes]
-    if model.card.get("training") != json.loads(json.dumps(asdict(options))) or model.camera != camera or not _alike(cts, model.card.get("cts", [])):
+    # An option that came later means by default what was done before.
+    found, asked = (json.loads(json.dumps(values)) for values in ({**asdict(TrainingOptions()), **model.card.get("training", {})}, asdict(options)))
+    if found != asked or model.camera != camera or not _alike(cts, model.card.get("cts", [])):
         raise InputError(f"{out} was trained with other options or CTs: choose another folder, or delete it")
     return model
 

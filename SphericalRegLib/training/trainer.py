@@ -36,6 +36,9 @@ from .validation import Validation
 FORMAT = "sphericalreg training 2"
 """Of a state on disk."""
 
+COUNTED = ("iteration", "steps_lost", "seconds", "figures", "curve")
+"""What a trainer keeps count of, and its state with it."""
+
 
 class Trainer:
     """Owns networks, phases and random state; `run` trains until the time is over, and may be called again after a resume.
@@ -74,8 +77,10 @@ class Trainer:
         networks = [network for network in (self.encoder, self.regressor) if network is not None]
         self.networks = nn.ModuleList(networks).to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.batches = Batches(self.scenes, camera, options, self.generator, self.device)
-        self.phases = self._make_phases(base is None)
+        self.from_base = base is not None
+        self.phases = self._make_phases()
         self.iteration = 0
+        self.steps_lost = 0
         self.seconds = 0.0
         self.resumed_at = (0.0, 0.0)
         self.figures: dict[str, float] = {}
@@ -96,12 +101,12 @@ class Trainer:
             return regressor
         return PoseRegressor(self.options.regressor, self.options.poses.middle(self.camera, centre.cpu()), centre)
 
-    def _make_phases(self, from_scratch: bool) -> tuple[Phase, ...]:
+    def _make_phases(self) -> tuple[Phase, ...]:
         """In their order; a base's encoder keeps its own trunk."""
         share, regressor = self.options.regressor_share, self.regressor
         if regressor is None or not share:
             return (EncoderPhase(self.encoder, 0.0, 1.0, self.options, None),)
-        trunk = regressor.trunk if from_scratch else None
+        trunk = None if self.from_base else regressor.trunk
         return RegressorPhase(regressor, 0.0, share, self.options), EncoderPhase(self.encoder, share, 1.0, self.options, trunk)
 
     def phase(self) -> Phase:
@@ -111,7 +116,7 @@ class Trainer:
 
     def run(self, progress: ProgressCallback = silent, state_path: Path | None = None) -> Model:
         """Train for what is left of the time; the state goes to `state_path` now and then, after each validation, at the end, and
-        when the progress callback cancels."""
+        when the progress callback cancels. Anything else that ends it (an error, an interrupt) leaves the state that was saved last."""
         first = self.group.rank == 0
         if not first:  # a resumed state is the first process's; the others must not draw what it draws
             self.generator.manual_seed(_seed_of(self.options.seed, self.group.rank, self.iteration))
@@ -125,8 +130,9 @@ class Trainer:
         return self.model()
 
     def _train(self, tell: _Deferred, state_path: Path | None) -> None:
-        if self._validation_is_due():  # one that was cancelled
+        if self._validation_is_due() and self.iteration > (self.curve[-1]["iterations"] if self.curve else 0):  # one that was cancelled
             self._validate(tell)
+            self._save(state_path)
         saved = time.perf_counter()
         began = saved - self.seconds
         while self._share_done(self.seconds) < 1 and not self.stopped:
@@ -192,6 +198,8 @@ class Trainer:
         shown = [f"{name} {self.figures[name]:.2f}" for name in ("DRR off", "loss") if name in self.figures]
         if self.curve:
             shown.append(f"validation {self.curve[-1]['mtre_mm']:.1f} mm")
+        if self.steps_lost:
+            shown.append(f"{self.steps_lost} steps lost")
         message = ", ".join((f"{rate:.0f} X-rays/s", *shown))
         if options.iterations is not None:
             return Progress("training", self.iteration, options.iterations, message, cost=self.figures.get("loss"))
@@ -211,7 +219,8 @@ class Trainer:
         except Cancelled:
             self.generator.set_state(before)
             raise
-        phase.shorten_gradient()
+        if not phase.shorten_gradient():
+            self.steps_lost += 1
         self.group.average_gradients(phase.network.parameters())  # the weights stay the same everywhere
         phase.optimizer.step()
         self.iteration += 1
@@ -220,7 +229,7 @@ class Trainer:
     def _backward(self, phase: Phase, alive: Callable[[], None]) -> dict[str, float]:
         """The gradient of one step; the figures of its losses."""
         count = self.options.accumulate
-        phase.optimizer.zero_grad(set_to_none=True)
+        self.networks.zero_grad(set_to_none=True)
         figures: dict[str, float] = {}
         for _ in range(count):
             loss, of_batch = phase.loss(self.batches, alive)
@@ -237,6 +246,7 @@ class Trainer:
             "cts": [ct.to_dict() for ct in self.cts],
             "training": asdict(self.options),
             "iterations": self.iteration,
+            "steps_lost": self.steps_lost,
             "seconds": self.seconds,
             "figures": self.figures,
             "validation": self.curve[-1] if self.curve else {},
@@ -248,7 +258,7 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """What must be the same when a training goes on."""
         cts = [ct.to_dict() for ct in self.cts]
-        return json.loads(json.dumps({"options": asdict(self.options), "camera": self.camera.to_dict(), "cts": cts}))
+        return json.loads(json.dumps({"options": asdict(self.options), "camera": self.camera.to_dict(), "cts": cts, "base": self.from_base}))
 
     def save_state(self, path: Path) -> None:
         """Everything a resume needs, in one safetensors file that is complete or absent."""
@@ -257,7 +267,7 @@ class Trainer:
             for index, state in phase.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{phase.name}.{index}.{name}": value for name, value in state.items()}
         tensors["random"] = self.generator.get_state()
-        now = {"iteration": self.iteration, "seconds": self.seconds, "figures": self.figures, "curve": self.curve}
+        now = {name: getattr(self, name) for name in COUNTED}
         now |= {"began_at": {phase.name: phase.began_at for phase in self.phases}, "share": self._share_done(self.seconds)}
         header = {"format": FORMAT, **now, **self._identity()}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -273,7 +283,7 @@ class Trainer:
         except (OSError, SafetensorError, KeyError, ValueError):
             raise InputError(f"{path} is not the state of a training, or was cut short.") from None
         if header.get("format") != FORMAT:
-            raise InputError(f"The training state {path} has the format {header.get('format')!r}; this version goes on with {FORMAT!r}.")
+            raise InputError(f"The training state {path} has the format {header.get('format')!r}; this version goes on with {FORMAT!r}: delete it.")
         different = _differences(self._identity(), header)
         if different:
             raise InputError(f"The training state {path} was made with another {', '.join(different)}; start anew or give the same options.")
@@ -283,7 +293,8 @@ class Trainer:
             phase.began_at = header["began_at"][phase.name]
             phase.optimizer.load_state_dict({"state": _moments(tensors, phase.name), "param_groups": phase.optimizer.state_dict()["param_groups"]})
         self.generator.set_state(tensors["random"])
-        self.iteration, self.seconds, self.figures, self.curve = (header[name] for name in ("iteration", "seconds", "figures", "curve"))
+        for name in COUNTED:
+            setattr(self, name, header[name])
         self.resumed_at = (header["share"], header["seconds"])
 
 
@@ -300,7 +311,7 @@ def _moments(tensors: dict[str, Tensor], phase: str) -> dict[int, dict[str, Tens
 def _differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """Which options, or what else, differ between two trainings; how long they take does not count."""
     names = [name for name, value in expected["options"].items() if found.get("options", {}).get(name) != value and name != "minutes"]
-    return names + [name for name in ("camera", "cts") if found.get(name) != expected[name]]
+    return names + [name for name in ("camera", "cts", "base") if found.get(name) != expected[name]]
 
 
 class _Deferred:

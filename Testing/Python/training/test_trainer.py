@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from SphericalRegLib.training.losses import GRADIENT_MATCHING, LossWeights
 from SphericalRegLib.training.options import TrainingOptions
 from SphericalRegLib.training.poses import Perturbation
 from SphericalRegLib.training.scene import continued
-from SphericalRegLib.training.session import About, train
+from SphericalRegLib.training.session import About, train, trained
 from SphericalRegLib.training.trainer import Trainer
 from SphericalRegLib.training.validation import Validation, ValidationOptions, bone_points
 
@@ -321,6 +322,35 @@ def test_nothing_ends_while_a_bases_regressor_has_its_turn(monkeypatch) -> None:
     assert trainer.iteration == 9 and "did not fall" in trainer.stopped
 
 
+def test_a_validation_is_made_once_where_steps_are_fewer_than_validations(tmp_path: Path) -> None:
+    options = replace(OPTIONS, iterations=3, validation=replace(WATCHED, times=10))
+    trainer = make(options)
+    trainer.run(silent, tmp_path / "m.state")
+    again = make(options)
+    again.resume(tmp_path / "m.state")
+    again.run()
+    assert [point["iterations"] for point in again.curve] == [1, 2, 3]
+
+
+def test_a_training_from_a_base_goes_on_from_one(tmp_path: Path) -> None:
+    trainer = make(base=make().model())
+    trainer.step()
+    trainer.save_state(tmp_path / "m.state")
+    with pytest.raises(InputError, match="another base"):
+        make().resume(tmp_path / "m.state")
+
+
+def test_a_model_of_before_an_option_is_one_with_its_default(tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    train([phantom.volume()], CAMERA, OPTIONS, out)
+    card = json.loads((tmp_path / "m.json").read_text())
+    del card["card"]["training"]["image_weight"]
+    (tmp_path / "m.json").write_text(json.dumps(card))
+    assert trained([phantom.volume()], CAMERA, OPTIONS, out).card["iterations"] == 6
+    with pytest.raises(InputError, match="other options"):
+        trained([phantom.volume()], CAMERA, replace(OPTIONS, image_weight=1.0), out)
+
+
 @pytest.mark.parametrize("at", [3, 6])
 def test_a_validation_that_was_cancelled_is_made_up_for(tmp_path: Path, at: int) -> None:
     options = replace(OPTIONS, validation=WATCHED)
@@ -338,6 +368,7 @@ def test_a_validation_that_was_cancelled_is_made_up_for(tmp_path: Path, at: int)
     second.resume(tmp_path / "m.state")
     assert (second.iteration, len(second.curve)) == (at, at // 3 - 1)
     second.run()
+    second.run()  # nothing is left to do
     assert [{**p, "seconds": 0} for p in second.curve] == [{**p, "seconds": 0} for p in whole.curve]
     assert_same(weights_of(second), weights_of(whole))
 
@@ -365,15 +396,18 @@ def test_an_error_leaves_the_last_whole_state(tmp_path: Path, monkeypatch) -> No
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_does_no_harm(monkeypatch, bad: float) -> None:
-    trainer = make()
-    before, after = weights_of(trainer), []
+    trainer = make(replace(OPTIONS, warm_up=0.0))  # full steps from the first
+    before = weights_of(trainer)
     phase = trainer.phase()
     right = phase.loss
     monkeypatch.setattr(phase, "loss", lambda *given: (bad * right(*given)[0], {"pose nll": bad}))
     trainer._remember(trainer.step())
     after = weights_of(trainer)
     assert all(bool(torch.isfinite(value).all()) for value in after.values()) and trainer.figures == {}
-    assert max(float((after[name] - before[name]).abs().max()) for name in before) < 1e-5  # nothing but the decay of the weights
+    kept = 1 - OPTIONS.learning_rate * OPTIONS.weight_decay  # nothing but the decay of the weights
+    for name, parameter in trainer.regressor.named_parameters():
+        assert torch.allclose(parameter, kept * before[f"regressor.{name}"], rtol=1e-6, atol=0)
+    assert trainer.steps_lost == trainer.model().card["steps_lost"] == 1 and "1 steps lost" in trainer._report().message
 
 
 def test_the_image_loss_is_added_by_its_weight() -> None:
