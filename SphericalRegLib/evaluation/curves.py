@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,12 +52,24 @@ class TrainingCurves:
         heading = (
             "# Trainings\n\nThe last validation of each, from its model card, over X-rays that were not trained on. `regressor`: its "
             "likeliest pose; `after LM`: Levenberg-Marquardt on the spherical similarity from perturbed starts, with their spread as a prior. "
-            "While the regressor has its turn, the similarity stays what it was."
+            "The figure leaves out where a network has not its turn."
         )
-        curves = [Training(name, model.card["curve"]) for name, model in self.models.items()]
+        curves = [Training(name, changing(model.card["curve"])) for name, model in self.models.items()]
         known = {key for curve in curves for point in curve.curve for key in point}
         figure = training_figure(curves, {key: title for key, title in QUANTITIES.items() if key in known})
         return [*self.table().write(out / "curves", heading=heading), write_figure(figure, out / "curves.png")]
+
+
+def changing(curve: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """A curve without the figures of a network that is not at work: each begins at the last point before it changes, and repeats nothing after."""
+    points = [dict(point) for point in curve]
+    for key in QUANTITIES:
+        values = [point.get(key) for point in points]
+        begin = next((i for i, value in enumerate(values[1:]) if value != values[0]), len(values) - 1)
+        for i in range(len(values)):
+            if i < begin or (i > begin and values[i] == values[i - 1]):
+                points[i].pop(key, None)
+    return points
 
 
 def training_curves(paths: Sequence[Path]) -> TrainingCurves:

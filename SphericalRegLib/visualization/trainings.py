@@ -15,6 +15,9 @@ from .figures import PAPER, Theme, dress, new_figure
 
 STYLES = ("-", "--", "-.", ":")
 
+LONG = 4.0
+"""Trainings whose lengths differ by a larger factor are drawn over the logarithm of time."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -50,7 +53,7 @@ def training_figure(trainings: Sequence[Training], quantities: Mapping[str, str]
             minutes, errors = [point["seconds"] / 60 for point in points], [point[key] for point in points]
             axes.plot(minutes, errors, color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=2.6, label=training.name)
         _log_mm(axes)
-        axes.set_xlim(left=0)
+        _minutes(axes, trainings)
     if criterion_mm is not None:
         panels[0].axhline(criterion_mm, color=theme.truth, linewidth=1.0, alpha=0.7)
         _against(panels[-1], trainings, next(iter(quantities)), criterion_mm, theme)
@@ -59,6 +62,18 @@ def training_figure(trainings: Sequence[Training], quantities: Mapping[str, str]
     for text in legend.get_texts():
         text.set_color(theme.ink)
     return figure
+
+
+def _minutes(axes: Axes, trainings: Sequence[Training]) -> None:
+    """A linear axis from zero; a logarithmic one where trainings of minutes stand beside trainings of hours."""
+    lengths = [training.curve[-1]["seconds"] / 60 for training in trainings]
+    if max(lengths) <= LONG * min(lengths):
+        axes.set_xlim(left=0)
+        return
+    axes.set_xscale("log")
+    axes.set_xticks(_ticks(*axes.get_xlim()))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
 
 
 def _against(axes: Axes, trainings: Sequence[Training], key: str, criterion_mm: float, theme: Theme) -> None:
@@ -94,11 +109,14 @@ def _log_mm(axes: Axes) -> None:
     if high < 10 * low:
         middle = np.sqrt(low * high)
         axes.set_ylim(middle / np.sqrt(10), middle * np.sqrt(10))
-    low, high = axes.get_ylim()
-    ticks = [m * 10.0**e for e in range(-3, 5) for m in (1, 2, 5)]
-    axes.set_yticks([tick for tick in ticks if low <= tick <= high])
+    axes.set_yticks(_ticks(*axes.get_ylim()))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Plain numbers of a logarithmic axis: 1, 2, 5, 10, ..."""
+    return [tick for tick in (m * 10.0**e for e in range(-3, 5) for m in (1, 2, 5)) if low <= tick <= high]
 
 
 def _look(number: int, theme: Theme) -> tuple[str, str]:

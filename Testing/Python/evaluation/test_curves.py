@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import method_cases
 
 from SphericalRegLib.errors import InputError
-from SphericalRegLib.evaluation.curves import training_curves
+from SphericalRegLib.evaluation.curves import changing, training_curves
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.models.checkpoint import Model, save_model
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
@@ -43,6 +43,16 @@ def test_the_last_validation_of_each_in_the_order_given(tmp_path: Path) -> None:
     written = done.write(tmp_path / "out")
     assert sorted(path.name for path in written) == ["curves.csv", "curves.md", "curves.png"]
     assert all(path.stat().st_size > 0 for path in written)
+
+
+def test_a_network_that_is_not_at_work_is_not_drawn() -> None:
+    mtre, regressor = [48.0, 48.0, 20.0, 10.0], [20.0, 9.0, 9.0, 9.0]
+    curve = [{"seconds": 60.0 * i, "mtre_mm": a, "regressor_mtre_mm": b} for i, (a, b) in enumerate(zip(mtre, regressor))]
+    drawn = changing(curve)
+    assert [point.get("mtre_mm") for point in drawn] == [None, 48.0, 20.0, 10.0]
+    assert [point.get("regressor_mtre_mm") for point in drawn] == [20.0, 9.0, None, None]
+    assert all("in_plane_mm" not in point for point in drawn) and curve[0]["mtre_mm"] == 48.0
+    assert changing(curve[:1]) == curve[:1] and changing([]) == []
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
