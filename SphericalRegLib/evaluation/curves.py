@@ -13,11 +13,7 @@ from SphericalRegLib.visualization.trainings import Training, training_figure
 
 from .tables import Table, Value
 
-QUANTITIES = {
-    "regressor_mtre_mm": "regressor alone, median",
-    "mtre_mm": "after spherical LM, median",
-    "in_plane_mm": "the part of it in-plane",
-}
+QUANTITIES = ("regressor_mtre_mm", "mtre_mm", "in_plane_mm")
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class TrainingCurves:
         )
         curves = [Training(name, changing(model.card["curve"])) for name, model in self.models.items()]
         known = {key for curve in curves for point in curve.curve for key in point}
-        figure = training_figure(curves, {key: title for key, title in QUANTITIES.items() if key in known})
+        figure = training_figure(curves, [key for key in QUANTITIES if key in known])
         return [*self.table().write(out / "curves", heading=heading), write_figure(figure, out / "curves.png")]
 
 

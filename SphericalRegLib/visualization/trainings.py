@@ -15,6 +15,13 @@ from .figures import PAPER, Theme, dress, new_figure
 
 STYLES = ("-", "--", "-.", ":")
 
+TITLES = {
+    "mtre_mm": "after spherical LM, median",
+    "regressor_mtre_mm": "regressor alone, median",
+    "in_plane_mm": "after spherical LM, in-plane, median",
+}
+"""Of the figures of a curve that can be drawn."""
+
 LONG = 4.0
 """Trainings whose lengths differ by a larger factor are drawn over the logarithm of time."""
 
@@ -28,12 +35,12 @@ class Training:
     reached: float | None = None
 
 
-def training_figure(trainings: Sequence[Training], quantities: Mapping[str, str], criterion_mm: float | None = None, theme: Theme = PAPER) -> Figure:
-    """A panel for each quantity (key of the curve -> title) over minutes, and one with the time to the criterion against the last error.
+def training_figure(trainings: Sequence[Training], quantities: Sequence[str], criterion_mm: float | None = None, theme: Theme = PAPER) -> Figure:
+    """A panel for each quantity over minutes, and one with the time to the criterion against the last error.
 
     Args:
         trainings: one or more, each with a curve.
-        quantities: what is drawn; the first is what the criterion is about.
+        quantities: what is drawn, keys of `TITLES` and of the curves; the first is what the criterion is about.
         criterion_mm: drawn as a line; without it there is no last panel.
         theme: colours.
 
@@ -45,8 +52,8 @@ def training_figure(trainings: Sequence[Training], quantities: Mapping[str, str]
     count = len(quantities) + (criterion_mm is not None)
     figure = new_figure(4.1 * count, 3.9, theme)
     panels = figure.subplots(1, count, squeeze=False)[0]
-    for axes, (key, title) in zip(panels, quantities.items()):
-        dress(axes, theme, title, "minutes of training", "mm")
+    for axes, key in zip(panels, quantities):
+        dress(axes, theme, TITLES[key], "minutes of training", "mm")
         for number, training in enumerate(trainings):
             points = [point for point in training.curve if key in point]
             colour, style = _look(number, theme)
@@ -56,7 +63,7 @@ def training_figure(trainings: Sequence[Training], quantities: Mapping[str, str]
         _minutes(axes, trainings)
     if criterion_mm is not None:
         panels[0].axhline(criterion_mm, color=theme.truth, linewidth=1.0, alpha=0.7)
-        _against(panels[-1], trainings, next(iter(quantities)), criterion_mm, theme)
+        _against(panels[-1], trainings, quantities[0], criterion_mm, theme)
     handles, labels = panels[0].get_legend_handles_labels()
     legend = figure.legend(handles, labels, loc="outside upper center", ncols=min(6, len(trainings)), frameon=False, fontsize=8)
     for text in legend.get_texts():

@@ -132,7 +132,7 @@ def test_refusals() -> None:
         AblationOptions(("everything",))
     with pytest.raises(InputError, match="at least one"):
         AblationOptions(cases=0)
-    for figure in (lambda: training_figure([], {}), lambda: training_figure([Training("a", [])], {"mtre_mm": "x"}), lambda: error_figure({})):
+    for figure in (lambda: training_figure([], []), lambda: training_figure([Training("a", [])], ["mtre_mm"]), lambda: error_figure({})):
         with pytest.raises(InputError):
             figure()
 
@@ -141,6 +141,6 @@ def test_time_to_a_criterion_and_figures() -> None:
     curve = [{"seconds": 60.0, "mtre_mm": 9.0}, {"seconds": 120.0, "mtre_mm": 4.0}, {"seconds": 180.0, "mtre_mm": 6.0}]
     assert minutes_to(curve, "mtre_mm", 5.0) == 2.0 and minutes_to(curve, "mtre_mm", 1.0) is None and minutes_to(curve, "other", 1.0) is None
     trainings = [Training("a", curve, 2.0), Training("b", curve, None)]
-    assert len(training_figure(trainings, {"mtre_mm": "error"}, 5.0).axes) == 2
-    assert len(training_figure(trainings, {"mtre_mm": "error"}).axes) == 1
+    assert len(training_figure(trainings, ["mtre_mm"], 5.0).axes) == 2
+    assert len(training_figure(trainings, ["mtre_mm"]).axes) == 1
     assert len(error_figure({"x": {"a": [1.0, np.inf], "b": [0.5]}, "y": {"a": [2.0]}}).axes) == 2

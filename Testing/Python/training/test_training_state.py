@@ -1,0 +1,195 @@
+"""A training goes on where it was, whatever ended it, and leaves a model or a whole state."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "registration"))
+import registration_phantom as phantom
+from safetensors.torch import save_file
+from trainer_phantom import CAMERA, OPTIONS, WATCHED, assert_same, make, weights_of
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.imaging.volume import Volume
+from SphericalRegLib.models.checkpoint import load_model
+from SphericalRegLib.progress import Cancelled, Progress, silent
+from SphericalRegLib.training.files import check_target, how_far, state_path
+from SphericalRegLib.training.losses import LossWeights
+from SphericalRegLib.training.session import About, train, trained
+from SphericalRegLib.training.trainer import Trainer
+
+
+def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    options = replace(OPTIONS, validation=WATCHED)
+    whole = make(options)
+    whole.run()
+
+    def stop(step: Progress) -> None:
+        if step.stage == "training" and step.done == 4:
+            raise Cancelled
+
+    first = make(options)
+    with pytest.raises(Cancelled):
+        first.run(stop, tmp_path / "m.state")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.state"]
+    told = how_far(tmp_path / "m.safetensors")
+    assert told is not None and not told.finished and told.share == pytest.approx(4 / 6) and list(told.curve) == first.curve
+    second = make(replace(options, minutes=99.0))
+    second.resume(tmp_path / "m.state")
+    assert second.iteration == 4 and len(second.curve) == 1
+    second.run()
+    assert_same(weights_of(second), weights_of(whole))
+    assert [{**p, "seconds": 0} for p in second.curve] == [{**p, "seconds": 0} for p in whole.curve]
+    assert second.figures == pytest.approx(whole.figures)
+
+
+def test_a_state_belongs_to_its_training(tmp_path: Path) -> None:
+    path = tmp_path / "m.state"
+    trainer = make(replace(OPTIONS, iterations=1))
+    trainer.run(silent, path)
+    for options, word in ((replace(OPTIONS, iterations=1, seed=3), "seed"), (replace(OPTIONS, iterations=1, loss=LossWeights(pairs=1.0)), "loss")):
+        with pytest.raises(InputError, match=f"another {word}"):
+            make(options).resume(path)
+    volume = phantom.volume()
+    other = Volume(np.where(volume.hu > 500, 40, volume.hu).astype(np.float32), volume.world_from_voxel, name="other")
+    with pytest.raises(InputError, match="another cts"):
+        Trainer([other], CAMERA, replace(OPTIONS, iterations=1)).resume(path)
+    with pytest.raises(InputError, match="another camera"):
+        Trainer([volume], replace(CAMERA, sdd_mm=900.0), replace(OPTIONS, iterations=1)).resume(path)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(InputError, match="not the state"):
+        make(replace(OPTIONS, iterations=1)).resume(path)
+    save_file({"random": torch.zeros(1)}, path, metadata={"state": "{}"})
+    with pytest.raises(InputError, match="format None"):
+        make(replace(OPTIONS, iterations=1)).resume(path)
+
+
+def test_session_writes_a_model_and_forgets_the_state(tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    seen: list[Progress] = []
+    about = About("phantom", "make m", "")
+    model = train([phantom.volume()], CAMERA, replace(OPTIONS, validation=WATCHED), out, about=about, progress=seen.append)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.json", "m.safetensors"]
+    loaded = load_model(out)
+    assert_same(weights_of(loaded), weights_of(model))
+    assert model.identity == loaded.identity and not model.encoder.training and not any(p.requires_grad for p in model.encoder.parameters())
+    card = loaded.card
+    assert card["anatomy"] == "phantom" and card["command"] == "make m" and card["stopped"] == "at its end"
+    assert len(card["curve"]) == 2 and card["validation"] == card["curve"][-1]
+    told = how_far(out)
+    assert told is not None and told.finished and told.share == 1 and list(told.curve) == card["curve"]
+    errors = {"start_mm", "mtre_mm", "mtre_75_mm", "below_2_mm", "start_in_plane_mm", "in_plane_mm", "in_plane_75_mm"}
+    assert {"cosine", "regressor_deg", "regressor_mm"} | errors <= set(card["validation"])
+    counted = [step.done for step in seen if step.stage == "training"]
+    assert counted == sorted(counted) and set(counted) == set(range(7))  # several times within a step, for a cancel
+    assert "X-rays/s" in seen[0].message and any("validation" in step.message for step in seen)
+    assert any(step.stage == "validation" for step in seen)
+
+
+def test_targets_are_checked(tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    with pytest.raises(InputError, match="no unfinished"):
+        check_target(out, True)
+    assert how_far(out) is None
+    state_path(out).write_text("x")
+    assert how_far(out) is None
+    with pytest.raises(InputError, match="unfinished"):
+        check_target(out, False)
+    with pytest.raises(InputError, match="safetensors"):
+        check_target(tmp_path / "m.pt", False)
+    lengths = ({"minutes": 0}, {"iterations": 0}, {"batch": 0}, {"accumulate": 0})
+    for changes in (*lengths, {"precision": "float16"}, {"regressor_share": 1.0}, {"image_weight": -1.0}):
+        with pytest.raises(InputError):
+            replace(OPTIONS, **changes)
+    with pytest.raises(InputError, match="pixels"):
+        Trainer([phantom.volume()], replace(CAMERA, size_px=(40, 40)), OPTIONS)
+
+
+def test_a_validation_is_made_once_where_steps_are_fewer_than_validations(tmp_path: Path) -> None:
+    options = replace(OPTIONS, iterations=3, validation=replace(WATCHED, times=10))
+    trainer = make(options)
+    trainer.run(silent, tmp_path / "m.state")
+    again = make(options)
+    again.resume(tmp_path / "m.state")
+    again.run()
+    assert [point["iterations"] for point in again.curve] == [1, 2, 3]
+
+
+def test_a_training_from_a_base_goes_on_from_one(tmp_path: Path) -> None:
+    trainer = make(base=make().model())
+    trainer.step()
+    trainer.save_state(tmp_path / "m.state")
+    with pytest.raises(InputError, match="another base"):
+        make().resume(tmp_path / "m.state")
+
+
+def test_a_model_of_before_an_option_is_one_with_its_default(tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    train([phantom.volume()], CAMERA, OPTIONS, out)
+    card = json.loads((tmp_path / "m.json").read_text())
+    del card["card"]["training"]["image_weight"]
+    (tmp_path / "m.json").write_text(json.dumps(card))
+    assert trained([phantom.volume()], CAMERA, OPTIONS, out).card["iterations"] == 6
+    with pytest.raises(InputError, match="other options"):
+        trained([phantom.volume()], CAMERA, replace(OPTIONS, image_weight=1.0), out)
+
+
+@pytest.mark.parametrize("at", [3, 6])
+def test_a_validation_that_was_cancelled_is_made_up_for(tmp_path: Path, at: int) -> None:
+    options = replace(OPTIONS, validation=WATCHED)
+    whole = make(options)
+    whole.run()
+
+    def stop(step: Progress) -> None:
+        if step.stage == "validation" and first.iteration == at:
+            raise Cancelled
+
+    first = make(options)
+    with pytest.raises(Cancelled):
+        first.run(stop, tmp_path / "m.state")
+    second = make(options)
+    second.resume(tmp_path / "m.state")
+    assert (second.iteration, len(second.curve)) == (at, at // 3 - 1)
+    second.run()
+    second.run()  # nothing is left to do
+    assert [{**p, "seconds": 0} for p in second.curve] == [{**p, "seconds": 0} for p in whole.curve]
+    assert_same(weights_of(second), weights_of(whole))
+
+
+def test_an_error_leaves_the_last_whole_state(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "m.state"
+    trainer = make(replace(OPTIONS, checkpoint_seconds=0.0))
+    steps = []
+
+    def fail(*_) -> None:
+        steps.append(path.read_bytes())
+        raise RuntimeError("out of memory")
+
+    def then(step: Progress) -> None:
+        if trainer.iteration == 2:
+            monkeypatch.setattr(trainer.phase().optimizer, "step", fail)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.run(then, path)
+    assert path.read_bytes() == steps[0]
+    again = make(trainer.options)
+    again.resume(path)
+    assert again.iteration == 2
+
+
+@pytest.mark.parametrize("minutes", [1.0, 5.0, 20.0])
+def test_other_minutes_change_the_pace_of_what_is_left(minutes: float) -> None:
+    trainer = make(replace(OPTIONS, iterations=None, minutes=minutes))
+    trainer.resumed_at = (0.6, 240.0)
+    assert trainer._share_done(240.0) == (0.6 if minutes > 4 else 1.0)
+    assert trainer._share_done(60 * minutes) == pytest.approx(1.0)
+    if minutes > 4:
+        assert trainer._share_done((240 + 60 * minutes) / 2) == pytest.approx(0.8)
