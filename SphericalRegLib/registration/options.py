@@ -145,7 +145,8 @@ class RegistrationOptions:
             at once.
         scored_by: similarity whose score a result has, on the last stage's images: comparable whatever that stage optimises.
         stuck_below: the stages have stuck where the score on the finest images is below this share of that on the coarser ones before (which needs
-            two stages, one of them by `scored_by`): what looks right from afar only is no minimum of both. The better pose is kept.
+            two stages, one of them by `scored_by`): what looks right from afar only is no minimum of both. They have as well where the last one has
+            used up its iterations, whatever this says. The better pose is kept.
         doubtful_score: score of the result below which `second_start` is tried, and the better result kept.
         learned: what a model does before the stages, where one is given.
         attenuation: from Hounsfield units to attenuation.

@@ -28,7 +28,7 @@ from ..imaging.radiograph import Radiograph
 from ..imaging.volume import Volume
 from ..optimization.covariance import result_covariance
 from ..optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
-from ..optimization.result import OptimizationResult
+from ..optimization.result import OptimizationResult, Status
 from ..progress import Progress, ProgressCallback, silent
 from ..similarity.named import similarity
 from .options import DEPTHS_MM, MultiStart, RegistrationOptions, Stage
@@ -215,17 +215,22 @@ class _Run:
 
     def _looked_closer(self, attempt: _Attempt, closer: MultiStart | None) -> _Attempt:
         """The attempt; where it has stuck, a further one from a search about its end, and so on while they get better."""
-        if closer is None or not attempt.score < self.options.stuck_below * attempt.coarser_score:
+        if closer is None or (sign := self._sign_of_stuck(attempt)) is None:
             return attempt
-        attempt = attempt.noting(
-            f"The stages had stuck (a score of {attempt.score:.2f} on the finest images, of {attempt.coarser_score:.2f} on coarser ones): "
-            "a closer search began them again."
-        )
+        attempt = attempt.noting(f"The stages had stuck ({sign}): a closer search began them again.")
         before = -math.inf
         while attempt.score > before + WORTH_ANOTHER:
             end, before = attempt.pose, attempt.score
             attempt = self._or_better(attempt, partial(self._attempt, end, closer, end[:0]))
         return attempt
+
+    def _sign_of_stuck(self, attempt: _Attempt) -> str | None:
+        """What says that the stages have not arrived: a similarity that only coarse images have, or a search that still went on when it was ended."""
+        if attempt.score < self.options.stuck_below * attempt.coarser_score:
+            return f"a score of {attempt.score:.2f} on the finest images, of {attempt.coarser_score:.2f} on coarser ones"
+        if attempt.found.status[0] is Status.MAX_ITERATIONS:
+            return "the last one used up its iterations"
+        return None
 
     def _or_better(self, attempt: _Attempt, another: Callable[[], _Attempt]) -> _Attempt:
         """That of the better score, judged on the same pixels, with the records and notes of both. Another that cannot be made takes nothing away."""
