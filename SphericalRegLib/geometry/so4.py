@@ -18,6 +18,7 @@ from SphericalRegLib.geometry.quaternions import (
     quaternion_exp,
     quaternion_from_matrix,
     quaternion_log,
+    quaternion_log_jacobian,
     quaternion_multiply,
 )
 
@@ -33,6 +34,7 @@ __all__ = [
     "so4_from_se3",
     "so4_matrix",
     "so4_residual",
+    "so4_residual_and_tangent",
 ]
 
 
@@ -42,10 +44,18 @@ def so4_residual(p1: Tensor, q1: Tensor, p2: Tensor, q2: Tensor) -> Tensor:
     The squared norm is ||log||_F^2 / 4. The four quaternions (..., 4) broadcast; their scale does not matter. The residual jumps at the cut locus
     alone (theta_p + theta_q = pi: half a turn of one of the two planes).
     """
-    p = quaternion_multiply(quaternion_conjugate(p1), p2)
-    q = quaternion_multiply(quaternion_conjugate(q1), q2)
-    sign = torch.where(_half_angle(p) + _half_angle(q) > math.pi, -1.0, 1.0).to(p.dtype)
+    p, q, sign = _relative(p1, q1, p2, q2)
     return torch.cat((quaternion_log(sign * p), quaternion_log(sign * q)), dim=-1)
+
+
+def so4_residual_and_tangent(
+    p1: Tensor, q1: Tensor, p2: Tensor, q2: Tensor, p2_tangent: Tensor, q2_tangent: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`so4_residual` (..., 6), and its derivative (..., 6, M) along M tangents (..., 4, M) of p2 and of q2."""
+    p, q, sign = _relative(p1, q1, p2, q2)
+    along_p = quaternion_log_jacobian(sign * p) @ (sign[..., None] * _left_matrix(quaternion_conjugate(p1))) @ p2_tangent
+    along_q = quaternion_log_jacobian(sign * q) @ (sign[..., None] * _left_matrix(quaternion_conjugate(q1))) @ q2_tangent
+    return torch.cat((quaternion_log(sign * p), quaternion_log(sign * q)), dim=-1), torch.cat((along_p, along_q), dim=-2)
 
 
 def so4_distance(p1: Tensor, q1: Tensor, p2: Tensor, q2: Tensor) -> Tensor:
@@ -89,6 +99,18 @@ def safe_norm(vector: Tensor) -> Tensor:
     square = (vector * vector).sum(-1)
     zero = square == 0
     return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
+
+
+def _relative(p1: Tensor, q1: Tensor, p2: Tensor, q2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The rotation conj(1) 2, and the joint sign (..., 1) that makes its logarithms shortest."""
+    p = quaternion_multiply(quaternion_conjugate(p1), p2)
+    q = quaternion_multiply(quaternion_conjugate(q1), q2)
+    return p, q, torch.where(_half_angle(p) + _half_angle(q) > math.pi, -1.0, 1.0).to(p.dtype)
+
+
+def _left_matrix(q: Tensor) -> Tensor:
+    """(..., 4, 4): its product with a quaternion as a column is q times that."""
+    return quaternion_multiply(q[..., None, :], torch.eye(4, dtype=q.dtype, device=q.device)).transpose(-1, -2)
 
 
 def _half_angle(q: Tensor) -> Tensor:

@@ -40,18 +40,21 @@ class ViewTerm:
             return None
         return self.projector.validity(camera_from_world)
 
-    def residual_and_jacobian(self, camera1_from_world: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """r (B, N) and J (B, N, 6), over pixels `valid` (B, H, W).
+    def over_valid(self, camera1_from_world: Tensor) -> Similarity:
+        """The similarity of the images at B poses (B, 4, 4), over the pixels that are valid there."""
+        valid = self.valid(self.pose(camera1_from_world))
+        return self.similarity if valid is None else self.similarity.over(valid)
+
+    def residual_and_jacobian(self, camera1_from_world: Tensor, similarity: Similarity) -> tuple[Tensor, Tensor]:
+        """r (B, N) and J (B, N, 6) by the similarity of these B images.
 
         A step on the right turns and shifts the CT alike in every camera, so J needs no change of frame.
         """
-        image, jacobian = self.projector.project_with_jacobian(self.pose(camera1_from_world))
-        return self.similarity.residual_and_jacobian(image, jacobian, valid)
+        return similarity.residual_and_jacobian(*self.projector.project_with_jacobian(self.pose(camera1_from_world)))
 
     def score(self, camera1_from_world: Tensor) -> Tensor:
         """(B,), higher is better."""
-        pose = self.pose(camera1_from_world)
-        return self.similarity.score(self.projector.project(pose), self.valid(pose))
+        return self.over_valid(camera1_from_world).score(self.projector.project(self.pose(camera1_from_world)))
 
 
 @dataclass(frozen=True)
@@ -62,17 +65,16 @@ class MultiViewProblem:
 
     Attributes:
         terms: one per view.
-        held: per view, the pixels (E, H, W) that are valid for each of the E elements that are optimised, held where they were at the start: the
-            cost is then one smooth function, and nothing is rendered twice. None: found anew at each pose.
+        held: per view, the similarity of the E elements that are optimised, over the pixels that were valid at their starts: the cost is then one
+            smooth function, and nothing is rendered twice. None: found anew at each pose.
     """
 
     terms: Sequence[ViewTerm]
-    held: tuple[Tensor | None, ...] | None = None
+    held: tuple[Similarity, ...] | None = None
 
     def holding_valid_at(self, poses: Tensor) -> MultiViewProblem:
         """The problem of E elements that start at poses (E, 4, 4)."""
-        chunks = [[term.valid(term.pose(chunk)) for chunk in self._chunks(poses)] for term in self.terms]
-        return replace(self, held=tuple(None if parts[0] is None else torch.cat(parts) for parts in chunks))  # type: ignore[arg-type]
+        return replace(self, held=tuple(term.over_valid(poses) for term in self.terms))
 
     @property
     def centre(self) -> Tensor:
@@ -86,18 +88,15 @@ class MultiViewProblem:
         """The views' mean score (B,)."""
         return torch.cat([torch.stack([term.score(chunk) for term in self.terms]).mean(0) for chunk in self._chunks(poses)])
 
-    def _valid(self, view: int, poses: Tensor, index: Tensor) -> Tensor | None:
-        if self.held is None:
-            return self.terms[view].valid(self.terms[view].pose(poses))
-        held = self.held[view]
-        return None if held is None else held[index]
+    def _similarity(self, view: int, poses: Tensor, index: Tensor) -> Similarity:
+        return self.terms[view].over_valid(poses) if self.held is None else self.held[view].of(index)
 
     def _stacked(self, poses: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         if len(self.terms) == 1:
-            return self.terms[0].residual_and_jacobian(poses, self._valid(0, poses, index))
+            return self.terms[0].residual_and_jacobian(poses, self._similarity(0, poses, index))
         residuals, jacobians = [], []
         for view, term in enumerate(self.terms):
-            residual, jacobian = term.residual_and_jacobian(poses, self._valid(view, poses, index))
+            residual, jacobian = term.residual_and_jacobian(poses, self._similarity(view, poses, index))
             scale = math.sqrt(_pixels(self.terms[0]) / _pixels(term))
             residuals.append(scale * residual)
             jacobians.append(scale * jacobian)

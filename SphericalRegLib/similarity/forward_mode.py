@@ -1,4 +1,4 @@
-"""A residual and its pose Jacobian, by forward-mode differentiation along the columns of the image Jacobian."""
+"""A function of images and its pose Jacobian, by forward-mode differentiation along the columns of the image Jacobian."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 
-def along_columns(residual: Callable[[Tensor], Tensor], moving: Tensor, moving_jacobian: Tensor) -> tuple[Tensor, Tensor]:
-    """r (B, N) = residual(moving (B, H, W)) and J (B, N, 6) of the image Jacobian (B, H, W, 6), all six columns at once.
+def along_columns(function: Callable[[Tensor], Tensor], moving: Tensor, moving_jacobian: Tensor) -> tuple[Tensor, Tensor]:
+    """f(moving) and its derivative (*, 6) along the six columns of the Jacobian (B, H, W, 6) of moving images (B, H, W), all at once.
 
     Autograd, where it is on, goes through both.
     """
     _load_quietly()
 
     def along(tangent: Tensor) -> tuple[Tensor, Tensor]:
-        value, column = torch.func.jvp(residual, (moving,), (tangent,))  # type: ignore[misc]  # no third value without has_aux
+        value, column = torch.func.jvp(function, (moving,), (tangent,))  # type: ignore[misc]  # no third value without has_aux
         return value, column
 
     values, columns = torch.func.vmap(along, out_dims=(None, 0))(moving_jacobian.movedim(-1, 0))  # type: ignore[arg-type]  # None: not batched

@@ -38,17 +38,18 @@ class GradientNCC(GlobalNCC):
         if not bool((erode(self._mask, self._radius) > 0).any()):
             raise InputError(f"The mask is narrower than the gradient filter ({2 * self._radius + 1} pixels); use a larger mask or a smaller sigma.")
 
-    def _features(self, image: Tensor, weight: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _feature_weight(self, weight: Tensor) -> Tensor:
+        return erode(weight, self._radius)
+
+    def _features(self, image: Tensor, image_weight: Tensor, weight: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor | None]:
         # Standardised first, so that a flat image is exactly zero: the derivative filters would leave rounding, and correlate it.
-        image, tangent = standardize(image, weight, tangent)
-        weight = erode(weight, self._radius)
+        image, tangent = standardize(image, image_weight, tangent)
         gradient = self._gradient(image)
         gradient_tangent = None if tangent is None else self._gradient(tangent)
         if self._window is None:
-            return gradient, weight, gradient_tangent
+            return gradient, gradient_tangent
         gradient, gradient_tangent = standardize(gradient, weight, gradient_tangent)
-        gradient, gradient_tangent = standardize_locally(gradient, weight, self._window, self._floor, gradient_tangent)
-        return gradient, weight, gradient_tangent
+        return standardize_locally(gradient, weight, self._window, self._floor, gradient_tangent)
 
     def _gradient(self, images: Tensor) -> Tensor:
         """(B, 2, ...) derivatives along columns and along rows of (B, 1, ...)."""

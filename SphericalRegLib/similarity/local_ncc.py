@@ -31,8 +31,7 @@ class LocalNCC(GlobalNCC):
         self._kernel = kernel
         self._floor = floor
 
-    def _features(self, image: Tensor, weight: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _features(self, image: Tensor, image_weight: Tensor, weight: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor | None]:
         # Standardised as a whole first: the floor then means the same for both images, and scale and offset fall out exactly.
         image, tangent = standardize(image, weight, tangent)
-        image, tangent = standardize_locally(image, weight, self._kernel, self._floor, tangent)
-        return image, weight, tangent
+        return standardize_locally(image, weight, self._kernel, self._floor, tangent)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -42,76 +45,109 @@ class GlobalNCC:
         self._fixed = fixed[None, None]
         self._mask = mask[None, None]
         self._count = float(mask.sum())
-        self._whole: tuple[Tensor, Tensor] | None = None
+        self._valid: Tensor | None = None
 
-    def residual(self, moving: Tensor, valid: Tensor | None = None) -> Tensor:
+    def residual(self, moving: Tensor) -> Tensor:
         """See `Similarity.residual`; N = channels * H * W, zero outside the mask."""
-        features, fixed, weight, _ = self._compare(moving, None, valid)
-        return self._residual(features, fixed, weight)[0]
+        features, _ = self._moving(moving, None)
+        return self._residual(features)[0]
 
-    def residual_and_jacobian(self, moving: Tensor, moving_jacobian: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def residual_and_jacobian(self, moving: Tensor, moving_jacobian: Tensor) -> tuple[Tensor, Tensor]:
         """See `Similarity.residual_and_jacobian`; exact, the normalisation's own derivative included."""
-        features, fixed, weight, tangent = self._compare(moving, moving_jacobian, valid)
+        features, tangent = self._moving(moving, moving_jacobian)
         assert tangent is not None  # as a Jacobian went in
-        residual, root = self._residual(features, fixed, weight)
+        residual, root = self._residual(features)
         jacobian = (root[:, :, None] * tangent).transpose(1, 2).flatten(2).transpose(1, 2)
         return residual, jacobian
 
-    def score(self, moving: Tensor, valid: Tensor | None = None) -> Tensor:
+    def score(self, moving: Tensor) -> Tensor:
         """The mean NCC of the feature channels, (B,) in [-1, 1]; 0 for a flat or an invisible moving image."""
-        features, fixed, weight, _ = self._compare(moving, None, valid)
-        total = weight.sum((-2, -1)).clamp_min(torch.finfo(weight.dtype).tiny)
-        return ((weight * features * fixed).sum((-2, -1)) / total).mean(1)
+        features, _ = self._moving(moving, None)
+        seen = self._seen
+        total = seen.weight.sum((-2, -1)).clamp_min(torch.finfo(features.dtype).tiny)
+        return ((seen.weight * features * seen.fixed).sum((-2, -1)) / total).mean(1)
+
+    def over(self, valid: Tensor) -> GlobalNCC:
+        """See `Similarity.over`."""
+        other = copy(self)
+        other.__dict__.pop("_seen", None)
+        other._valid = valid[:, None].to(self._mask)
+        return other
+
+    def of(self, index: Tensor) -> GlobalNCC:
+        """See `Similarity.of`."""
+        if self._valid is None:
+            return self
+        other = copy(self)
+        other._valid = self._valid[index]
+        other._seen = self._seen.of(index)
+        return other
 
     def moving_features(self, moving: Tensor) -> Tensor:
         """What is correlated, (B, C, H', W'): standardised feature images of moving images (B, H', W') of *any* size, all of whose pixels count."""
         image = moving[:, None]
-        features, weight, _ = self._features(image, torch.ones_like(image[:1]), None)
-        return standardize(features, weight)[0]
+        everywhere = torch.ones_like(image[:1])
+        weight = self._feature_weight(everywhere)
+        return standardize(self._features(image, everywhere, weight, None)[0], weight)[0]
 
     def fixed_features(self) -> tuple[Tensor, Tensor]:
-        """The fixed image's standardised features (C, H, W) and their weight (H, W)."""
-        features, weight = self._fixed_whole()
-        return features[0], weight[0, 0]
+        """The fixed image's standardised features (C, H, W) and their weight (H, W), over its whole mask."""
+        return self._whole.fixed[0], self._whole.weight[0, 0]
 
-    def _features(self, image: Tensor, weight: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Feature images (B, C, H, W), their weight (B, 1, H, W) and tangents (B, C, 6, H, W) of images (B, 1, H, W), (B, 1, 6, H, W)."""
-        return image, weight, tangent
+    def _feature_weight(self, weight: Tensor) -> Tensor:
+        """Where features count (B, 1, H, W), of where the images do."""
+        return weight
 
-    def _compare(self, moving: Tensor, jacobian: Tensor | None, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Standardised features of both images, their common weight, and the moving ones' tangents."""
-        weight = self._mask if valid is None else self._mask * valid[:, None].to(self._mask)
+    def _features(self, image: Tensor, image_weight: Tensor, weight: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Feature images (B, C, H, W) and tangents (B, C, 6, H, W) of images (B, 1, H, W), (B, 1, 6, H, W) and both weights (B or 1, 1, H, W)."""
+        return image, tangent
+
+    def _moving(self, moving: Tensor, jacobian: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The moving images' standardised features, and their tangents."""
         tangent = None if jacobian is None else jacobian.movedim(-1, 1)[:, None]
-        features, weight, tangent = self._features(moving[:, None], weight, tangent)
-        features, tangent = standardize(features, weight, tangent)
-        return features, self._fixed_features(valid), weight, tangent
+        seen = self._seen
+        features, tangent = self._features(moving[:, None], seen.image_weight, seen.weight, tangent)
+        return standardize(features, seen.weight, tangent)
 
-    def _fixed_features(self, valid: Tensor | None) -> Tensor:
-        """The fixed image's features over the same pixels as the moving ones'; they do not change as long as the whole mask is valid."""
-        return self._fixed_whole()[0] if valid is None else self._standardized_fixed(self._mask * valid[:, None].to(self._mask))[0]
+    @cached_property
+    def _whole(self) -> _Seen:
+        """The fixed image over its whole mask."""
+        return self._seen_over(self._mask)
 
-    def _fixed_whole(self) -> tuple[Tensor, Tensor]:
-        """The fixed image's features (1, C, H, W) over its whole mask, and their weight (1, 1, H, W)."""
-        if self._whole is None:
-            self._whole = self._standardized_fixed(self._mask)
-        return self._whole
+    @cached_property
+    def _seen(self) -> _Seen:
+        """The fixed image over what of its mask is valid."""
+        return self._whole if self._valid is None else self._seen_over(self._mask * self._valid)
 
-    def _standardized_fixed(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        features, weight, _ = self._features(self._fixed, weight, None)
-        return standardize(features, weight)[0], weight
+    def _seen_over(self, image_weight: Tensor) -> _Seen:
+        weight = self._feature_weight(image_weight)
+        features, _ = self._features(self._fixed, image_weight, weight, None)
+        return _Seen(image_weight, weight, standardize(features, weight)[0])
 
-    def _residual(self, features: Tensor, fixed: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _residual(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The residual (B, C H W) and what the features' tangents are multiplied by (B, C, H, W)."""
-        channels = features.shape[1]
-        blank = _is_zero(features) | _is_zero(fixed)
-        root = torch.where(blank, 0, self._root_weight(weight, channels))
-        # Not over `weight`: where nothing is visible it has no pixel to carry the cost.
-        constant = math.sqrt(2) * self._root_weight(self._fixed_whole()[1], channels)
-        return torch.where(blank, constant, root * (features - fixed)).flatten(1), root
+        channels, seen = features.shape[1], self._seen
+        blank = _is_zero(features) | _is_zero(seen.fixed)
+        root = torch.where(blank, 0, self._root_weight(seen.weight, channels))
+        # Not over what is valid: where nothing is visible it has no pixel to carry the cost.
+        constant = math.sqrt(2) * self._root_weight(self._whole.weight, channels)
+        return torch.where(blank, constant, root * (features - seen.fixed)).flatten(1), root
 
     def _root_weight(self, weight: Tensor, channels: int) -> Tensor:
         total = weight.sum((-2, -1), keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
         return (weight * (self._count / channels) / total).sqrt()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The fixed image as each of B moving images can be compared with it; B = 1 stands for any number."""
+
+    image_weight: Tensor  # (B, 1, H, W) of the images' pixels
+    weight: Tensor  # (B, 1, H, W) of the features'
+    fixed: Tensor  # (B, C, H, W) standardised features
+
+    def of(self, index: Tensor) -> _Seen:
+        return _Seen(self.image_weight[index], self.weight[index], self.fixed[index])
 
 
 def _is_zero(features: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -58,19 +59,32 @@ class Robust:
         self._loss = LOSSES[loss]
         self._scale = scale
 
-    def residual(self, moving: Tensor, valid: Tensor | None = None) -> Tensor:
+    def residual(self, moving: Tensor) -> Tensor:
         """See `Similarity.residual`."""
-        return self._robustify(self._inner.residual(moving, valid))[0]
+        return self._robustify(self._inner.residual(moving))[0]
 
-    def residual_and_jacobian(self, moving: Tensor, moving_jacobian: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def residual_and_jacobian(self, moving: Tensor, moving_jacobian: Tensor) -> tuple[Tensor, Tensor]:
         """See `Similarity.residual_and_jacobian`; exact but for the scale, which counts as constant."""
-        residual, jacobian = self._inner.residual_and_jacobian(moving, moving_jacobian, valid)
+        residual, jacobian = self._inner.residual_and_jacobian(moving, moving_jacobian)
         residual, slope = self._robustify(residual)
         return residual, slope[..., None] * jacobian
 
-    def score(self, moving: Tensor, valid: Tensor | None = None) -> Tensor:
+    def score(self, moving: Tensor) -> Tensor:
         """The inner score: the robust cost has a scale of its own at each pose, the correlation compares poses."""
-        return self._inner.score(moving, valid)
+        return self._inner.score(moving)
+
+    def over(self, valid: Tensor) -> Robust:
+        """See `Similarity.over`."""
+        return self._around(self._inner.over(valid))
+
+    def of(self, index: Tensor) -> Robust:
+        """See `Similarity.of`."""
+        return self._around(self._inner.of(index))
+
+    def _around(self, inner: Similarity) -> Robust:
+        other = copy(self)
+        other._inner = inner
+        return other
 
     def _robustify(self, residual: Tensor) -> tuple[Tensor, Tensor]:
         """The robust residual and its derivative by the plain one, (B, N) both."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
-from SphericalRegLib.geometry.so4 import so4_residual
+from SphericalRegLib.geometry.so4 import so4_residual, so4_residual_and_tangent
 from SphericalRegLib.models.encoder import Embedding, SphericalEncoder
 from SphericalRegLib.similarity.forward_mode import along_columns
 
@@ -30,6 +32,16 @@ def embedding_residual(fixed: Tensor, moving: Tensor, embedding: Embedding = "so
     return difference * (2 * torch.asin(chord / 2) / chord)
 
 
+def embedding_residual_and_jacobian(fixed: Tensor, moving: Tensor, tangent: Tensor, embedding: Embedding = "so4") -> tuple[Tensor, Tensor]:
+    """`embedding_residual` (B, N) of moving embeddings (B, K, 2, 4), and its derivative (B, N, 6) along their tangents (B, K, 2, 4, 6)."""
+    if embedding != "so4":
+        return along_columns(lambda elements: embedding_residual(fixed, elements, embedding), moving, tangent)
+    (p1, q1), (p2, q2), (p2_tangent, q2_tangent) = fixed.unbind(-2), moving.unbind(-2), tangent.unbind(-3)
+    logarithms, columns = so4_residual_and_tangent(p1, q1, p2, q2, p2_tangent, q2_tangent)
+    scale = (2 / logarithms.shape[-2]) ** 0.5
+    return scale * logarithms.flatten(-2), scale * columns.flatten(-3, -2)
+
+
 class SphericalSimilarity:
     """Binds one X-ray; compares DRRs to it. The network's weights do not change here.
 
@@ -41,32 +53,43 @@ class SphericalSimilarity:
 
     def __init__(self, encoder: SphericalEncoder, fixed: Tensor, mask: Tensor | None = None) -> None:
         self.encoder = encoder
-        self.mask = torch.ones_like(fixed) if mask is None else mask.to(fixed)
+        self._mask = (torch.ones_like(fixed) if mask is None else mask.to(fixed))[None, None]
+        self._valid: Tensor | None = None
         with torch.no_grad():
-            self.embedding = encoder(fixed[None, None], self.mask[None, None])
+            self.embedding = encoder(fixed[None, None], self._mask)
 
-    def residual(self, moving: Tensor, valid: Tensor | None = None) -> Tensor:
+    def residual(self, moving: Tensor) -> Tensor:
         """r (B, 6K) of DRRs (B, S, S)."""
         with torch.no_grad():
-            return self._residual(moving, self._masks(moving, valid))
+            return embedding_residual(self.embedding, self.encoder(moving[:, None], self._masks(moving)), self.encoder.config.embedding)
 
-    def residual_and_jacobian(self, moving: Tensor, moving_jacobian: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def residual_and_jacobian(self, moving: Tensor, moving_jacobian: Tensor) -> tuple[Tensor, Tensor]:
         """r (B, 6K) and J (B, 6K, 6) by forward-mode differentiation of the encoder along the six columns of the image Jacobian (B, S, S, 6)."""
-        masks = self._masks(moving, valid)
+        masks = self._masks(moving)
 
-        def residual(image: Tensor) -> Tensor:
-            return self._residual(image, masks)
+        def embedded(image: Tensor) -> Tensor:
+            return self.encoder(image[:, None], masks)
 
         with torch.no_grad():
-            return along_columns(residual, moving, moving_jacobian)
+            embedding, tangent = along_columns(embedded, moving, moving_jacobian)
+            return embedding_residual_and_jacobian(self.embedding, embedding, tangent, self.encoder.config.embedding)
 
-    def score(self, moving: Tensor, valid: Tensor | None = None) -> Tensor:
+    def score(self, moving: Tensor) -> Tensor:
         """(B,), the negative distance: higher is better, 0 at best."""
-        return -self.residual(moving, valid).square().sum(-1).sqrt()
+        return -self.residual(moving).square().sum(-1).sqrt()
 
-    def _masks(self, moving: Tensor, valid: Tensor | None) -> Tensor:
-        masks = self.mask.expand_as(moving)
-        return (masks if valid is None else masks * valid.to(masks))[:, None]
+    def over(self, valid: Tensor) -> SphericalSimilarity:
+        """See `Similarity.over`: the mask of the DRRs; the X-ray's embedding stays that of its whole mask."""
+        return self._restricted(valid[:, None].to(self._mask))
 
-    def _residual(self, moving: Tensor, masks: Tensor) -> Tensor:
-        return embedding_residual(self.embedding, self.encoder(moving[:, None], masks), self.encoder.config.embedding)
+    def of(self, index: Tensor) -> SphericalSimilarity:
+        """See `Similarity.of`."""
+        return self if self._valid is None else self._restricted(self._valid[index])
+
+    def _restricted(self, valid: Tensor) -> SphericalSimilarity:
+        other = copy(self)
+        other._valid = valid
+        return other
+
+    def _masks(self, moving: Tensor) -> Tensor:
+        return (self._mask if self._valid is None else self._mask * self._valid).expand(len(moving), -1, -1, -1)

@@ -30,20 +30,28 @@ class Stacked:
         self._parts = tuple(parts)
         self._weights = tuple(weight / sum(weights) for weight in weights)
 
-    def residual(self, moving: Tensor, valid: Tensor | None = None) -> Tensor:
+    def residual(self, moving: Tensor) -> Tensor:
         """See `Similarity.residual`."""
-        return torch.cat([math.sqrt(weight) * part.residual(moving, valid) for part, weight in self._pairs()], dim=1)
+        return torch.cat([math.sqrt(weight) * part.residual(moving) for part, weight in self._pairs()], dim=1)
 
-    def residual_and_jacobian(self, moving: Tensor, moving_jacobian: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def residual_and_jacobian(self, moving: Tensor, moving_jacobian: Tensor) -> tuple[Tensor, Tensor]:
         """See `Similarity.residual_and_jacobian`."""
-        results = [part.residual_and_jacobian(moving, moving_jacobian, valid) for part in self._parts]
+        results = [part.residual_and_jacobian(moving, moving_jacobian) for part in self._parts]
         roots = [math.sqrt(weight) for weight in self._weights]
         residual = torch.cat([root * r for root, (r, _) in zip(roots, results)], dim=1)
         return residual, torch.cat([root * j for root, (_, j) in zip(roots, results)], dim=1)
 
-    def score(self, moving: Tensor, valid: Tensor | None = None) -> Tensor:
+    def score(self, moving: Tensor) -> Tensor:
         """The weighted mean of the parts' scores."""
-        return torch.stack([weight * part.score(moving, valid) for part, weight in self._pairs()]).sum(0)
+        return torch.stack([weight * part.score(moving) for part, weight in self._pairs()]).sum(0)
+
+    def over(self, valid: Tensor) -> Stacked:
+        """See `Similarity.over`."""
+        return Stacked([part.over(valid) for part in self._parts], self._weights)
+
+    def of(self, index: Tensor) -> Stacked:
+        """See `Similarity.of`."""
+        return Stacked([part.of(index) for part in self._parts], self._weights)
 
     def _pairs(self) -> zip[tuple[Similarity, float]]:
         return zip(self._parts, self._weights)

@@ -11,7 +11,7 @@ from SphericalRegLib.geometry.se3 import local
 from SphericalRegLib.models.encoder import SphericalEncoder
 from SphericalRegLib.rendering.projector import Projector
 from SphericalRegLib.similarity.forward_mode import along_columns
-from SphericalRegLib.similarity.spherical import embedding_residual
+from SphericalRegLib.similarity.spherical import embedding_residual_and_jacobian
 
 from .overrides import layer_norms_with_all_derivatives, overridden
 
@@ -44,8 +44,8 @@ class PairedProblem:
         fixed, kind = self.fixed[index], self.encoder.config.embedding
         mask = self.mask[index] * self.projector.validity(here)[:, None]
 
-        def residual(moving: Tensor) -> Tensor:
-            return embedding_residual(fixed, self.encoder(moving[:, None], mask), kind)
+        def embedded(moving: Tensor) -> Tensor:
+            return self.encoder(moving[:, None], mask)
 
         with overridden(layer_norms_with_all_derivatives(self.encoder) if torch.is_grad_enabled() else {}):
-            return along_columns(residual, image, jacobian)
+            return embedding_residual_and_jacobian(fixed, *along_columns(embedded, image, jacobian), kind)

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from SphericalRegLib.geometry import se3, so4
 from SphericalRegLib.geometry.distances import double_geodesic, rotation_angle, so4_pose_distance
+from SphericalRegLib.geometry.quaternions import quaternion_log_jacobian
 
 F64 = torch.float64
 IDENTITY = torch.tensor([1.0, 0, 0, 0], dtype=F64)
@@ -97,6 +98,31 @@ def test_log_at_the_antipode_has_the_right_length_and_a_finite_gradient():
     assert abs(log.norm().item() - math.pi) < 1e-15
     (gradient,) = torch.autograd.grad(log.sum(), q)
     assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-9, 1e-4, 0.15, 0.1974, 0.25, 1.0, math.pi / 2, 2.5, 3.14])
+def test_jacobian_of_the_logarithm_is_its_derivative(angle):
+    q = 1.7 * half_angle(angle, (1, -2, 0.5))
+    exact = torch.autograd.functional.jacobian(so4.quaternion_log, q)
+    assert (quaternion_log_jacobian(q) - exact).abs().max() < 1e-12 * max(1.0, exact.abs().max().item())
+    single = quaternion_log_jacobian(q.float()).double()
+    assert (single - exact).abs().max() < 2e-5 * max(1.0, exact.abs().max().item())
+    batched = quaternion_log_jacobian(torch.stack((q, -q, IDENTITY)).expand(2, 3, 4))
+    assert batched.shape == (2, 3, 3, 4)
+    assert (batched[1, 0] - exact).abs().max() < 1e-12 * max(1.0, exact.abs().max().item())
+    assert bool((quaternion_log_jacobian(-IDENTITY) == 0).all())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_residual_carries_tangents_as_forward_mode_does(seed):
+    p1, q1 = unit(2, seed=seed)
+    p2, q2 = unit(2, 5, seed=seed + 1)  # on both sides of the cut locus
+    tangents = torch.randn(2, 5, 4, 3, generator=torch.Generator().manual_seed(seed), dtype=F64)
+    residual, along = so4.so4_residual_and_tangent(p1, q1, p2, q2, *tangents)
+    assert torch.equal(residual, so4.so4_residual(p1, q1, p2, q2))
+    for k in range(3):
+        _, expected = torch.func.jvp(lambda p, q: so4.so4_residual(p1, q1, p, q), (p2, q2), (tangents[0, ..., k], tangents[1, ..., k]))
+        assert (along[..., k] - expected).abs().max() < 1e-10
 
 
 # the metric

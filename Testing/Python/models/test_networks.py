@@ -53,17 +53,25 @@ def test_unknown_backbone_is_named():
         SphericalEncoder(EncoderConfig(TrunkConfig(backbone="no_such_net")))
 
 
-def test_spherical_jacobian_against_differences():
-    encoder = SphericalEncoder(EncoderConfig(SMALL, elements=3)).double().eval()
+@pytest.mark.parametrize("embedding, length", [("so4", 18), ("cosine", 24), ("euclidean", 24)])
+def test_spherical_jacobian_against_differences(embedding, length):
+    encoder = SphericalEncoder(EncoderConfig(SMALL, elements=3, embedding=embedding)).double().eval()
     fixed, moving, jacobian = torch.rand(32, 32).double(), torch.rand(2, 32, 32).double(), torch.rand(2, 32, 32, 6).double()
     similarity = SphericalSimilarity(encoder, fixed)
     value, columns = similarity.residual_and_jacobian(moving, jacobian)
-    assert value.shape == (2, 18) and columns.shape == (2, 18, 6)
+    assert value.shape == (2, length) and columns.shape == (2, length, 6)
     for axis in range(6):
         step = 1e-6 * jacobian[..., axis]
         numeric = (similarity.residual(moving + step) - similarity.residual(moving - step)) / 2e-6
         assert torch.allclose(columns[..., axis], numeric, atol=1e-6)
     assert torch.allclose(similarity.score(fixed[None].double()), torch.zeros(1).double(), atol=1e-6)
+    valid = torch.ones(2, 32, 32)
+    valid[1, :, :9] = 0
+    seen = similarity.over(valid)
+    assert (seen.residual(moving) == similarity.residual(moving)).all(1).tolist() == [True, False]
+    one = torch.tensor([1])
+    assert torch.allclose(seen.of(one).residual_and_jacobian(moving[one], jacobian[one])[1], seen.residual_and_jacobian(moving, jacobian)[1][one])
+    assert similarity.of(one) is similarity
 
 
 @pytest.mark.parametrize("kind", ["cosine", "euclidean"])

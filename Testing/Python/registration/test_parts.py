@@ -94,6 +94,14 @@ class TestProblem:
         valid = cut_term.valid(TRUE[None])
         assert valid is not None and 0.3 < valid.float().mean() < 0.98
         assert cut_term.score(TRUE[None]).item() > 0.95 * term.score(TRUE[None]).item()
+        # Held where they were, element by element, whichever of them still runs.
+        problem, last = MultiViewProblem([cut_term]), torch.tensor([1])
+        poses = torch.stack((TRUE, retract(TRUE, step(0.1, -0.05, 0.2, 5.0, 0.0, 30.0), centre())))
+        held = problem.holding_valid_at(poses)
+        both, one, anew = (problem_.residual_and_jacobian(poses[at], at) for problem_, at in ((held, torch.arange(2)), (held, last), (problem, last)))
+        for whole, part, expected in zip(both, one, anew):
+            torch.testing.assert_close(part, whole[last])
+            torch.testing.assert_close(part, expected)
 
 
 def _shifted(attenuation: Attenuation, slices: int) -> np.ndarray:

@@ -55,13 +55,18 @@ def a_valid(batch: int) -> Tensor:
     return valid
 
 
-def autograd_jacobian(similarity, moving: Tensor, jacobian: Tensor, valid: Tensor | None) -> Tensor:
+def made(name: str, fixed: Tensor, mask: Tensor | None, valid: Tensor | None = None):
+    similarity = MAKERS[name](fixed, mask)
+    return similarity if valid is None else similarity.over(valid)
+
+
+def autograd_jacobian(similarity, moving: Tensor, jacobian: Tensor) -> Tensor:
     """The residual's derivative along the six columns, by forward-mode differentiation of `residual` alone."""
     columns = []
     for k in range(6):
         with forward_ad.dual_level():
             dual = forward_ad.make_dual(moving, jacobian[..., k])
-            columns.append(forward_ad.unpack_dual(similarity.residual(dual, valid)).tangent)
+            columns.append(forward_ad.unpack_dual(similarity.residual(dual)).tangent)
     return torch.stack(columns, dim=-1)
 
 
@@ -69,17 +74,16 @@ def autograd_jacobian(similarity, moving: Tensor, jacobian: Tensor, valid: Tenso
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("partly_valid", [False, True])
 def test_jacobian_is_the_derivative_of_the_residual(name: str, masked: bool, partly_valid: bool) -> None:
-    similarity = MAKERS[name](blobs(0), a_mask() if masked else None)
+    similarity = made(name, blobs(0), a_mask() if masked else None, a_valid(2) if partly_valid else None)
     moving, jacobian = blobs(1, 2), torch.stack([blobs(10 + k, 2) for k in range(6)], dim=-1)
-    valid = a_valid(2) if partly_valid else None
-    residual, exact = similarity.residual_and_jacobian(moving, jacobian, valid)
-    torch.testing.assert_close(residual, similarity.residual(moving, valid), rtol=1e-12, atol=1e-12)
+    residual, exact = similarity.residual_and_jacobian(moving, jacobian)
+    torch.testing.assert_close(residual, similarity.residual(moving), rtol=1e-12, atol=1e-12)
     assert exact.shape == (*residual.shape, 6)
-    torch.testing.assert_close(exact, autograd_jacobian(similarity, moving, jacobian, valid), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(exact, autograd_jacobian(similarity, moving, jacobian), rtol=1e-9, atol=1e-9)
     h = 1e-5
     for k in range(6):
         step = h * jacobian[..., k]
-        central = (similarity.residual(moving + step, valid) - similarity.residual(moving - step, valid)) / (2 * h)
+        central = (similarity.residual(moving + step) - similarity.residual(moving - step)) / (2 * h)
         torch.testing.assert_close(exact[..., k], central, rtol=1e-5, atol=1e-6)
 
 
@@ -101,11 +105,10 @@ def test_robust_jacobian_at_a_fixed_scale(loss: str) -> None:
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("partly_valid", [False, True])
 def test_squared_residual_is_twice_n_times_one_minus_score(name: str, partly_valid: bool) -> None:
-    similarity = MAKERS[name](blobs(0), a_mask())
+    similarity = made(name, blobs(0), a_mask(), a_valid(3) if partly_valid else None)
     moving = blobs(1, 3)
-    valid = a_valid(3) if partly_valid else None
-    cost = similarity.residual(moving, valid).square().sum(1)
-    score = similarity.score(moving, valid)
+    cost = similarity.residual(moving).square().sum(1)
+    score = similarity.score(moving)
     assert bool((score.abs() <= 1).all())
     torch.testing.assert_close(cost, 2 * a_mask().sum() * (1 - score))
 
@@ -151,9 +154,9 @@ def test_gradient_score_against_scipy() -> None:
 @given(scale=st.floats(0.01, 100.0), offset=st.floats(-50.0, 50.0))
 def test_scale_and_offset_of_either_image_do_not_matter(name: str, scale: float, offset: float) -> None:
     fixed, moving, valid = blobs(0), blobs(1, 2), a_valid(2)
-    expected = MAKERS[name](fixed, a_mask()).score(moving, valid)
-    torch.testing.assert_close(MAKERS[name](fixed, a_mask()).score(moving * scale + offset, valid), expected, rtol=0, atol=1e-7)
-    torch.testing.assert_close(MAKERS[name](fixed * scale + offset, a_mask()).score(moving, valid), expected, rtol=0, atol=1e-7)
+    expected = made(name, fixed, a_mask(), valid).score(moving)
+    torch.testing.assert_close(made(name, fixed, a_mask(), valid).score(moving * scale + offset), expected, rtol=0, atol=1e-7)
+    torch.testing.assert_close(made(name, fixed * scale + offset, a_mask(), valid).score(moving), expected, rtol=0, atol=1e-7)
     assert MAKERS[name](fixed, a_mask()).score(-moving)[0].item() != pytest.approx(expected[0].item(), abs=1e-3)
 
 
@@ -174,8 +177,8 @@ def test_pixels_outside_mask_or_valid_have_no_influence(name: str) -> None:
     jacobian = torch.stack([blobs(10 + k, 2) for k in range(6)], dim=-1)
     wild = torch.where(counted[..., None], jacobian, 1e3)
     fixed_disturbed = torch.where(mask, fixed, torch.nan)
-    r, j = MAKERS[name](fixed, mask).residual_and_jacobian(moving, jacobian, valid)
-    r2, j2 = MAKERS[name](fixed_disturbed, mask).residual_and_jacobian(disturbed, wild, valid)
+    r, j = made(name, fixed, mask, valid).residual_and_jacobian(moving, jacobian)
+    r2, j2 = made(name, fixed_disturbed, mask, valid).residual_and_jacobian(disturbed, wild)
     torch.testing.assert_close(r2, r, rtol=0, atol=1e-9)
     torch.testing.assert_close(j2, j, rtol=0, atol=1e-7)
 
@@ -184,7 +187,7 @@ def test_pixels_outside_mask_or_valid_have_no_influence(name: str) -> None:
 def test_all_valid_equals_no_valid_and_a_perfect_match_scores_one(name: str) -> None:
     similarity = MAKERS[name](blobs(0), a_mask())
     moving = blobs(1, 2)
-    torch.testing.assert_close(similarity.residual(moving, torch.ones_like(moving, dtype=torch.bool)), similarity.residual(moving))
+    torch.testing.assert_close(similarity.over(torch.ones_like(moving, dtype=torch.bool)).residual(moving), similarity.residual(moving))
     assert similarity.score(blobs(0)[None]).item() == pytest.approx(1.0, abs=1e-12)
 
 
@@ -195,8 +198,9 @@ def test_flat_and_invisible_images_score_zero_with_finite_jacobian(name: str) ->
     jacobian = torch.stack([blobs(10 + k, 3) for k in range(6)], dim=-1)
     valid = torch.ones_like(moving, dtype=torch.bool)
     valid[2] = False
-    torch.testing.assert_close(similarity.score(moving, valid), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-6)
-    residual, columns = similarity.residual_and_jacobian(moving, jacobian, valid)
+    similarity = similarity.over(valid)
+    torch.testing.assert_close(similarity.score(moving), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-6)
+    residual, columns = similarity.residual_and_jacobian(moving, jacobian)
     assert bool(torch.isfinite(residual).all()) and bool(torch.isfinite(columns).all())
 
 
@@ -208,8 +212,9 @@ def test_an_image_without_contrast_costs_as_much_as_one_without_correlation(name
     jacobian = torch.stack([blobs(10 + k, 3) for k in range(6)], dim=-1)
     valid = torch.ones_like(moving, dtype=torch.bool)
     valid[1] = False
-    residual, columns = similarity.residual_and_jacobian(moving, jacobian, valid)
-    torch.testing.assert_close(residual, similarity.residual(moving, valid))
+    similarity = similarity.over(valid)
+    residual, columns = similarity.residual_and_jacobian(moving, jacobian)
+    torch.testing.assert_close(residual, similarity.residual(moving))
     cost = residual.square().sum(1)
     assert cost[:2].tolist() == pytest.approx([2 * n, 2 * n])
     assert cost[2] > 2 * n  # an inverted image is worse than a flat one
@@ -219,7 +224,7 @@ def test_an_image_without_contrast_costs_as_much_as_one_without_correlation(name
     left = torch.zeros_like(valid)
     left[..., : COLUMNS // 2] = True
     for fixed, seen in ((flat_half, left), (torch.full_like(flat_half, 3.0), None)):
-        residual, columns = MAKERS[name](fixed, a_mask()).residual_and_jacobian(blobs(1, 3), jacobian, seen)
+        residual, columns = made(name, fixed, a_mask(), seen).residual_and_jacobian(blobs(1, 3), jacobian)
         assert residual.square().sum(1).tolist() == pytest.approx([2 * n] * 3)
         assert bool((columns == 0).all())
 
@@ -234,11 +239,19 @@ def test_float32_is_close_to_float64(name: str) -> None:
     assert (j32 - j).norm() / j.norm() < 1e-3
 
 
-def test_a_batch_is_its_parts() -> None:
-    similarity, moving, valid = LocalNCC(blobs(0), a_mask()), blobs(1, 3), a_valid(3)
-    whole = similarity.residual(moving, valid)
-    for b in range(3):
-        torch.testing.assert_close(whole[b : b + 1], similarity.residual(moving[b : b + 1], valid[b : b + 1]))
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("partly_valid", [False, True])
+def test_a_batch_is_its_parts(name: str, partly_valid: bool) -> None:
+    moving, jacobian = blobs(1, 3), torch.stack([blobs(10 + k, 3) for k in range(6)], dim=-1)
+    similarity = Robust(made(name, blobs(0), a_mask(), a_valid(3) if partly_valid else None), "cauchy")
+    whole = similarity.residual_and_jacobian(moving, jacobian)
+    for index in (torch.tensor([1]), torch.tensor([2, 0])):
+        part = similarity.of(index)
+        for got, expected in zip(part.residual_and_jacobian(moving[index], jacobian[index]), whole):
+            torch.testing.assert_close(got, expected[index])
+        torch.testing.assert_close(part.score(moving[index]), similarity.score(moving)[index])
+    again = made(name, blobs(0), a_mask(), a_valid(3)).over(a_valid(2))
+    torch.testing.assert_close(again.score(moving[:2]), made(name, blobs(0), a_mask(), a_valid(2)).score(moving[:2]))
 
 
 def test_robust_losses_bound_the_influence_of_an_outlier() -> None:
