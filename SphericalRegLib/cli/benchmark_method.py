@@ -46,6 +46,10 @@ if TYPE_CHECKING:
 CT = Annotated[str, typer.Argument(metavar="CT", help="A CT file, a DICOM folder, sample:pelvis or sample:thorax.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for models, tables and figures; a later run goes on where this one stopped.")]
 TablesOut = Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and figures; a later run goes on where this one stopped.")]
+StartSpreads = Annotated[
+    list[str] | None,
+    typer.Option("--spread", metavar="DEG/MM", help="Standard deviations of the starts per axis, as 15/30; may be repeated. 5/10 to 20/40."),
+]
 Iterations = Annotated[int, typer.Option("--iterations", min=0, help="So many steps of each training in the minutes' place.")]
 
 
@@ -129,10 +133,7 @@ def methods(
     out: TablesOut,
     model: ModelFile = None,
     method: Annotated[list[str] | None, typer.Option("--method", help="As in the table, e.g. 'NCC LM'; may be repeated. All by default.")] = None,
-    spread: Annotated[
-        list[str] | None,
-        typer.Option("--spread", metavar="DEG/MM", help="Standard deviations of the starts per axis, as 15/30; may be repeated. 5/10 to 20/40."),
-    ] = None,
+    spread: StartSpreads = None,
     recompute: Recompute = False,
     device: Device = "auto",
     seed: Seed = 0,
@@ -292,15 +293,39 @@ def ablation(
 @benchmark.command()
 def curves(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Models, .safetensors with their cards.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the table and the figure.")],
+    out: TablesOut,
+    case: Annotated[
+        list[Path] | None,
+        typer.Option("--case", help="Case folder with truth.json, or a folder of them, that each model registers as well; may be repeated."),
+    ] = None,
+    method: Annotated[list[str] | None, typer.Option("--method", help="Of `benchmark methods`; may be repeated. full and spherical LM.")] = None,
+    spread: StartSpreads = None,
+    recompute: Recompute = False,
+    device: Device = "auto",
+    seed: Seed = 0,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
-    """What training time has bought: the validations of trained models side by side, from their cards. Nothing is trained."""
+    """What training time has bought: the validations of trained models side by side, from their cards, and registrations with them. Nothing is
+    trained."""
     check_output_folder(out)
-    from SphericalRegLib.evaluation.curves import training_curves
+    spreads = [_spread(text) for text in spread or []]
+    from SphericalRegLib.evaluation.benchmark_methods import SPREADS, MethodsOptions
+    from SphericalRegLib.evaluation.curves import CAPTURE_METHODS, capture_curves, training_curves
+    from SphericalRegLib.evaluation.runs import find_cases
 
-    done = training_curves(models)
-    _say(done.table(), done.write(out), as_json)
+    from .progress_bars import progress_bars
+
+    options = MethodsOptions(tuple(method or CAPTURE_METHODS), tuple(spreads or SPREADS), seed)
+    trained = training_curves(models)
+    if not case:
+        _say(trained.table(), trained.write(out), as_json)
+        return
+    found = find_cases(case)
+    where = start(device)
+    with progress_bars(quiet) as progress:
+        done = capture_curves(trained.models, found, out, options, device=where, recompute=recompute, progress=progress)
+    _say(done.table(), [*trained.write(out), *done.write(out)], as_json)
 
 
 def _say(table: Table, files: list[Path], as_json: bool) -> None:

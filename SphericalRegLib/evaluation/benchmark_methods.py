@@ -122,16 +122,17 @@ class MethodsBenchmark:
             "`seconds`: median of those that did not fail, CT prepared. `spherical MAP` alone is told the starts' spread."
         ) + "".join(f"\n\n{note}" for note in self.notes)
         groups = {
-            f"{deg:g} deg / {mm:g} mm": {method: [o.end for o in self._of((deg, mm), method)] for method in self.options.methods}
+            f"{deg:g} deg / {mm:g} mm": {method: [o.end for o in self.of((deg, mm), method)] for method in self.options.methods}
             for deg, mm in self.options.spreads
         }
         return [*self.table().write(out / "methods", heading=heading), write_figure(error_figure(groups), out / "methods.png")]
 
-    def _of(self, spread: tuple[float, float], method: str) -> list[MethodOutcome]:
+    def of(self, spread: tuple[float, float], method: str) -> list[MethodOutcome]:
+        """Those of one spread and method, case by case."""
         return [outcome for outcome in self.outcomes if outcome.spread == spread and outcome.method == method]
 
     def _row(self, spread: tuple[float, float], method: str) -> tuple[Value, ...]:
-        of = self._of(spread, method)
+        of = self.of(spread, method)
         s = summarise(outcome.end for outcome in of)
         return (
             f"{spread[0]:g}/{spread[1]:g}",

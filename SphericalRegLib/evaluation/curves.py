@@ -1,4 +1,4 @@
-"""`sphericalreg benchmark curves`: what training time has bought, from the cards of models."""
+"""`sphericalreg benchmark curves`: what training time has bought, from the cards of models, and in registrations with them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from pathlib import Path
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.models.checkpoint import Model, load_model
+from SphericalRegLib.progress import ProgressCallback, silent
 from SphericalRegLib.visualization.figures import write_figure
-from SphericalRegLib.visualization.trainings import Training, training_figure
+from SphericalRegLib.visualization.trainings import Training, capture_figure, training_figure
 
+from .benchmark_methods import MethodsBenchmark, MethodsOptions, run_methods_benchmark
+from .methods import METHODS
+from .metrics import summarise
 from .tables import Table, Value
 
 QUANTITIES = ("regressor_mtre_mm", "mtre_mm", "in_plane_mm")
+
+CAPTURE_METHODS = ("full", "spherical LM")
+"""The whole registration, which hardly depends on the model any more, and one search on its similarity from the start alone, which does."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,44 @@ class TrainingCurves:
         return [*self.table().write(out / "curves", heading=heading), write_figure(figure, out / "curves.png")]
 
 
+@dataclass(frozen=True)
+class CaptureCurves:
+    """Whole registrations of the same X-rays from the same starts with each model, by its name."""
+
+    models: dict[str, Model]
+    runs: dict[str, MethodsBenchmark]
+
+    def table(self) -> Table:
+        """A row for each model, spread and method."""
+        rows = [(name, self._minutes(name), *row) for name, run in self.runs.items() for row in run.table().rows]
+        return Table(("model", "minutes", *next(iter(self.runs.values())).table().columns), tuple(rows))
+
+    def write(self, out: Path) -> list[Path]:
+        """capture.md, .csv and .png."""
+        heading = (
+            "# What training time buys in registrations\n\nThe same X-rays from the same starts (standard deviations per axis) with each model; "
+            "columns as of `benchmark methods`. Errors: mean 3D displacement of the fiducials."
+        ) + "".join(f"\n\n{note}" for note in dict.fromkeys(note for run in self.runs.values() for note in run.notes))
+        return [*self.table().write(out / "capture", heading=heading), write_figure(capture_figure(self._shares()), out / "capture.png")]
+
+    def _minutes(self, name: str) -> float:
+        return float(self.models[name].card["seconds"]) / 60
+
+    def _shares(self) -> dict[str, dict[str, list[tuple[float, float]]]]:
+        """method -> spread -> (minutes, share below 2 mm), the shorter trainings first."""
+        options = next(iter(self.runs.values())).options
+        ordered = sorted(self.runs, key=self._minutes)
+        return {
+            method: {
+                f"{deg:g} deg / {mm:g} mm": [
+                    (self._minutes(name), summarise(outcome.end for outcome in self.runs[name].of((deg, mm), method)).below_2mm) for name in ordered
+                ]
+                for deg, mm in options.spreads
+            }
+            for method in options.methods
+        }
+
+
 def changing(curve: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
     """A curve without the figures of a network that is not at work: each begins at the last point before it changes, and repeats nothing after."""
     points = [dict(point) for point in curve]
@@ -83,3 +128,29 @@ def training_curves(paths: Sequence[Path]) -> TrainingCurves:
             raise InputError(f"the training of {path} was never validated: its card has no curve to draw")
         models[path.stem] = model
     return TrainingCurves(models)
+
+
+def capture_curves(
+    models: dict[str, Model],
+    cases: Sequence[Path],
+    out: Path,
+    options: MethodsOptions,
+    *,
+    device: str = "cpu",
+    recompute: bool = False,
+    progress: ProgressCallback = silent,
+) -> CaptureCurves:
+    """`run_methods_benchmark` with each of the models (by name) of one CT; other arguments, errors and what is kept in the folder are those of that.
+
+    Raises:
+        InputError: a method that uses no model, and so cannot depend on its training.
+    """
+    without = [name for name in options.methods if not METHODS[name].needs_model]
+    if without:
+        names = f"{' and '.join(without)} use{'s' if len(without) == 1 else ''} no model"
+        raise InputError(f"{names}: there is no curve over its training; expected others of {', '.join(METHODS)}.")
+    runs = {}
+    for number, (name, model) in enumerate(models.items()):
+        forget = recompute and number == 0  # one journal for all of them
+        runs[name] = run_methods_benchmark(cases, out, options, model=model, device=device, recompute=forget, progress=progress)
+    return CaptureCurves(models, runs)

@@ -60,20 +60,50 @@ def training_figure(trainings: Sequence[Training], quantities: Sequence[str], cr
             minutes, errors = [point["seconds"] / 60 for point in points], [point[key] for point in points]
             axes.plot(minutes, errors, color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=2.6, label=training.name)
         _log_mm(axes)
-        _minutes(axes, trainings)
+        _minutes(axes, [training.curve[-1]["seconds"] / 60 for training in trainings])
     if criterion_mm is not None:
         panels[0].axhline(criterion_mm, color=theme.truth, linewidth=1.0, alpha=0.7)
         _against(panels[-1], trainings, quantities[0], criterion_mm, theme)
-    handles, labels = panels[0].get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside upper center", ncols=min(6, len(trainings)), frameon=False, fontsize=8)
-    for text in legend.get_texts():
-        text.set_color(theme.ink)
+    _legend(figure, panels[0], theme)
     return figure
 
 
-def _minutes(axes: Axes, trainings: Sequence[Training]) -> None:
+def capture_figure(shares: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], limit_mm: float = 2.0, theme: Theme = PAPER) -> Figure:
+    """A panel for each method, a line for each spread of the starts: the share that ends below a limit, over the minutes of training.
+
+    Args:
+        shares: method -> spread -> points (minutes, share in [0, 1]).
+        limit_mm: of the share.
+        theme: colours.
+
+    Raises:
+        InputError: nothing to draw.
+    """
+    if not shares or not all(lines and all(lines.values()) for lines in shares.values()):
+        raise InputError("there is no share to draw; expected at least one model for each method and spread")
+    figure = new_figure(4.4 * len(shares), 3.9, theme)
+    panels = figure.subplots(1, len(shares), squeeze=False, sharey=True)[0]
+    for axes, (method, lines) in zip(panels, shares.items()):
+        dress(axes, theme, method, "minutes of training", f"below {limit_mm:g} mm, %")
+        for number, (spread, points) in enumerate(lines.items()):
+            colour, style = _look(number, theme)
+            minutes, percent = [point[0] for point in points], [100 * point[1] for point in points]
+            axes.plot(minutes, percent, color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=4, label=spread, clip_on=False)
+        axes.set_ylim(0, 100)
+        _minutes(axes, minutes)
+    _legend(figure, panels[0], theme)
+    return figure
+
+
+def _legend(figure: Figure, axes: Axes, theme: Theme) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside upper center", ncols=min(6, len(labels)), frameon=False, fontsize=8)
+    for text in legend.get_texts():
+        text.set_color(theme.ink)
+
+
+def _minutes(axes: Axes, lengths: Sequence[float]) -> None:
     """A linear axis from zero; a logarithmic one where trainings of minutes stand beside trainings of hours."""
-    lengths = [training.curve[-1]["seconds"] / 60 for training in trainings]
     if max(lengths) <= LONG * min(lengths):
         axes.set_xlim(left=0)
         return

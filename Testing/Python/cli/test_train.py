@@ -65,6 +65,19 @@ def test_the_card_says_where_the_model_comes_from(case: Path, model: Path) -> No
     assert sorted(path.name for path in case.parent.iterdir()) == ["case", "model.json", "model.safetensors"]
 
 
+def test_curves_of_a_model_and_registrations_with_it(case: Path, model: Path, tmp_path: Path) -> None:
+    out, registered = tmp_path / "out", ("--case", case, "--method", "spherical LM", "--spread", "1/2", "--device", "cpu", "-q", "--json")
+    alone = run("benchmark", "curves", model, "-o", out, "--json")
+    assert alone.exit_code == 0, alone.stderr
+    assert [row["model"] for row in json.loads(alone.stdout)["rows"]] == ["model"]
+    done = run("benchmark", "curves", model, "-o", out, *registered)
+    assert done.exit_code == 0, done.stderr
+    assert [(row["start [deg/mm]"], row["method"], row["cases"]) for row in json.loads(done.stdout)["rows"]] == [("1/2", "spherical LM", 1)]
+    assert {path.suffix for path in out.glob("curves.*")} == {path.suffix for path in out.glob("capture.*")} == {".csv", ".md", ".png"}
+    refused = run("benchmark", "curves", model, "-o", out, "--case", case, "--method", "NCC LM")
+    assert refused.exit_code == 2 and "NCC LM uses no model" in refused.stderr
+
+
 def test_a_model_registers_without_an_initial_pose(case: Path, model: Path, tmp_path: Path) -> None:
     done = run("register", case, "-o", tmp_path / "out", "--model", model, "--device", "cpu", "-q", "--json")
     assert done.exit_code == 0, done.stderr

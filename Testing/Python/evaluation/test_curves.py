@@ -12,10 +12,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import method_cases
 
 from SphericalRegLib.errors import InputError
-from SphericalRegLib.evaluation.curves import changing, training_curves
+from SphericalRegLib.evaluation.benchmark_methods import MethodsOptions
+from SphericalRegLib.evaluation.curves import capture_curves, changing, training_curves
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.models.checkpoint import Model, save_model
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
+from SphericalRegLib.visualization.trainings import capture_figure
 
 CAMERA = Camera(1020.0, (260 / 32, 260 / 32), (32, 32), (15.5, 15.5))
 
@@ -53,6 +55,38 @@ def test_a_network_that_is_not_at_work_is_not_drawn() -> None:
     assert [point.get("regressor_mtre_mm") for point in drawn] == [20.0, 9.0, None, None]
     assert all("in_plane_mm" not in point for point in drawn) and curve[0]["mtre_mm"] == 48.0
     assert changing(curve[:1]) == curve[:1] and changing([]) == []
+
+
+def test_registrations_with_each_model_from_the_same_starts(tmp_path: Path) -> None:
+    cases = method_cases.cases(tmp_path / "cases")
+    made = training_curves([model(tmp_path / f"{name}.safetensors", minutes, 9.0) for name, minutes in (("long", 30.0), ("short", 2.0))]).models
+    options = MethodsOptions(("spherical LM",), ((1.0, 2.0), (3.0, 6.0)))
+    done = capture_curves(made, cases, tmp_path / "out", options)
+    table = done.table()
+    rows = [dict(zip(table.columns, row)) for row in table.rows]
+    assert [(row["model"], row["minutes"], row["start [deg/mm]"], row["cases"]) for row in rows] == [
+        *(("long", 30, "1/2", 2), ("long", 30, "3/6", 2)),
+        *(("short", 2, "1/2", 2), ("short", 2, "3/6", 2)),
+    ]
+    assert {row["method"] for row in rows} == {"spherical LM"} and rows[0]["start, median [mm]"] == rows[2]["start, median [mm]"]
+    written = done.write(tmp_path / "out")
+    assert sorted(path.name for path in written) == ["capture.csv", "capture.md", "capture.png"]
+    journal = (tmp_path / "out" / "registrations.jsonl").read_text(encoding="utf-8")
+    assert capture_curves(made, cases, tmp_path / "out", options).table() == table
+    assert (tmp_path / "out" / "registrations.jsonl").read_text(encoding="utf-8") == journal, "nothing is done twice"
+    with pytest.raises(InputError, match="no model and NCC LM use no model"):
+        capture_curves(made, cases, tmp_path / "out", MethodsOptions(("full", "no model", "NCC LM")))
+
+
+def test_shares_over_training_time_are_drawn(tmp_path: Path) -> None:
+    lines = {"1 deg / 2 mm": [(2.0, 0.5), (30.0, 1.0)], "3 deg / 6 mm": [(2.0, 0.0), (30.0, 0.75)]}
+    figure = capture_figure({"full": lines, "spherical LM": lines})
+    left, right = figure.axes
+    assert [axes.get_title(loc="left") for axes in (left, right)] == ["full", "spherical LM"]
+    assert [line.get_ydata().tolist() for line in left.lines] == [[50, 100], [0, 75]] and left.get_xscale() == "log"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(lines)
+    with pytest.raises(InputError, match="no share"):
+        capture_figure({"full": {"1 deg / 2 mm": []}})
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
