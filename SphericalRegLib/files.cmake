@@ -122,11 +122,13 @@ set(MODULE_PYTHON_SCRIPTS
   registration/learned.py
   registration/options.py
   registration/pipeline.py
+  registration/plan.py
   registration/problem.py
   registration/proposals.py
   registration/region.py
   registration/resolution.py
   registration/result.py
+  registration/scored.py
   registration/screening.py
   registration/spread.py
   rendering/__init__.py

@@ -298,7 +298,9 @@ def curves(
         list[Path] | None,
         typer.Option("--case", help="Case folder with truth.json, or a folder of them, that each model registers as well; may be repeated."),
     ] = None,
-    method: Annotated[list[str] | None, typer.Option("--method", help="Of `benchmark methods`; may be repeated. full and spherical LM.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="Of `benchmark methods`; may be repeated. By default full and spherical LM.")
+    ] = None,
     spread: StartSpreads = None,
     recompute: Recompute = False,
     device: Device = "auto",
@@ -316,16 +318,21 @@ def curves(
 
     from .progress_bars import progress_bars
 
+    if not case and (method or spread):
+        raise InputError("--method and --spread are of registrations, but no --case says which X-rays to register.")
     options = MethodsOptions(tuple(method or CAPTURE_METHODS), tuple(spreads or SPREADS), seed)
     trained = training_curves(models)
-    if not case:
-        _say(trained.table(), trained.write(out), as_json)
-        return
-    found = find_cases(case)
+    found = find_cases(case) if case else []
     where = start(device)
+    written = trained.write(out)  # at once, whatever becomes of the registrations
+    if not found:
+        _say(trained.table(), written, as_json)
+        return
     with progress_bars(quiet) as progress:
         done = capture_curves(trained.models, found, out, options, device=where, recompute=recompute, progress=progress)
-    _say(done.table(), [*trained.write(out), *done.write(out)], as_json)
+    for note in done.notes:
+        print(f"note: {note}", file=sys.stderr)
+    _say(done.table(), [*written, *done.write(out)], as_json)
 
 
 def _say(table: Table, files: list[Path], as_json: bool) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.models.checkpoint import Model, load_model
-from SphericalRegLib.progress import ProgressCallback, silent
+from SphericalRegLib.progress import Progress, ProgressCallback, silent
 from SphericalRegLib.visualization.figures import write_figure
 from SphericalRegLib.visualization.trainings import Training, capture_figure, training_figure
 
@@ -20,7 +21,7 @@ from .tables import Table, Value
 QUANTITIES = ("regressor_mtre_mm", "mtre_mm", "in_plane_mm")
 
 CAPTURE_METHODS = ("full", "spherical LM")
-"""The whole registration, which hardly depends on the model any more, and one search on its similarity from the start alone, which does."""
+"""What is registered with each model: the whole way, and one search on its similarity from the start alone."""
 
 
 @dataclass(frozen=True)
@@ -68,36 +69,44 @@ class CaptureCurves:
     """Whole registrations of the same X-rays from the same starts with each model, by its name."""
 
     models: dict[str, Model]
+    options: MethodsOptions
     runs: dict[str, MethodsBenchmark]
 
     def table(self) -> Table:
         """A row for each model, spread and method."""
-        rows = [(name, self._minutes(name), *row) for name, run in self.runs.items() for row in run.table().rows]
-        return Table(("model", "minutes", *next(iter(self.runs.values())).table().columns), tuple(rows))
+        tables = {name: run.table() for name, run in self.runs.items()}
+        columns = ("model", "minutes", *next(iter(tables.values())).columns)
+        return Table(columns, tuple((name, self._trained(name), *row) for name, table in tables.items() for row in table.rows))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader should know beside the numbers, each once."""
+        return tuple(dict.fromkeys(note for run in self.runs.values() for note in run.notes))
 
     def write(self, out: Path) -> list[Path]:
         """capture.md, .csv and .png."""
         heading = (
-            "# What training time buys in registrations\n\nThe same X-rays from the same starts (standard deviations per axis) with each model; "
-            "columns as of `benchmark methods`. Errors: mean 3D displacement of the fiducials."
-        ) + "".join(f"\n\n{note}" for note in dict.fromkeys(note for run in self.runs.values() for note in run.notes))
+            "# What training time buys in registrations\n\nThe same X-rays from the same starts (standard deviations per axis) with each model, seed "
+            f"{self.options.seed}, on {' and '.join({run.device for run in self.runs.values()})}; columns as of `benchmark methods`. Errors: mean 3D "
+            "displacement of the fiducials."
+        ) + "".join(f"\n\n{note}" for note in self.notes)
         return [*self.table().write(out / "capture", heading=heading), write_figure(capture_figure(self._shares()), out / "capture.png")]
 
-    def _minutes(self, name: str) -> float:
+    def _trained(self, name: str) -> float:
+        """Minutes of training."""
         return float(self.models[name].card["seconds"]) / 60
 
     def _shares(self) -> dict[str, dict[str, list[tuple[float, float]]]]:
         """method -> spread -> (minutes, share below 2 mm), the shorter trainings first."""
-        options = next(iter(self.runs.values())).options
-        ordered = sorted(self.runs, key=self._minutes)
+        ordered = sorted(self.runs, key=self._trained)
         return {
             method: {
                 f"{deg:g} deg / {mm:g} mm": [
-                    (self._minutes(name), summarise(outcome.end for outcome in self.runs[name].of((deg, mm), method)).below_2mm) for name in ordered
+                    (self._trained(name), summarise(outcome.end for outcome in self.runs[name].of((deg, mm), method)).below_2mm) for name in ordered
                 ]
-                for deg, mm in options.spreads
+                for deg, mm in self.options.spreads
             }
-            for method in options.methods
+            for method in self.options.methods
         }
 
 
@@ -152,5 +161,10 @@ def capture_curves(
     runs = {}
     for number, (name, model) in enumerate(models.items()):
         forget = recompute and number == 0  # one journal for all of them
-        runs[name] = run_methods_benchmark(cases, out, options, model=model, device=device, recompute=forget, progress=progress)
-    return CaptureCurves(models, runs)
+        named = partial(_named, progress, name)
+        runs[name] = run_methods_benchmark(cases, out, options, model=model, device=device, recompute=forget, progress=named)
+    return CaptureCurves(models, options, runs)
+
+
+def _named(progress: ProgressCallback, name: str, step: Progress) -> None:
+    progress(replace(step, message=f"{name} {step.message}"))

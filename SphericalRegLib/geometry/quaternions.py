@@ -77,22 +77,23 @@ def quaternion_log(q: Tensor) -> Tensor:
     Signs are kept: log(q) and log(-q) differ. The logarithm of -1 has no direction: there the value is (pi, 0, 0) with a zero gradient.
     """
     branch = _log_branch(q)
-    return torch.where(branch.antipode, q.new_tensor((torch.pi, 0.0, 0.0)), _log_scale(q, branch) * q[..., 1:])
+    return torch.where(branch.antipode, q.new_tensor((torch.pi, 0.0, 0.0)), branch.scale * q[..., 1:])
 
 
-def quaternion_log_jacobian(q: Tensor) -> Tensor:
-    """Derivative (..., 3, 4) of `quaternion_log` by a quaternion (..., 4): what automatic differentiation gives, at a fraction of its cost.
+def quaternion_log_and_jacobian(q: Tensor) -> tuple[Tensor, Tensor]:
+    """`quaternion_log` (..., 3) and its derivative (..., 3, 4) by the quaternion (..., 4): what automatic differentiation gives, at a fraction of its
+    cost.
 
     With q = (w, v) and u = s v, s = atan2(|v|, w) / |v|:  du/dw = -v / |q|^2  and  du/dv = s I + (w / |q|^2 - s) / |v|^2 v v^T.
     """
     w, v = q[..., :1], q[..., 1:]
     branch = _log_branch(q)
-    scale = _log_scale(q, branch)
     series = polynomial(branch.x_square, tuple((-1.0) ** (k + 1) * (2 * k + 2) / (2 * k + 3) for k in range(12))) / branch.safe_w**3
-    curvature = torch.where(branch.near, series, (w / branch.norm_square - scale) / branch.length.square())
-    by_v = torch.diag_embed(scale.expand_as(v)) + (curvature * v)[..., :, None] * v[..., None, :]
+    curvature = torch.where(branch.near, series, (w / branch.norm_square - branch.scale) / branch.length.square())
+    by_v = torch.diag_embed(branch.scale.expand_as(v)) + (curvature * v)[..., :, None] * v[..., None, :]
     jacobian = torch.cat(((-v / branch.norm_square)[..., None], by_v), dim=-1)
-    return torch.where(branch.antipode[..., None], 0.0, jacobian)
+    log = torch.where(branch.antipode, q.new_tensor((torch.pi, 0.0, 0.0)), branch.scale * v)
+    return log, torch.where(branch.antipode[..., None], 0.0, jacobian)
 
 
 @dataclass(frozen=True)
@@ -105,24 +106,22 @@ class _LogBranch:
     x_square: Tensor
     length: Tensor  # |v| where it is far
     norm_square: Tensor
+    scale: Tensor  # of v
 
 
 def _log_branch(q: Tensor) -> _LogBranch:
     w, v = q[..., :1], q[..., 1:]
     square = (v * v).sum(-1, keepdim=True)
     norm_square = square + w * w
+    # atan(x) / (x w) of x = |v| / w, a smooth function of x^2 near the identity ...
     near = (w > 0) & (square < 0.04 * w * w)
     safe_w = torch.where(near, w, 1.0)
+    x_square = torch.where(near, square, 0.0) / (safe_w * safe_w)
+    series = polynomial(x_square, tuple((-1.0) ** k / (2 * k + 1) for k in range(12))) / safe_w
+    # ... and atan2 elsewhere: arccos would have an infinite slope at both ends.
     antipode = (w < 0) & (square <= torch.finfo(q.dtype).eps ** 2 * norm_square)
     length = torch.where(near | antipode, 1.0, square).sqrt()
-    return _LogBranch(near, antipode, safe_w, torch.where(near, square, 0.0) / (safe_w * safe_w), length, norm_square)
-
-
-def _log_scale(q: Tensor, branch: _LogBranch) -> Tensor:
-    # atan(x) / (x w) of x = |v| / w, a smooth function of x^2 near the identity ...
-    series = polynomial(branch.x_square, tuple((-1.0) ** k / (2 * k + 1) for k in range(12))) / branch.safe_w
-    # ... and atan2 elsewhere: arccos would have an infinite slope at both ends.
-    return torch.where(branch.near, series, torch.atan2(branch.length, q[..., :1]) / branch.length)
+    return _LogBranch(near, antipode, safe_w, x_square, length, norm_square, torch.where(near, series, torch.atan2(length, w) / length))
 
 
 def quaternion_from_matrix(rotation: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from SphericalRegLib.geometry.quaternions import (
     quaternion_exp,
     quaternion_from_matrix,
     quaternion_log,
-    quaternion_log_jacobian,
+    quaternion_log_and_jacobian,
     quaternion_multiply,
 )
 
@@ -53,9 +53,11 @@ def so4_residual_and_tangent(
 ) -> tuple[Tensor, Tensor]:
     """`so4_residual` (..., 6), and its derivative (..., 6, M) along M tangents (..., 4, M) of p2 and of q2."""
     p, q, sign = _relative(p1, q1, p2, q2)
-    along_p = quaternion_log_jacobian(sign * p) @ (sign[..., None] * _left_matrix(quaternion_conjugate(p1))) @ p2_tangent
-    along_q = quaternion_log_jacobian(sign * q) @ (sign[..., None] * _left_matrix(quaternion_conjugate(q1))) @ q2_tangent
-    return torch.cat((quaternion_log(sign * p), quaternion_log(sign * q)), dim=-1), torch.cat((along_p, along_q), dim=-2)
+    log_p, by_p = quaternion_log_and_jacobian(sign * p)
+    log_q, by_q = quaternion_log_and_jacobian(sign * q)
+    along_p = by_p @ (sign[..., None] * _left_matrix(quaternion_conjugate(p1))) @ p2_tangent
+    along_q = by_q @ (sign[..., None] * _left_matrix(quaternion_conjugate(q1))) @ q2_tangent
+    return torch.cat((log_p, log_q), dim=-1), torch.cat((along_p, along_q), dim=-2)
 
 
 def so4_distance(p1: Tensor, q1: Tensor, p2: Tensor, q2: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """`register`: from a CT and one or several X-rays to a pose.
 
 A screened multi-start (registration.screening) finds candidate poses at low resolution; Levenberg-Marquardt refines a shrinking number of them on
-finer and finer images; the best by similarity is kept. Where they have stuck, a closer search begins them again. With a model, its regressor and
-Levenberg-Marquardt on the spherical similarity (registration.proposals) propose poses: in the search's place where nothing is known to search about,
-beside it otherwise. Truth never enters.
+finer and finer images; the best by similarity is kept. Where they have not settled, a closer search begins them again; where what was found is
+doubtful, a wider one. With a model, its regressor and Levenberg-Marquardt on the spherical similarity (registration.proposals) propose poses: in the
+search's place where nothing is known to search about, beside it otherwise. Truth never enters.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..geometry.se3 import check_rigid, invert, orthonormalise
-from ..geometry.views import NAMED_VIEWS, named_view
+from ..geometry.se3 import invert
 from ..imaging.attenuation import Attenuation, attenuation
 from ..imaging.case import View
 from ..imaging.radiograph import Radiograph
@@ -32,11 +31,13 @@ from ..optimization.result import OptimizationResult, Status
 from ..progress import Progress, ProgressCallback, silent
 from ..similarity.named import similarity
 from .options import DEPTHS_MM, MultiStart, RegistrationOptions, Stage
+from .plan import Plan, as_views, plan_from
 from .problem import MultiViewProblem, ViewTerm
-from .region import at_resolution, crop_to_content, visible_in_all
+from .region import at_resolution, crop_to_content
 from .resolution import VolumePyramid
 from .result import Hypothesis, RegistrationResult, StageRecord
-from .screening import APART_DEG, APART_MM, RADIUS_SIGMAS, Screened, ScreeningView, best_depths, diverse, screen, spread_poses
+from .scored import Scored, best_first, scored
+from .screening import APART_DEG, APART_MM, RADIUS_SIGMAS, ScreeningView, best_depths, diverse, screen, spread_poses
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Model
@@ -46,8 +47,6 @@ COST_TOLERANCE = 1e-4
 
 WORTH_ANOTHER = 0.02
 """A closer search that raises the score by no more than this has ended where the one before it did."""
-
-_ASKED = "Initial pose: none was given; the model's regressor proposed it."
 
 RESIDUAL_CORRELATION_PX = 2.0
 """Neighbouring residuals are alike over about the radius of the gradient filter."""
@@ -99,26 +98,21 @@ def register(
     began = time.perf_counter()
     options = RegistrationOptions() if options is None else options
     progress = silent if progress is None else progress
-    views = _as_views(radiographs)
+    views = as_views(radiographs)
     pyramid = volume if isinstance(volume, VolumePyramid) else prepare(volume, options, device)
-    starts, multi_start, notes = _starts(initial, views, pyramid, options)
+    plan = plan_from(initial, views, pyramid, options)
     with torch.no_grad():
         run = _Run(pyramid, views, options, seed, progress)
-        closer = None if multi_start is None else options.closer_start
-        second = options.second_start if multi_start is options.multi_start is not None else None
-        plan = _Plan(starts, multi_start, closer, second, notes)
         if model is not None:
             from .proposals import propose  # networks are loaded where there is a model only
 
             asked = initial is None and model.regressor is not None
             if not asked:
-                run.check(starts)
+                run.check(plan.starts)
             here = model.to(pyramid.device)
-            proposal = propose(pyramid, views, here, None if asked else starts, multi_start, options.learned, seed, progress)
-            notes = ((_ASKED,) if asked else notes) + proposal.notes
-            if asked:  # (a start that is given is searched about whatever the model says)
-                multi_start, second = options.learned.search, options.second_start
-            plan = _Plan(proposal.starts, multi_start, closer, second, notes, proposal.poses, asked, proposal.records)
+            proposal = propose(pyramid, views, here, None if asked else plan.starts, plan.search, options.learned, seed, progress)
+            # A start that is given is searched about whatever the model says.
+            plan = plan.after_asking(proposal, options) if asked else plan.beside(proposal)
         result = run.register(plan, world_from_camera_reference, began)
     return result if model is None else replace(result, model=dict(model.identity))
 
@@ -129,22 +123,6 @@ class _Grid:
 
     sizes: tuple[tuple[int, int], ...]
     pixel_mm: float
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Where a registration begins: poses (S, 4, 4), a search about them, a closer one about an end where the stages have stuck, a second one about
-    the starts where nothing good was found, and poses (B, 4, 4) that a model proposes: beside the starts, or, where it was `asked` for one, in their
-    place."""
-
-    starts: Tensor
-    search: MultiStart | None
-    closer: MultiStart | None
-    second: MultiStart | None
-    notes: tuple[str, ...]
-    proposed: Tensor | None = None
-    asked: bool = False
-    records: tuple[StageRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,6 +145,11 @@ class _Attempt:
     def score(self) -> float:
         return float(self.scores[0])
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether the last stage used up its iterations."""
+        return self.found.status[0] is Status.MAX_ITERATIONS
+
     def noting(self, note: str) -> _Attempt:
         return replace(self, notes=(*self.notes, note))
 
@@ -187,16 +170,20 @@ class _Run:
             for view in self.views:
                 crop_to_content(view.radiograph, self._of_view(view, start[None]), self.pyramid.corners, 0.0)
 
-    def register(self, plan: _Plan, reference: np.ndarray | None, began: float) -> RegistrationResult:
+    def register(self, plan: Plan, reference: np.ndarray | None, began: float) -> RegistrationResult:
         self.check(plan.starts)
         poses, beside = plan.starts, plan.starts[:0]
         if plan.proposed is not None:
             ranked = self._ranked(plan.proposed)
             poses, beside = (ranked, beside) if plan.asked else (poses, ranked)
-        best = self._looked_closer(self._attempt(poses, plan.search, beside), plan.closer)
-        if plan.second is not None and best.score < self.options.doubtful_score:
-            best = best.noting(f"What was found first had a low similarity ({best.score:.2f}), and the search was widened.")
-            best = self._or_better(best, lambda: self._looked_closer(self._attempt(poses, plan.second, beside), plan.closer))
+        best = self._whole_attempt(poses, plan.search, beside, plan.closer)
+        for further in plan.further:
+            doubt = self._doubt(best)
+            if doubt is None:
+                break
+            best = best.noting(f"What was found had {doubt}: {further.words}.")
+            starts, others = (poses, beside) if further.starts is None else (further.starts, beside[:0])
+            best = self._or_better(best, partial(self._whole_attempt, starts, further.search, others, plan.closer))
         start = _nearest(plan.starts, best.pose[0]).cpu().numpy()
         ends = best.found.pose.cpu().numpy()
         return RegistrationResult(
@@ -213,24 +200,32 @@ class _Run:
             seconds=time.perf_counter() - began,
         )
 
+    def _whole_attempt(self, starts: Tensor, search: MultiStart | None, beside: Tensor, closer: MultiStart | None) -> _Attempt:
+        return self._looked_closer(self._attempt(starts, search, beside), closer)
+
+    def _doubt(self, attempt: _Attempt) -> str | None:
+        """Why what was found may be wrong, in the words of a note."""
+        if attempt.score < self.options.doubtful_score:
+            return f"a low similarity ({attempt.score:.2f})"
+        return "not settled in the last stage's iterations" if attempt.cut_off else None
+
     def _looked_closer(self, attempt: _Attempt, closer: MultiStart | None) -> _Attempt:
-        """The attempt; where it has stuck, a further one from a search about its end, and so on while they get better."""
-        if closer is None or (sign := self._sign_of_stuck(attempt)) is None:
+        """The attempt; where it has not settled, a further one from a search about its end, and so on while they get better."""
+        if closer is None or (sign := self._unsettled(attempt)) is None:
             return attempt
-        attempt = attempt.noting(f"The stages had stuck ({sign}): a closer search began them again.")
+        attempt = attempt.noting(f"The stages had not settled ({sign}): a closer search began them again.")
         before = -math.inf
         while attempt.score > before + WORTH_ANOTHER:
             end, before = attempt.pose, attempt.score
             attempt = self._or_better(attempt, partial(self._attempt, end, closer, end[:0]))
         return attempt
 
-    def _sign_of_stuck(self, attempt: _Attempt) -> str | None:
-        """What says that the stages have not arrived: a similarity that only coarse images have, or a search that still went on when it was ended."""
+    def _unsettled(self, attempt: _Attempt) -> str | None:
+        """What says that the stages have not arrived: a similarity that only coarse images have, or a search that still went on when it was ended.
+        (One that found no way down, which is a minimum too, is as settled as one that converged.)"""
         if attempt.score < self.options.stuck_below * attempt.coarser_score:
             return f"a score of {attempt.score:.2f} on the finest images, of {attempt.coarser_score:.2f} on coarser ones"
-        if attempt.found.status[0] is Status.MAX_ITERATIONS:
-            return "the last one used up its iterations"
-        return None
+        return "the last one used up its iterations" if attempt.cut_off else None
 
     def _or_better(self, attempt: _Attempt, another: Callable[[], _Attempt]) -> _Attempt:
         """That of the better score, judged on the same pixels, with the records and notes of both. Another that cannot be made takes nothing away."""
@@ -256,7 +251,7 @@ class _Run:
             poses, beside, most = found.pose, beside[:0], 0
         if stage.similarity != scored_by:
             scores = self._problem(poses, stage.image_px, scored_by)[0].score(poses)
-            order = scores.argsort(descending=True, stable=True)
+            order = best_first(scores)
             found, scores = _reordered(found, order), scores[order]
         *before, _ = records[-len(self.options.stages) :]
         coarser = [record.score for record in before if record.similarity == scored_by]
@@ -273,7 +268,7 @@ class _Run:
         problem, _ = self._problem(poses, stage.image_px, stage.similarity)
         if len(self.views) == 1:
             poses = best_depths(problem, poses, self.pyramid.corners.mean(0), DEPTHS_MM)
-        poses = poses[problem.score(poses).argsort(descending=True, stable=True)]
+        poses = scored(problem, poses).poses
         return poses[diverse(poses, self.options.learned.keep, centre, APART_DEG, APART_MM)]
 
     def _search(self, starts: Tensor, options: MultiStart, count: int) -> tuple[Tensor, StageRecord]:
@@ -285,7 +280,7 @@ class _Run:
         for number, start in enumerate(starts):
             name = "search" if len(starts) == 1 else f"search {number + 1} of {len(starts)}"
             rounds.append(self._screen(spread_poses(start, centre, options, self.seed), radius, options.image_px, options.similarity, name))
-        found, grid = _merged([screened for screened, _ in rounds]), max((grid for _, grid in rounds), key=lambda grid: grid.pixel_mm)
+        found, grid = Scored.merged([screened for screened, _ in rounds]), max((grid for _, grid in rounds), key=lambda grid: grid.pixel_mm)
         evaluated = len(found.poses)
         if options.finalists:
             # Shifts were whole pixels of a coarse grid: the better poses are compared again on a finer one, a pixel or two around.
@@ -295,7 +290,7 @@ class _Run:
         seconds, best = time.perf_counter() - began, (poses[0].cpu().numpy(),)
         return poses, StageRecord("search", options.similarity, grid.sizes, evaluated, 0, seconds, float(found.scores[0]), poses=best)
 
-    def _screen(self, poses: Tensor, radius_mm: float, image_px: int, name: str, stage: str) -> tuple[Screened, _Grid]:
+    def _screen(self, poses: Tensor, radius_mm: float, image_px: int, name: str, stage: str) -> tuple[Scored, _Grid]:
         """Each pose at its best shift up to a radius, on one grid that holds them all."""
         crops = self._crops(poses, radius_mm, image_px)
         terms = self._terms(crops, poses, name)
@@ -319,7 +314,7 @@ class _Run:
         lm = LMOptions(max_iterations=stage.iterations, cost_tolerance=COST_TOLERANCE, step_tolerance_rad=1e-5, step_tolerance_mm=1e-3)
         found = levenberg_marquardt(problem.holding_valid_at(poses), poses, self.pyramid.centre, lm, report)
         scores = problem.score(found.pose)
-        order = scores.argsort(descending=True, stable=True)
+        order = best_first(scores)
         best = int(order[0])
         record = StageRecord(
             name,
@@ -357,59 +352,11 @@ class _Run:
         return torch.as_tensor(view.camera_from_camera1, dtype=torch.float64, device=self.pyramid.device)
 
 
-def _as_views(radiographs: Radiograph | View | Sequence[Radiograph | View]) -> tuple[View, ...]:
-    given: list[Any] = [radiographs] if isinstance(radiographs, (Radiograph, View)) else list(radiographs)
-    if not given:
-        raise InputError("There is no X-ray to register to; expected at least one.")
-    if isinstance(given[0], Radiograph):
-        given[0] = View(given[0], np.eye(4))
-    for number, view in enumerate(given, start=1):
-        if not isinstance(view, View):
-            raise InputError(f"X-ray {number} does not say where its camera stands to the first; expected a View with camera_from_camera1.")
-        check_rigid(np.asarray(view.camera_from_camera1), f"camera_from_camera1 of X-ray {number}")
-    if np.abs(given[0].camera_from_camera1 - np.eye(4)).max() > 1e-9:
-        raise InputError("camera_from_camera1 of the first X-ray must be the identity.")
-    return tuple(given)
-
-
-def _starts(
-    initial: Any, views: Sequence[View], pyramid: VolumePyramid, options: RegistrationOptions
-) -> tuple[Tensor, MultiStart | None, tuple[str, ...]]:
-    """Poses (S, 4, 4) to start from, the search that belongs to them, and what to tell the user about it."""
-    names = NAMED_VIEWS if initial is None else (initial,) if isinstance(initial, str) else ()
-    if names:
-        poses = torch.stack([named_view(name, views[0].radiograph.camera, pyramid.centre) for name in names]).to(pyramid.device)
-        shown = visible_in_all(views, poses, pyramid.corners)
-        if bool(shown.any()):  # else the check of the starts says what is wrong
-            names, poses = tuple(name for name, usable in zip(names, shown.tolist()) if usable), poses[shown]
-        note = f"Initial pose: no matrix was given; searched around the named view{'s' if len(names) > 1 else ''} {', '.join(names)}."
-        return poses, options.wide_start, (note,)
-    pose = initial if isinstance(initial, Tensor) else torch.from_numpy(np.array(_numbers(initial)))
-    check_rigid(pose, "The initial pose")
-    if pose.shape != (4, 4):
-        raise InputError(f"The initial pose has shape {tuple(pose.shape)}; expected one camera_from_world (4, 4).")
-    return orthonormalise(pose.to(device=pyramid.device, dtype=torch.float64))[None], options.multi_start, ()
-
-
-def _numbers(values: Any) -> np.ndarray:
-    try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"The initial pose is {values!r}; expected a 4 x 4 matrix camera_from_world or a view's name.") from None
-
-
 def _pixel_at_ct(radiograph: Radiograph, camera_from_world: Tensor, centre: Tensor) -> float:
     """Size of a pixel measured at the CT's centre, mm."""
     depth = float((camera_from_world[0] @ torch.cat((centre, centre.new_ones(1))))[2])
     camera = radiograph.camera
     return max(camera.pixel_spacing_mm) * max(depth, 0.1 * camera.sdd_mm) / camera.sdd_mm
-
-
-def _merged(results: Sequence[Screened]) -> Screened:
-    poses = torch.cat([result.poses for result in results])
-    scores = torch.cat([result.scores for result in results])
-    order = scores.argsort(descending=True, stable=True)
-    return Screened(poses[order], scores[order])
 
 
 def _reordered(result: OptimizationResult, order: Tensor) -> OptimizationResult:

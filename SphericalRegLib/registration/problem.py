@@ -40,21 +40,25 @@ class ViewTerm:
             return None
         return self.projector.validity(camera_from_world)
 
-    def over_valid(self, camera1_from_world: Tensor) -> Similarity:
-        """The similarity of the images at B poses (B, 4, 4), over the pixels that are valid there."""
+    def over_valid(self, camera1_from_world: Tensor) -> ViewTerm:
+        """The same of B images, over the pixels that are valid at B poses (B, 4, 4)."""
         valid = self.valid(self.pose(camera1_from_world))
-        return self.similarity if valid is None else self.similarity.over(valid)
+        return self if valid is None else replace(self, similarity=self.similarity.over(valid))
 
-    def residual_and_jacobian(self, camera1_from_world: Tensor, similarity: Similarity) -> tuple[Tensor, Tensor]:
-        """r (B, N) and J (B, N, 6) by the similarity of these B images.
+    def of(self, index: Tensor) -> ViewTerm:
+        """That of the images `index` (M,) alone."""
+        return replace(self, similarity=self.similarity.of(index))
+
+    def residual_and_jacobian(self, camera1_from_world: Tensor) -> tuple[Tensor, Tensor]:
+        """r (B, N) and J (B, N, 6).
 
         A step on the right turns and shifts the CT alike in every camera, so J needs no change of frame.
         """
-        return similarity.residual_and_jacobian(*self.projector.project_with_jacobian(self.pose(camera1_from_world)))
+        return self.similarity.residual_and_jacobian(*self.projector.project_with_jacobian(self.pose(camera1_from_world)))
 
     def score(self, camera1_from_world: Tensor) -> Tensor:
         """(B,), higher is better."""
-        return self.over_valid(camera1_from_world).score(self.projector.project(self.pose(camera1_from_world)))
+        return self.similarity.score(self.projector.project(self.pose(camera1_from_world)))
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,12 @@ class MultiViewProblem:
 
     Attributes:
         terms: one per view.
-        held: per view, the similarity of the E elements that are optimised, over the pixels that were valid at their starts: the cost is then one
-            smooth function, and nothing is rendered twice. None: found anew at each pose.
+        held: the terms of the E elements that are optimised, over the pixels that were valid at their starts: the cost is then one smooth function,
+            and nothing is rendered twice. None: found anew at each pose.
     """
 
     terms: Sequence[ViewTerm]
-    held: tuple[Similarity, ...] | None = None
+    held: tuple[ViewTerm, ...] | None = None
 
     def holding_valid_at(self, poses: Tensor) -> MultiViewProblem:
         """The problem of E elements that start at poses (E, 4, 4)."""
@@ -85,18 +89,18 @@ class MultiViewProblem:
         return torch.cat([r for r, _ in parts]), torch.cat([j for _, j in parts])
 
     def score(self, poses: Tensor) -> Tensor:
-        """The views' mean score (B,)."""
-        return torch.cat([torch.stack([term.score(chunk) for term in self.terms]).mean(0) for chunk in self._chunks(poses)])
+        """The views' mean score (B,), each over the pixels that are valid at the poses (B, 4, 4)."""
+        return torch.cat([torch.stack([term.over_valid(chunk).score(chunk) for term in self.terms]).mean(0) for chunk in self._chunks(poses)])
 
-    def _similarity(self, view: int, poses: Tensor, index: Tensor) -> Similarity:
+    def _term(self, view: int, poses: Tensor, index: Tensor) -> ViewTerm:
         return self.terms[view].over_valid(poses) if self.held is None else self.held[view].of(index)
 
     def _stacked(self, poses: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         if len(self.terms) == 1:
-            return self.terms[0].residual_and_jacobian(poses, self._similarity(0, poses, index))
+            return self._term(0, poses, index).residual_and_jacobian(poses)
         residuals, jacobians = [], []
         for view, term in enumerate(self.terms):
-            residual, jacobian = term.residual_and_jacobian(poses, self._similarity(view, poses, index))
+            residual, jacobian = self._term(view, poses, index).residual_and_jacobian(poses)
             scale = math.sqrt(_pixels(self.terms[0]) / _pixels(term))
             residuals.append(scale * residual)
             jacobians.append(scale * jacobian)

@@ -23,6 +23,7 @@ from .problem import MultiViewProblem
 from .region import visible_in_all
 from .resolution import VolumePyramid
 from .result import StageRecord
+from .scored import Scored, best_first, scored
 from .screening import APART_DEG, APART_MM, diverse
 
 
@@ -77,33 +78,17 @@ def propose(
         starts, drawn, record = _regress(problem, views, model, pyramid, options.draws, seed, progress)
         if not len(drawn.poses):
             raise InputError("No pose that the model's regressor proposes shows the CT in the X-ray: is it the model of another CT or view?")
+        about = starts[:0]
         records.append(record)
     else:
         about = starts if spread is None else torch.cat([spread_about(start, pyramid.centre, options.draws, spread, seed) for start in starts])
-        drawn = _Scored.by(problem, about)
+        drawn = scored(problem, starts[:0])
         if model.regressor is not None and options.second_opinion:  # the start may be farther off than its spread says
-            _, others, record = _regress(problem, views, model, pyramid, options.second_opinion, seed, progress)
-            drawn = _Scored(torch.cat((drawn.poses, others.poses)), torch.cat((drawn.scores, others.scores)))
+            _, drawn, record = _regress(problem, views, model, pyramid, options.second_opinion, seed, progress)
             records.append(record)
-    poses, record = _refine(problem, views, pyramid, drawn, options, progress)
+    poses, record = _refine(problem, views, pyramid, about, drawn, options, progress)
     # The starts go on as well: the intensities judge whether the refinement was one.
     return Proposal(torch.cat((poses, starts)), starts, (*records, record), notes)
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """Poses (B, 4, 4) and their spherical scores (B,)."""
-
-    poses: Tensor
-    scores: Tensor
-
-    @classmethod
-    def by(cls, problem: MultiViewProblem, poses: Tensor) -> _Scored:
-        return cls(poses, problem.score(poses).nan_to_num(-torch.inf) if len(poses) else poses.new_zeros(0))
-
-    def best_first(self) -> Tensor:
-        """The poses, sorted."""
-        return self.poses[self.scores.argsort(descending=True, stable=True)]
 
 
 def spread_about(start: Tensor, centre: Tensor, count: int, options: MultiStart, seed: int) -> Tensor:
@@ -136,7 +121,7 @@ def model_notes(model: Model, pyramid: VolumePyramid) -> tuple[str, ...]:
 
 def _regress(
     problem: MultiViewProblem, views: Sequence[View], model: Model, pyramid: VolumePyramid, count: int, seed: int, progress: ProgressCallback
-) -> tuple[Tensor, _Scored, StageRecord]:
+) -> tuple[Tensor, Scored, StageRecord]:
     """(the poses of the mixtures' components, all draws that show the CT, maybe none; the record)."""
     if model.regressor is None:
         raise InputError("The model has no regressor and no initial pose is known; expected one of them.")
@@ -151,34 +136,41 @@ def _regress(
         found.append(invert(term.camera_from_camera1) @ recentred(poses, its_centre, pyramid.centre))
     components = min(share, model.regressor.config.components)
     drawn = torch.cat(found)
-    scored = _Scored.by(problem, drawn[visible_in_all(views, drawn, pyramid.corners)])
+    compared = scored(problem, drawn[visible_in_all(views, drawn, pyramid.corners)])
     progress(Progress("regressor", 1, 1))
     sizes = tuple(term.projector.camera.size_px for term in problem.terms)
-    score = float(scored.scores.max()) if len(scored.poses) else math.nan
-    pose = tuple(scored.best_first()[:1].cpu().numpy())
-    record = StageRecord("regressor", "spherical", sizes, len(scored.poses), 0, time.perf_counter() - began, score, poses=pose)
+    score = float(compared.scores[0]) if len(compared.poses) else math.nan
+    pose = tuple(compared.poses[:1].cpu().numpy())
+    record = StageRecord("regressor", "spherical", sizes, len(compared.poses), 0, time.perf_counter() - began, score, poses=pose)
     likeliest = torch.cat([poses[:components] for poses in found])
     likeliest = likeliest[visible_in_all(views, likeliest, pyramid.corners)]
-    return likeliest if len(likeliest) else scored.poses[:1], scored, record
+    return likeliest if len(likeliest) else compared.poses[:1], compared, record
 
 
 def _refine(
-    problem: MultiViewProblem, views: Sequence[View], pyramid: VolumePyramid, drawn: _Scored, options: LearnedStart, progress: ProgressCallback
+    problem: MultiViewProblem,
+    views: Sequence[View],
+    pyramid: VolumePyramid,
+    about: Tensor,
+    drawn: Scored,
+    options: LearnedStart,
+    progress: ProgressCallback,
 ) -> tuple[Tensor, StageRecord]:
-    """Levenberg-Marquardt from the most similar and mutually different of the poses; what has left the image on the way is dropped."""
+    """Levenberg-Marquardt from the most similar and mutually different of poses (M, 4, 4) about a start and of those drawn; what has left the image
+    on the way is dropped."""
     began = time.perf_counter()
     name = "spherical LM"
     progress(Progress(name, 0, options.iterations))
-    ranked = drawn.best_first()
-    begin = ranked[diverse(ranked, options.refined, pyramid.centre, APART_DEG, APART_MM)]
+    poses = Scored.merged((scored(problem, about), drawn)).poses
+    begin = poses[diverse(poses, options.refined, pyramid.centre, APART_DEG, APART_MM)]
 
     def report(step: Progress) -> None:
         progress(replace(step, stage=name))
 
     lm = LMOptions(max_iterations=options.iterations, cost_tolerance=1e-4, step_tolerance_rad=1e-4, step_tolerance_mm=1e-2)
     found = levenberg_marquardt(problem, begin, pyramid.centre, lm, report)
-    scores = _Scored.by(problem, found.pose).scores
-    order = scores.argsort(descending=True, stable=True)
+    scores = problem.score(found.pose)
+    order = best_first(scores)
     best = int(order[0])
     record = StageRecord(
         name,

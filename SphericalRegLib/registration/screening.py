@@ -21,6 +21,7 @@ from ..rendering.projector import Projector
 from ..similarity.ncc import GlobalNCC
 from .options import MultiStart
 from .problem import PIXELS_AT_ONCE, MultiViewProblem
+from .scored import Scored
 
 RADIUS_SIGMAS = 2.5
 """Shifts are searched up to this many standard deviations."""
@@ -36,14 +37,6 @@ class ScreeningView:
     projector: Projector
     similarity: GlobalNCC
     camera_from_camera1: Tensor
-
-
-@dataclass(frozen=True)
-class Screened:
-    """Poses (B, 4, 4) of the first camera with their screening score (B,), best first."""
-
-    poses: Tensor
-    scores: Tensor
 
 
 def spread_poses(start: Tensor, centre: Tensor, options: MultiStart, seed: int) -> Tensor:
@@ -63,7 +56,7 @@ def spread_poses(start: Tensor, centre: Tensor, options: MultiStart, seed: int) 
 
 def screen(
     views: Sequence[ScreeningView], poses: Tensor, radius_mm: float, pixel_mm: float, progress: ProgressCallback = silent, stage: str = "search"
-) -> Screened:
+) -> Scored:
     """Each pose at its best shift.
 
     Args:
@@ -89,9 +82,7 @@ def screen(
         best_poses.append(retract(chunk, torch.cat((torch.zeros_like(shift), shift), dim=1), views[0].projector.centre))
         best_scores.append(top)
     progress(Progress(stage, len(poses), len(poses)))
-    scores = torch.cat(best_scores)
-    order = scores.argsort(descending=True, stable=True)
-    return Screened(torch.cat(best_poses)[order], scores[order])
+    return Scored.sorted(torch.cat(best_poses), torch.cat(best_scores))
 
 
 def diverse(poses: Tensor, count: int, centre: Tensor, apart_deg: float, apart_mm: float) -> Tensor:

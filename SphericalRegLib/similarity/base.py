@@ -30,7 +30,8 @@ class Similarity(Protocol):
     def over(self, valid: Tensor) -> Similarity:
         """The same similarity of B moving images of which only the pixels `valid` (B, H, W), bool or weights in [0, 1], mean something.
 
-        They count as constant in the pose. What depends on them alone is worked out once, however often it is asked for a residual then.
+        They count as constant in the pose. The fixed image over them is worked out here, once, however often a residual is asked for then. A second
+        `over` takes the place of the first.
         """
         ...
 

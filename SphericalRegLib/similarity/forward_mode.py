@@ -1,4 +1,4 @@
-"""A function of images and its pose Jacobian, by forward-mode differentiation along the columns of the image Jacobian."""
+"""A function of what depends on the pose, and its pose Jacobian, by forward-mode differentiation along the columns of that one's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def along_columns(function: Callable[[Tensor], Tensor], moving: Tensor, moving_jacobian: Tensor) -> tuple[Tensor, Tensor]:
-    """f(moving) and its derivative (*, 6) along the six columns of the Jacobian (B, H, W, 6) of moving images (B, H, W), all at once.
+    """f(moving) and its derivative (..., 6) along the six columns of the Jacobian (B, ..., 6) of moving images or embeddings (B, ...), all at once.
 
     Autograd, where it is on, goes through both.
     """

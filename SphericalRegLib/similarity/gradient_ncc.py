@@ -28,14 +28,14 @@ class GradientNCC(GlobalNCC):
     def __init__(
         self, fixed: Tensor, mask: Tensor | None = None, *, sigma: float = 1.0, window: Kernel | None = None, floor: float = 0.3
     ) -> None:
-        super().__init__(fixed, mask)
         if not sigma > 0 or not floor > 0:
             raise InputError(f"A gradient correlation has sigma {sigma} px and noise floor {floor}; expected positive numbers.")
         self._smooth, self._derive = gaussian_kernel(sigma), gaussian_derivative_kernel(sigma)
         self._radius = len(self._derive) // 2
         self._window = window
         self._floor = floor
-        if not bool((erode(self._mask, self._radius) > 0).any()):
+        super().__init__(fixed, mask)
+        if not bool((self._whole.weight > 0).any()):
             raise InputError(f"The mask is narrower than the gradient filter ({2 * self._radius + 1} pixels); use a larger mask or a smaller sigma.")
 
     def _feature_weight(self, weight: Tensor) -> Tensor:

@@ -25,11 +25,11 @@ class LocalNCC(GlobalNCC):
     """
 
     def __init__(self, fixed: Tensor, mask: Tensor | None = None, *, kernel: Kernel = NINE_PIXELS, floor: float = 0.1) -> None:
-        super().__init__(fixed, mask)
         if not floor > 0:
             raise InputError(f"The noise floor of a local correlation is {floor}; expected a positive share of the standard deviation.")
         self._kernel = kernel
         self._floor = floor
+        super().__init__(fixed, mask)
 
     def _features(self, image: Tensor, image_weight: Tensor, weight: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor | None]:
         # Standardised as a whole first: the floor then means the same for both images, and scale and offset fall out exactly.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from .standardize import standardize
+
+PIXELS_AT_ONCE = 2**19
+"""Of the fixed image, over as many masks as that makes: its features take several times their size while they are made."""
 
 
 class GlobalNCC:
@@ -45,7 +48,7 @@ class GlobalNCC:
         self._fixed = fixed[None, None]
         self._mask = mask[None, None]
         self._count = float(mask.sum())
-        self._valid: Tensor | None = None
+        self._whole = self._seen = self._seen_over(self._mask)
 
     def residual(self, moving: Tensor) -> Tensor:
         """See `Similarity.residual`; N = channels * H * W, zero outside the mask."""
@@ -69,18 +72,17 @@ class GlobalNCC:
 
     def over(self, valid: Tensor) -> GlobalNCC:
         """See `Similarity.over`."""
-        other = copy(self)
-        other.__dict__.pop("_seen", None)
-        other._valid = valid[:, None].to(self._mask)
-        return other
+        at_once = max(1, PIXELS_AT_ONCE // self._mask.numel())
+        weights = self._mask * valid[:, None].to(self._mask)
+        return self._with(_Seen.joined([self._seen_over(part) for part in weights.split(at_once)]))
 
     def of(self, index: Tensor) -> GlobalNCC:
         """See `Similarity.of`."""
-        if self._valid is None:
-            return self
+        return self if self._seen is self._whole else self._with(self._seen.of(index))
+
+    def _with(self, seen: _Seen) -> GlobalNCC:
         other = copy(self)
-        other._valid = self._valid[index]
-        other._seen = self._seen.of(index)
+        other._seen = seen
         return other
 
     def moving_features(self, moving: Tensor) -> Tensor:
@@ -106,36 +108,24 @@ class GlobalNCC:
         """The moving images' standardised features, and their tangents."""
         tangent = None if jacobian is None else jacobian.movedim(-1, 1)[:, None]
         seen = self._seen
+        assert len(seen.weight) in (1, len(moving)), f"held for {len(seen.weight)} images, asked for {len(moving)}: `of` was forgotten"
         features, tangent = self._features(moving[:, None], seen.image_weight, seen.weight, tangent)
         return standardize(features, seen.weight, tangent)
 
-    @cached_property
-    def _whole(self) -> _Seen:
-        """The fixed image over its whole mask."""
-        return self._seen_over(self._mask)
-
-    @cached_property
-    def _seen(self) -> _Seen:
-        """The fixed image over what of its mask is valid."""
-        return self._whole if self._valid is None else self._seen_over(self._mask * self._valid)
-
     def _seen_over(self, image_weight: Tensor) -> _Seen:
         weight = self._feature_weight(image_weight)
-        features, _ = self._features(self._fixed, image_weight, weight, None)
-        return _Seen(image_weight, weight, standardize(features, weight)[0])
+        fixed = standardize(self._features(self._fixed, image_weight, weight, None)[0], weight)[0]
+        total = weight.sum((-2, -1), keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+        return _Seen(image_weight, weight, fixed, (weight * (self._count / fixed.shape[1]) / total).sqrt())
 
     def _residual(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The residual (B, C H W) and what the features' tangents are multiplied by (B, C, H, W)."""
-        channels, seen = features.shape[1], self._seen
+        seen = self._seen
         blank = _is_zero(features) | _is_zero(seen.fixed)
-        root = torch.where(blank, 0, self._root_weight(seen.weight, channels))
+        root = torch.where(blank, 0, seen.root)
         # Not over what is valid: where nothing is visible it has no pixel to carry the cost.
-        constant = math.sqrt(2) * self._root_weight(self._whole.weight, channels)
+        constant = math.sqrt(2) * self._whole.root
         return torch.where(blank, constant, root * (features - seen.fixed)).flatten(1), root
-
-    def _root_weight(self, weight: Tensor, channels: int) -> Tensor:
-        total = weight.sum((-2, -1), keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
-        return (weight * (self._count / channels) / total).sqrt()
 
 
 @dataclass(frozen=True)
@@ -145,9 +135,14 @@ class _Seen:
     image_weight: Tensor  # (B, 1, H, W) of the images' pixels
     weight: Tensor  # (B, 1, H, W) of the features'
     fixed: Tensor  # (B, C, H, W) standardised features
+    root: Tensor  # (B, 1, H, W) what a difference of features is multiplied by in the residual
 
     def of(self, index: Tensor) -> _Seen:
-        return _Seen(self.image_weight[index], self.weight[index], self.fixed[index])
+        return _Seen(*(getattr(self, item.name)[index] for item in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Seen]) -> _Seen:
+        return parts[0] if len(parts) == 1 else cls(*(torch.cat([getattr(part, item.name) for part in parts]) for item in fields(cls)))
 
 
 def _is_zero(features: Tensor) -> Tensor:

@@ -75,13 +75,13 @@ class Robust:
 
     def over(self, valid: Tensor) -> Robust:
         """See `Similarity.over`."""
-        return self._around(self._inner.over(valid))
+        return self._with(self._inner.over(valid))
 
     def of(self, index: Tensor) -> Robust:
         """See `Similarity.of`."""
-        return self._around(self._inner.of(index))
+        return self._with(self._inner.of(index))
 
-    def _around(self, inner: Similarity) -> Robust:
+    def _with(self, inner: Similarity) -> Robust:
         other = copy(self)
         other._inner = inner
         return other

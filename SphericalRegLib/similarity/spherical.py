@@ -23,8 +23,7 @@ def embedding_residual(fixed: Tensor, moving: Tensor, embedding: Embedding = "so
     sphere, along the chord (..., 8K). "euclidean": the plain difference (..., 8K).
     """
     if embedding == "so4":
-        logarithms = so4_residual(fixed[..., 0, :], fixed[..., 1, :], moving[..., 0, :], moving[..., 1, :])
-        return (2 / logarithms.shape[-2]) ** 0.5 * logarithms.flatten(-2)
+        return _scale(moving) * so4_residual(fixed[..., 0, :], fixed[..., 1, :], moving[..., 0, :], moving[..., 1, :]).flatten(-2)
     difference = (moving - fixed).flatten(-3)
     if embedding == "euclidean":
         return difference
@@ -38,8 +37,11 @@ def embedding_residual_and_jacobian(fixed: Tensor, moving: Tensor, tangent: Tens
         return along_columns(lambda elements: embedding_residual(fixed, elements, embedding), moving, tangent)
     (p1, q1), (p2, q2), (p2_tangent, q2_tangent) = fixed.unbind(-2), moving.unbind(-2), tangent.unbind(-3)
     logarithms, columns = so4_residual_and_tangent(p1, q1, p2, q2, p2_tangent, q2_tangent)
-    scale = (2 / logarithms.shape[-2]) ** 0.5
-    return scale * logarithms.flatten(-2), scale * columns.flatten(-3, -2)
+    return _scale(moving) * logarithms.flatten(-2), _scale(moving) * columns.flatten(-3, -2)
+
+
+def _scale(elements: Tensor) -> float:
+    return (2 / elements.shape[-3]) ** 0.5
 
 
 class SphericalSimilarity:
@@ -53,10 +55,10 @@ class SphericalSimilarity:
 
     def __init__(self, encoder: SphericalEncoder, fixed: Tensor, mask: Tensor | None = None) -> None:
         self.encoder = encoder
-        self._mask = (torch.ones_like(fixed) if mask is None else mask.to(fixed))[None, None]
-        self._valid: Tensor | None = None
+        self._seen = (torch.ones_like(fixed) if mask is None else mask.to(fixed))[None, None]  # (B, 1, S, S); B = 1 stands for any number
+        self._whole = self._seen
         with torch.no_grad():
-            self.embedding = encoder(fixed[None, None], self._mask)
+            self.embedding = encoder(fixed[None, None], self._whole)
 
     def residual(self, moving: Tensor) -> Tensor:
         """r (B, 6K) of DRRs (B, S, S)."""
@@ -80,16 +82,16 @@ class SphericalSimilarity:
 
     def over(self, valid: Tensor) -> SphericalSimilarity:
         """See `Similarity.over`: the mask of the DRRs; the X-ray's embedding stays that of its whole mask."""
-        return self._restricted(valid[:, None].to(self._mask))
+        return self._with(self._whole * valid[:, None].to(self._whole))
 
     def of(self, index: Tensor) -> SphericalSimilarity:
         """See `Similarity.of`."""
-        return self if self._valid is None else self._restricted(self._valid[index])
+        return self if self._seen is self._whole else self._with(self._seen[index])
 
-    def _restricted(self, valid: Tensor) -> SphericalSimilarity:
+    def _with(self, seen: Tensor) -> SphericalSimilarity:
         other = copy(self)
-        other._valid = valid
+        other._seen = seen
         return other
 
     def _masks(self, moving: Tensor) -> Tensor:
-        return (self._mask if self._valid is None else self._mask * self._valid).expand(len(moving), -1, -1, -1)
+        return self._seen.expand(len(moving), -1, -1, -1)  # refuses moving images that `over` was not told of

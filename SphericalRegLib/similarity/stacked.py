@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -47,11 +48,16 @@ class Stacked:
 
     def over(self, valid: Tensor) -> Stacked:
         """See `Similarity.over`."""
-        return Stacked([part.over(valid) for part in self._parts], self._weights)
+        return self._with([part.over(valid) for part in self._parts])
 
     def of(self, index: Tensor) -> Stacked:
         """See `Similarity.of`."""
-        return Stacked([part.of(index) for part in self._parts], self._weights)
+        return self._with([part.of(index) for part in self._parts])
+
+    def _with(self, parts: Sequence[Similarity]) -> Stacked:
+        other = copy(self)
+        other._parts = tuple(parts)
+        return other
 
     def _pairs(self) -> zip[tuple[Similarity, float]]:
         return zip(self._parts, self._weights)

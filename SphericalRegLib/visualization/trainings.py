@@ -60,7 +60,7 @@ def training_figure(trainings: Sequence[Training], quantities: Sequence[str], cr
             minutes, errors = [point["seconds"] / 60 for point in points], [point[key] for point in points]
             axes.plot(minutes, errors, color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=2.6, label=training.name)
         _log_mm(axes)
-        _minutes(axes, [training.curve[-1]["seconds"] / 60 for training in trainings])
+        _time_axis(axes, [training.curve[-1]["seconds"] / 60 for training in trainings])
     if criterion_mm is not None:
         panels[0].axhline(criterion_mm, color=theme.truth, linewidth=1.0, alpha=0.7)
         _against(panels[-1], trainings, quantities[0], criterion_mm, theme)
@@ -83,14 +83,15 @@ def capture_figure(shares: Mapping[str, Mapping[str, Sequence[tuple[float, float
         raise InputError("there is no share to draw; expected at least one model for each method and spread")
     figure = new_figure(4.4 * len(shares), 3.9, theme)
     panels = figure.subplots(1, len(shares), squeeze=False, sharey=True)[0]
+    lengths = [minutes for lines in shares.values() for points in lines.values() for minutes, _ in points]
     for axes, (method, lines) in zip(panels, shares.items()):
         dress(axes, theme, method, "minutes of training", f"below {limit_mm:g} mm, %")
         for number, (spread, points) in enumerate(lines.items()):
             colour, style = _look(number, theme)
-            minutes, percent = [point[0] for point in points], [100 * point[1] for point in points]
+            minutes, percent = zip(*((minutes, 100 * share) for minutes, share in points))
             axes.plot(minutes, percent, color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=4, label=spread, clip_on=False)
         axes.set_ylim(0, 100)
-        _minutes(axes, minutes)
+        _time_axis(axes, lengths)
     _legend(figure, panels[0], theme)
     return figure
 
@@ -102,7 +103,7 @@ def _legend(figure: Figure, axes: Axes, theme: Theme) -> None:
         text.set_color(theme.ink)
 
 
-def _minutes(axes: Axes, lengths: Sequence[float]) -> None:
+def _time_axis(axes: Axes, lengths: Sequence[float]) -> None:
     """A linear axis from zero; a logarithmic one where trainings of minutes stand beside trainings of hours."""
     if max(lengths) <= LONG * min(lengths):
         axes.set_xlim(left=0)

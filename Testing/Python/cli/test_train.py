@@ -76,6 +76,8 @@ def test_curves_of_a_model_and_registrations_with_it(case: Path, model: Path, tm
     assert {path.suffix for path in out.glob("curves.*")} == {path.suffix for path in out.glob("capture.*")} == {".csv", ".md", ".png"}
     refused = run("benchmark", "curves", model, "-o", out, "--case", case, "--method", "NCC LM")
     assert refused.exit_code == 2 and "NCC LM uses no model" in refused.stderr
+    refused = run("benchmark", "curves", model, "-o", out, "--spread", "1/2")
+    assert refused.exit_code == 2 and "no --case says which X-rays" in refused.stderr
 
 
 def test_a_model_registers_without_an_initial_pose(case: Path, model: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from SphericalRegLib.geometry import se3, so4
 from SphericalRegLib.geometry.distances import double_geodesic, rotation_angle, so4_pose_distance
-from SphericalRegLib.geometry.quaternions import quaternion_log_jacobian
+from SphericalRegLib.geometry.quaternions import quaternion_log_and_jacobian
 
 F64 = torch.float64
 IDENTITY = torch.tensor([1.0, 0, 0, 0], dtype=F64)
@@ -104,13 +104,20 @@ def test_log_at_the_antipode_has_the_right_length_and_a_finite_gradient():
 def test_jacobian_of_the_logarithm_is_its_derivative(angle):
     q = 1.7 * half_angle(angle, (1, -2, 0.5))
     exact = torch.autograd.functional.jacobian(so4.quaternion_log, q)
-    assert (quaternion_log_jacobian(q) - exact).abs().max() < 1e-12 * max(1.0, exact.abs().max().item())
-    single = quaternion_log_jacobian(q.float()).double()
-    assert (single - exact).abs().max() < 2e-5 * max(1.0, exact.abs().max().item())
-    batched = quaternion_log_jacobian(torch.stack((q, -q, IDENTITY)).expand(2, 3, 4))
-    assert batched.shape == (2, 3, 3, 4)
-    assert (batched[1, 0] - exact).abs().max() < 1e-12 * max(1.0, exact.abs().max().item())
-    assert bool((quaternion_log_jacobian(-IDENTITY) == 0).all())
+    largest = max(1.0, exact.abs().max().item())
+    for precision, tolerance in ((F64, 1e-12), (torch.float32, 2e-5)):
+        log, jacobian = quaternion_log_and_jacobian(q.to(precision))
+        assert torch.equal(log, so4.quaternion_log(q.to(precision))) and log.dtype == precision
+        assert (jacobian.double() - exact).abs().max() < tolerance * largest
+    log, jacobian = quaternion_log_and_jacobian(torch.stack((q, -q, -IDENTITY)).expand(2, 3, 4))
+    assert jacobian.shape == (2, 3, 3, 4) and (jacobian[1, 0] - exact).abs().max() < 1e-12 * largest
+    assert bool((jacobian[:, 2] == 0).all())
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.1973, 0.1975, 1.0, 2.5])
+def test_training_goes_through_the_logarithms_jacobian(angle):
+    q = (1.3 * half_angle(angle, (1, -2, 0.5))).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: quaternion_log_and_jacobian(x)[1], (q,), atol=1e-7)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -93,15 +93,29 @@ class TestProblem:
         cut_term = ViewTerm(Projector(cut, projector.camera), term.similarity, term.camera_from_camera1)
         valid = cut_term.valid(TRUE[None])
         assert valid is not None and 0.3 < valid.float().mean() < 0.98
-        assert cut_term.score(TRUE[None]).item() > 0.95 * term.score(TRUE[None]).item()
-        # Held where they were, element by element, whichever of them still runs.
-        problem, last = MultiViewProblem([cut_term]), torch.tensor([1])
-        poses = torch.stack((TRUE, retract(TRUE, step(0.1, -0.05, 0.2, 5.0, 0.0, 30.0), centre())))
-        held = problem.holding_valid_at(poses)
-        both, one, anew = (problem_.residual_and_jacobian(poses[at], at) for problem_, at in ((held, torch.arange(2)), (held, last), (problem, last)))
-        for whole, part, expected in zip(both, one, anew):
-            torch.testing.assert_close(part, whole[last])
-            torch.testing.assert_close(part, expected)
+        assert cut_term.over_valid(TRUE[None]).score(TRUE[None]).item() > 0.95 * term.score(TRUE[None]).item()
+
+    @pytest.mark.parametrize("at_once", [1, 100])
+    def test_valid_pixels_are_held_where_the_elements_began(self, projector: Projector, term: ViewTerm, at_once: int, monkeypatch) -> None:
+        cut = Attenuation(phantom.ct().mu[:, :, 10:], _shifted(phantom.ct(), 10), phantom.ct().centre_ras_mm, (False,) * 4 + (True, False))
+        problem = MultiViewProblem([ViewTerm(Projector(cut, projector.camera), term.similarity, term.camera_from_camera1)])
+        starts = torch.stack((TRUE, retract(TRUE, step(0.1, -0.05, 0.2, 5.0, 0.0, 30.0), centre())))
+        moved = retract(starts, step(0.05, 0.1, 0.0, 0.0, 3.0, -12.0).expand(2, 6), centre())
+        (only,) = problem.terms
+        valid = only.valid(starts)
+        assert valid is not None and not torch.equal(valid[0], valid[1])
+        expected = only.similarity.over(valid).residual_and_jacobian(*only.projector.project_with_jacobian(moved))
+        monkeypatch.setattr("SphericalRegLib.registration.problem.PIXELS_AT_ONCE", at_once * 56 * 48)
+        held, last = problem.holding_valid_at(starts), torch.tensor([1])
+        for got, whole, alone, anew in zip(
+            held.residual_and_jacobian(moved, torch.arange(2)),
+            expected,
+            held.residual_and_jacobian(moved[last], last),
+            problem.residual_and_jacobian(moved, torch.arange(2)),
+        ):
+            torch.testing.assert_close(got, whole)
+            torch.testing.assert_close(alone, whole[last])
+            assert not torch.allclose(got, anew, atol=1e-3)
 
 
 def _shifted(attenuation: Attenuation, slices: int) -> np.ndarray:

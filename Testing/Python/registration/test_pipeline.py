@@ -109,6 +109,18 @@ def test_stages_cut_off_bring_on_a_closer_search_and_the_better_result_is_kept(p
     assert kept.score >= again.score, "a search that finds nothing better takes nothing away"
 
 
+def test_what_is_cut_off_to_the_end_is_doubtful_whatever_its_score(pyramid) -> None:
+    """One iteration a stage settles nothing: the closer search is made, then the wider one, and not where none was wanted."""
+    xray, stages = phantom.radiograph(phantom.true_pose()), tuple(replace(stage, iterations=1) for stage in QUICK.stages)
+    options = replace(QUICK, stages=stages, closer_start=QUICK.multi_start, second_start=QUICK.wide_start)
+    result = register(pyramid, xray, FAR.numpy(), options=options)
+    assert result.score > options.doubtful_score
+    assert [note.split(":")[1] for note in result.notes[:2]] == [" a closer search began them again.", " the search was widened."]
+    assert result.notes[1].startswith("What was found had not settled")
+    assert not any("widened" in note for note in register(pyramid, xray, FAR.numpy(), options=replace(options, second_start=None)).notes)
+    assert not register(pyramid, xray, FAR.numpy(), options=QUICK).notes
+
+
 @pytest.mark.parametrize("stages", [QUICK.stages, (Stage(48, FINE, iterations=12), Stage(96, iterations=15)), QUICK.stages[1:]])
 def test_stages_are_stuck_by_the_score_that_the_finest_images_leave_of_the_coarser_ones(pyramid, stages) -> None:
     result = register(pyramid, phantom.radiograph(phantom.true_pose()), FAR.numpy(), options=replace(QUICK, stages=stages))

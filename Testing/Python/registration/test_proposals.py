@@ -119,6 +119,21 @@ def test_a_model_that_knows_nothing_does_not_lead_a_start_astray(pyramid, xray) 
     assert "search" not in [stage.name for stage in register(pyramid, xray, start, model=blind, options=spared).stages]
 
 
+def test_where_the_models_poses_lead_nowhere_the_named_views_are_searched(pyramid, xray) -> None:
+    """A regressor that sees the patient from his feet: what is found about its poses, narrowly and widely, is doubtful."""
+    lost = make_model()
+    lost.regressor.reference[:3, :3] = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ lost.regressor.reference[:3, :3]
+    wide = MultiStart(poses=64, finalists=24, rotation_deg=8.0, translation_mm=15.0, image_px=40, finalist_px=64)
+    options = replace(QUICK, wide_start=wide, second_start=NARROW, doubtful_score=0.5)
+    result = register(pyramid, xray, model=lost, options=options)
+    assert phantom.target_error(result.camera_from_world, phantom.true_pose()) < 1.5
+    assert "the named views were searched, as without a model" in result.notes[-1] and any("widened" in note for note in result.notes)
+    assert sum(stage.name.startswith("search") for stage in result.stages) >= 3
+    spared = register(pyramid, xray, model=lost, options=replace(options, second_start=None))
+    assert not any("named views" in note or "widened" in note for note in spared.notes)
+    assert phantom.target_error(spared.camera_from_world, phantom.true_pose()) > 5
+
+
 def test_spherical_stage_comes_nearer(pyramid) -> None:
     """From close by, on an X-ray that is a DRR, even random features lead home."""
     begin = retract(phantom.true_pose(), torch.tensor([[0.06, -0.05, 0.04, 4.0, -5.0, 3.0]]).double(), CENTRE)

@@ -250,8 +250,30 @@ def test_a_batch_is_its_parts(name: str, partly_valid: bool) -> None:
         for got, expected in zip(part.residual_and_jacobian(moving[index], jacobian[index]), whole):
             torch.testing.assert_close(got, expected[index])
         torch.testing.assert_close(part.score(moving[index]), similarity.score(moving)[index])
-    again = made(name, blobs(0), a_mask(), a_valid(3)).over(a_valid(2))
-    torch.testing.assert_close(again.score(moving[:2]), made(name, blobs(0), a_mask(), a_valid(2)).score(moving[:2]))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_second_region_takes_the_place_of_the_first(name: str) -> None:
+    first = made(name, blobs(0), a_mask(), a_valid(3))
+    before = first.score(blobs(1, 3))
+    second = first.over(a_valid(2))
+    torch.testing.assert_close(second.score(blobs(1, 2)), made(name, blobs(0), a_mask(), a_valid(2)).score(blobs(1, 2)))
+    torch.testing.assert_close(first.score(blobs(1, 3)), before)
+    with pytest.raises(AssertionError, match="`of` was forgotten"):
+        second.residual(blobs(1, 1))
+
+
+def test_the_fixed_image_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    similarity, calls = GradientNCC(blobs(0), a_mask(), window=gaussian_kernel(1.0)), []
+    worked_out = GlobalNCC._seen_over
+    monkeypatch.setattr(GlobalNCC, "_seen_over", lambda self, weight: calls.append(len(weight)) or worked_out(self, weight))
+    held = similarity.over(a_valid(3))
+    for _ in range(3):
+        held.of(torch.tensor([1, 2])).residual(blobs(1, 2))
+    assert calls == [3]
+    monkeypatch.setattr("SphericalRegLib.similarity.ncc.PIXELS_AT_ONCE", 2 * ROWS * COLUMNS)
+    torch.testing.assert_close(similarity.over(a_valid(3)).score(blobs(1, 3)), held.score(blobs(1, 3)))
+    assert calls == [3, 2, 1]
 
 
 def test_robust_losses_bound_the_influence_of_an_outlier() -> None:
@@ -291,11 +313,14 @@ def test_stack_weights_costs_and_scores() -> None:
 
 
 @pytest.mark.parametrize("boundary, mode", [("zero", "constant"), ("replicate", "nearest")])
-def test_separable_filter_against_scipy(boundary: str, mode: str) -> None:
-    image = blobs(0)
-    ours = separable_filter(image, gaussian_kernel(1.3), gaussian_derivative_kernel(1.3), boundary)
-    down = ndimage.correlate1d(image.numpy(), gaussian_kernel(1.3), axis=0, mode=mode)
-    expected = ndimage.correlate1d(down, gaussian_derivative_kernel(1.3), axis=1, mode=mode)
+@pytest.mark.parametrize("shape", [(20, 26), (64, 33), (2, 3, 70, 97)])
+@pytest.mark.parametrize("sigma", [1.3, 12.0])
+def test_separable_filter_against_scipy(boundary: str, mode: str, shape: tuple[int, ...], sigma: float) -> None:
+    """Images of one block and of several, with kernels that reach into the next one and beyond it."""
+    image = torch.from_numpy(np.random.default_rng(0).standard_normal(shape))
+    ours = separable_filter(image, gaussian_kernel(sigma), gaussian_derivative_kernel(1.3), boundary)
+    down = ndimage.correlate1d(image.numpy(), gaussian_kernel(sigma), axis=-2, mode=mode)
+    expected = ndimage.correlate1d(down, gaussian_derivative_kernel(1.3), axis=-1, mode=mode)
     np.testing.assert_allclose(ours.numpy(), expected, atol=1e-12)
     with pytest.raises(ValueError, match="boundary"):
         separable_filter(image, box_kernel(3), box_kernel(3), "wrap")
