@@ -1,9 +1,11 @@
-"""Where computing happens: names of devices as users give them."""
+"""Where computing happens: names of devices as users give them, and threads."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from SphericalRegLib.errors import InputError
 
@@ -32,3 +34,20 @@ def resolve_device(name: str, said: str = "The device") -> str:
     if number >= torch.cuda.device_count():
         raise InputError(f"{said} is {name}, but this machine has {torch.cuda.device_count()} CUDA GPU(s), numbered from 0")
     return f"cuda:{number}"
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Torch works on one thread of the CPU inside, and on as many as before afterwards.
+
+    For many small operations, each too short to be worth a second one: a registration took 1.7 s on two threads (hyperthreads of one core), which
+    wait for each other between operations, and 1.2 s on one. The renderer's own threads are not touched.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..devices import one_torch_thread
 from ..errors import InputError
 from ..geometry.se3 import invert
 from ..imaging.attenuation import Attenuation, attenuation
@@ -101,7 +102,7 @@ def register(
     views = as_views(radiographs)
     pyramid = volume if isinstance(volume, VolumePyramid) else prepare(volume, options, device)
     plan = plan_from(initial, views, pyramid, options)
-    with torch.no_grad():
+    with torch.no_grad(), one_torch_thread():
         run = _Run(pyramid, views, options, seed, progress)
         if model is not None:
             from .proposals import propose  # networks are loaded where there is a model only

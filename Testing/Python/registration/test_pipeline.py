@@ -194,11 +194,18 @@ def test_it_can_be_cancelled_anywhere(pyramid, after: int) -> None:
 
     def callback(report: Progress) -> None:
         reports.append(report)
+        assert torch.get_num_threads() == 1
         if len(reports) == after:
             raise Cancelled
 
-    with pytest.raises(Cancelled):
-        register(pyramid, phantom.radiograph(phantom.true_pose()), FAR, options=QUICK, progress=callback)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(Cancelled):
+            register(pyramid, phantom.radiograph(phantom.true_pose()), FAR, options=QUICK, progress=callback)
+        assert torch.get_num_threads() == 3, "torch's threads are the caller's again"
+    finally:
+        torch.set_num_threads(threads)
     assert len(reports) == after
     assert all(0 <= report.done <= report.total for report in reports)
 
