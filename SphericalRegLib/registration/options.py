@@ -139,15 +139,16 @@ class RegistrationOptions:
         multi_start: search about the initial pose; None starts from it alone, and makes none of the further searches either.
         wide_start: search about each named view where no initial pose is known.
         closer_start: search about the pose that was found, where the stages have not settled (the score is lost on the finest images, see
-            `stuck_below`, or the last stage has used up its iterations), and all of them from there, as long as it gets better; None spares it.
+            `stuck_below`, or the cost still fell when the last stage's iterations were used up), and all of them from there, as long as it gets
+            better; None spares it.
         second_start: search about the poses that were started from, where what was found is doubtful; and, where those were a model's and that does
             not help, the one about named views (`wide_start`), as without a model. None spares both. Not the first at once: a search over a wider
             field sees a small bone with fewer pixels, and takes longer. Not made about named views alone, whose search was wide at once.
         scored_by: similarity whose score a result has, on the last stage's images: comparable whatever that stage optimises.
         stuck_below: what looks right from afar only is no minimum: the score on the finest images is below this share of that on the coarser ones
             before (which needs two stages, one of them by `scored_by`).
-        doubtful_score: what was found is doubtful where its score is below this, or where its last stage has used up its iterations in spite of the
-            closer search. The better result is kept.
+        doubtful_score: what was found is doubtful where its score is below this, or where the closer search's cost still fell as well. The better
+            result is kept.
         learned: what a model does before the stages, where one is given.
         attenuation: from Hounsfield units to attenuation.
         labels: labels of the CT that are rendered (one bone of several); None renders all of it.

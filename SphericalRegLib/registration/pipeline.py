@@ -49,6 +49,10 @@ COST_TOLERANCE = 1e-4
 WORTH_ANOTHER = 0.02
 """A closer search that raises the score by no more than this has ended where the one before it did."""
 
+STILL_FALLING, LAST_STEPS = 1e-3, 5
+"""A stage that is cut off while its cost still falls by this share in so many steps is on its way somewhere: among X-rays of pelvis, head and wrist
+all wrong ends that were cut off fell faster, and all right ones but two fell slower, most of them not at all."""
+
 RESIDUAL_CORRELATION_PX = 2.0
 """Neighbouring residuals are alike over about the radius of the gradient filter."""
 
@@ -147,9 +151,10 @@ class _Attempt:
         return float(self.scores[0])
 
     @property
-    def cut_off(self) -> bool:
-        """Whether the last stage used up its iterations."""
-        return self.found.status[0] is Status.MAX_ITERATIONS
+    def still_falling(self) -> bool:
+        """Whether the last stage used up its iterations while its cost still fell; one that has crept or stood still has arrived all the same."""
+        costs = self.found.history.costs[-1 - LAST_STEPS :, 0]
+        return self.found.status[0] is Status.MAX_ITERATIONS and bool(costs[0] - costs[-1] > STILL_FALLING * costs[-1])
 
     def noting(self, note: str) -> _Attempt:
         return replace(self, notes=(*self.notes, note))
@@ -208,7 +213,7 @@ class _Run:
         """Why what was found may be wrong, in the words of a note."""
         if attempt.score < self.options.doubtful_score:
             return f"a low similarity ({attempt.score:.2f})"
-        return "not settled in the last stage's iterations" if attempt.cut_off else None
+        return "not settled in the last stage's iterations" if attempt.still_falling else None
 
     def _looked_closer(self, attempt: _Attempt, closer: MultiStart | None) -> _Attempt:
         """The attempt; where it has not settled, a further one from a search about its end, and so on while they get better."""
@@ -226,7 +231,7 @@ class _Run:
         (One that found no way down, which is a minimum too, is as settled as one that converged.)"""
         if attempt.score < self.options.stuck_below * attempt.coarser_score:
             return f"a score of {attempt.score:.2f} on the finest images, of {attempt.coarser_score:.2f} on coarser ones"
-        return "the last one used up its iterations" if attempt.cut_off else None
+        return "the cost still fell when the last one's iterations were used up" if attempt.still_falling else None
 
     def _or_better(self, attempt: _Attempt, another: Callable[[], _Attempt]) -> _Attempt:
         """That of the better score, judged on the same pixels, with the records and notes of both. Another that cannot be made takes nothing away."""

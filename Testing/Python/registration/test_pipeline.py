@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.se3 import retract
 from SphericalRegLib.geometry.views import named_view
 from SphericalRegLib.imaging.case import View
+from SphericalRegLib.optimization.result import Status
 from SphericalRegLib.progress import Cancelled, Progress
 from SphericalRegLib.registration import pipeline
 from SphericalRegLib.registration.options import MultiStart, RegistrationOptions, Stage
@@ -87,7 +89,7 @@ def test_multi_start_finds_what_descent_alone_does_not(pyramid) -> None:
     assert phantom.target_error(alone.camera_from_world, phantom.true_pose()) > 5
 
 
-def test_stages_cut_off_bring_on_a_closer_search_and_the_better_result_is_kept(pyramid) -> None:
+def test_a_cost_that_still_falls_brings_on_a_closer_search_and_the_better_result_is_kept(pyramid) -> None:
     xray = phantom.radiograph(phantom.true_pose())
     near = start(0.16, 0.14, -0.16, 3.0, 2.0, -3.0)
     idle = MultiStart(poses=1, finalists=0, rotation_deg=0.0, translation_mm=0.0, image_px=40)  # finds the start, which the stages cannot mend
@@ -100,7 +102,7 @@ def test_stages_cut_off_bring_on_a_closer_search_and_the_better_result_is_kept(p
     assert [stage.name for stage in once.stages] == names
     rounds = len(again.stages) // 3
     assert rounds >= 2 and [stage.name for stage in again.stages] == names * rounds
-    assert not once.notes and [("used up its iterations" in note and "closer search" in note) for note in again.notes] == [True]
+    assert not once.notes and [("still fell" in note and "closer search" in note) for note in again.notes] == [True]
     assert again.score > once.score
     before, after = (phantom.target_error(result.camera_from_world, phantom.true_pose()) for result in (once, again))
     assert after < 0.5 * before
@@ -109,7 +111,24 @@ def test_stages_cut_off_bring_on_a_closer_search_and_the_better_result_is_kept(p
     assert kept.score >= again.score, "a search that finds nothing better takes nothing away"
 
 
-def test_what_is_cut_off_to_the_end_is_doubtful_whatever_its_score(pyramid) -> None:
+@pytest.mark.parametrize(
+    ("status", "costs", "falling"),
+    [
+        (Status.MAX_ITERATIONS, [90.0, 20.0, 12.0, 11.0, 10.5, 10.3, 10.0], True),
+        (Status.MAX_ITERATIONS, [20.0, 10.0], True),  # too few to look back five
+        (Status.MAX_ITERATIONS, [90.0, 10.005, 10.004, 10.003, 10.002, 10.001, 10.0], False),  # has crept
+        (Status.MAX_ITERATIONS, [10.0], False),
+        (Status.CONVERGED_COST, [90.0, 20.0, 12.0, 11.0, 10.5, 10.3, 10.0], False),
+    ],
+)
+def test_a_search_that_was_ended_still_falls_or_has_arrived(status: Status, costs: list[float], falling: bool) -> None:
+    best, other = torch.tensor(costs, dtype=torch.float64), torch.linspace(100.0, 50.0, len(costs), dtype=torch.float64)
+    history = SimpleNamespace(costs=torch.stack((best, other), dim=1))
+    found = SimpleNamespace(status=(status, Status.MAX_ITERATIONS), history=history)
+    assert pipeline._Attempt(found, torch.tensor([0.5, 0.4]), 0.5, ()).still_falling is falling
+
+
+def test_what_still_falls_in_the_end_is_doubtful_whatever_its_score(pyramid) -> None:
     """One iteration a stage settles nothing: the closer search is made, then the wider one, and not where none was wanted."""
     xray, stages = phantom.radiograph(phantom.true_pose()), tuple(replace(stage, iterations=1) for stage in QUICK.stages)
     options = replace(QUICK, stages=stages, closer_start=QUICK.multi_start, second_start=QUICK.wide_start)
