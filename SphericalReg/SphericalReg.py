@@ -180,7 +180,8 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             geometry: a SphericalRegLib Camera, a mapping with the keys of geometry.json or such a file; of what it leaves open, the node itself
                 tells its size and spacing. None: what was kept with the node, then what its DICOM instance says.
             initial: camera_from_world (4, 4), a named view ("ap", "pa", "left", "right"), "scene" (where the CT stands before a placed X-ray),
-                "regressor" (the model is asked), or None: the model's regressor is asked, and without one all named views are tried.
+                "regressor" (the model is asked), or None: the model's regressor is asked, and without one, or where its poses lead nowhere, all
+                named views are tried.
             model: None (the intensities alone), "shipped" (of the sample pelvis), a model's file, or a SphericalRegLib Model. The result's notes say
                 where it does not fit the CT.
             labelsNode: label map or segmentation of the CT; labels: its numbers, or its segments' names or IDs, that are rendered (None: all).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,18 +37,25 @@ def resolve_device(name: str, said: str = "The device") -> str:
     return f"cuda:{number}"
 
 
+_lock = threading.Lock()
+_threads_before: list[int] = []
+
+
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
     """Torch works on one thread of the CPU inside, and on as many as before afterwards.
 
-    For many small operations, each too short to be worth a second one: a registration took 1.7 s on two threads (hyperthreads of one core), which
-    wait for each other between operations, and 1.2 s on one. The renderer's own threads are not touched.
+    For many small operations, most of them too short to be worth a second one: a registration took 1.7 s on two threads (hyperthreads of one core),
+    which wait for each other between operations, and 1.2 s on one. The renderer's own threads are not touched. Torch has one such number for the
+    process, which new threads begin with: where several are inside at once, all of them leave with what the first one found.
     """
     import torch
 
-    before = torch.get_num_threads()
+    with _lock:
+        _threads_before.append(_threads_before[0] if _threads_before else torch.get_num_threads())
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _lock:
+            torch.set_num_threads(_threads_before.pop())

@@ -323,11 +323,11 @@ def curves(
     options = MethodsOptions(tuple(method or CAPTURE_METHODS), tuple(spreads or SPREADS), seed)
     trained = training_curves(models)
     found = find_cases(case) if case else []
-    where = start(device)
     written = trained.write(out)  # at once, whatever becomes of the registrations
     if not found:
         _say(trained.table(), written, as_json)
         return
+    where = start(device)
     with progress_bars(quiet) as progress:
         done = capture_curves(trained.models, found, out, options, device=where, recompute=recompute, progress=progress)
     for note in done.notes:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
+from SphericalRegLib.devices import one_torch_thread
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.case import Case, load_case
 from SphericalRegLib.models.checkpoint import Model
@@ -256,7 +257,8 @@ class _Job:
         try:
             if not bool(visible_in_all(case.views, torch.from_numpy(start)[None].to(pyramid.device), pyramid.corners).all()):
                 raise InputError("The start does not show the CT in the X-ray.")
-            end = errors(METHODS[self.method](Setting(pyramid, case.views, model, self.seed, self.spread), start, tick))
+            with one_torch_thread():  # as `register` does it: the methods' seconds are to be compared
+                end = errors(METHODS[self.method](Setting(pyramid, case.views, model, self.seed, self.spread), start, tick))
         except Cancelled:
             raise
         except Exception as problem:  # one bad registration must not end a night's run: it becomes a failed one

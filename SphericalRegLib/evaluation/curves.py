@@ -70,6 +70,7 @@ class CaptureCurves:
 
     models: dict[str, Model]
     options: MethodsOptions
+    device: str
     runs: dict[str, MethodsBenchmark]
 
     def table(self) -> Table:
@@ -87,7 +88,7 @@ class CaptureCurves:
         """capture.md, .csv and .png."""
         heading = (
             "# What training time buys in registrations\n\nThe same X-rays from the same starts (standard deviations per axis) with each model, seed "
-            f"{self.options.seed}, on {' and '.join({run.device for run in self.runs.values()})}; columns as of `benchmark methods`. Errors: mean 3D "
+            f"{self.options.seed}, on {self.device}; columns as of `benchmark methods`. Errors: mean 3D "
             "displacement of the fiducials."
         ) + "".join(f"\n\n{note}" for note in self.notes)
         return [*self.table().write(out / "capture", heading=heading), write_figure(capture_figure(self._shares()), out / "capture.png")]
@@ -163,8 +164,8 @@ def capture_curves(
         forget = recompute and number == 0  # one journal for all of them
         named = partial(_named, progress, name)
         runs[name] = run_methods_benchmark(cases, out, options, model=model, device=device, recompute=forget, progress=named)
-    return CaptureCurves(models, options, runs)
+    return CaptureCurves(models, options, device, runs)
 
 
 def _named(progress: ProgressCallback, name: str, step: Progress) -> None:
-    progress(replace(step, message=f"{name} {step.message}"))
+    progress(replace(step, message=f"{name} {step.message}".strip()))

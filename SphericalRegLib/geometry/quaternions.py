@@ -76,8 +76,7 @@ def quaternion_log(q: Tensor) -> Tensor:
 
     Signs are kept: log(q) and log(-q) differ. The logarithm of -1 has no direction: there the value is (pi, 0, 0) with a zero gradient.
     """
-    branch = _log_branch(q)
-    return torch.where(branch.antipode, q.new_tensor((torch.pi, 0.0, 0.0)), branch.scale * q[..., 1:])
+    return _log(q, _log_branch(q))
 
 
 def quaternion_log_and_jacobian(q: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,8 +91,7 @@ def quaternion_log_and_jacobian(q: Tensor) -> tuple[Tensor, Tensor]:
     curvature = torch.where(branch.near, series, (w / branch.norm_square - branch.scale) / branch.length.square())
     by_v = torch.diag_embed(branch.scale.expand_as(v)) + (curvature * v)[..., :, None] * v[..., None, :]
     jacobian = torch.cat(((-v / branch.norm_square)[..., None], by_v), dim=-1)
-    log = torch.where(branch.antipode, q.new_tensor((torch.pi, 0.0, 0.0)), branch.scale * v)
-    return log, torch.where(branch.antipode[..., None], 0.0, jacobian)
+    return _log(q, branch), torch.where(branch.antipode[..., None], 0.0, jacobian)
 
 
 @dataclass(frozen=True)
@@ -107,6 +105,10 @@ class _LogBranch:
     length: Tensor  # |v| where it is far
     norm_square: Tensor
     scale: Tensor  # of v
+
+
+def _log(q: Tensor, branch: _LogBranch) -> Tensor:
+    return torch.where(branch.antipode, q.new_tensor((torch.pi, 0.0, 0.0)), branch.scale * q[..., 1:])
 
 
 def _log_branch(q: Tensor) -> _LogBranch:

@@ -124,10 +124,10 @@ WIDE = MultiStart(poses=400, finalists=50, image_px=48, rotation_deg=15.0, trans
 """For a start that is only a named view."""
 
 CLOSER = MultiStart(poses=200, finalists=50, rotation_deg=6.0, translation_mm=10.0, image_px=80, finalist_px=80)
-"""For a pose that is near, but at which the stages have stuck."""
+"""For a pose that is near, but at which the stages have not settled."""
 
 SECOND = MultiStart(poses=600, finalists=200, rotation_deg=15.0, translation_mm=20.0)
-"""For an initial pose that was farther off than thought."""
+"""For an initial pose, or a model's, that was farther off than thought."""
 
 
 @dataclass(frozen=True)
@@ -136,19 +136,19 @@ class RegistrationOptions:
 
     Attributes:
         stages: from coarse to fine.
-        multi_start: search about the initial pose; None starts from it alone, and makes none of the further searches either.
-        wide_start: search about each named view where no initial pose is known.
+        multi_start: search about an initial pose that is given; None starts from it alone, and makes none of the further searches about it either.
+        wide_start: search about each named view: where no initial pose is known, and where a model's poses led to a low score.
         closer_start: search about the pose that was found, where the stages have not settled (the score is lost on the finest images, see
             `stuck_below`, or the cost still fell when the last stage's iterations were used up), and all of them from there, as long as it gets
             better; None spares it.
-        second_start: search about the poses that were started from, where what was found is doubtful; and, where those were a model's and that does
-            not help, the one about named views (`wide_start`), as without a model. None spares both. Not the first at once: a search over a wider
-            field sees a small bone with fewer pixels, and takes longer. Not made about named views alone, whose search was wide at once.
+        second_start: search about the poses that were started from, where what was found is doubtful. Not the first at once: a search over a wider
+            field sees a small bone with fewer pixels, and takes longer. Not made about named views alone, whose search was wide at once. None spares
+            it, and the named views after a model's poses.
         scored_by: similarity whose score a result has, on the last stage's images: comparable whatever that stage optimises.
-        stuck_below: what looks right from afar only is no minimum: the score on the finest images is below this share of that on the coarser ones
-            before (which needs two stages, one of them by `scored_by`).
-        doubtful_score: what was found is doubtful where its score is below this, or where the closer search's cost still fell as well. The better
-            result is kept.
+        stuck_below: the stages have not settled where the score on the finest images is below this share of that on the coarser ones before (which
+            needs two stages, one of them by `scored_by`): what looks right from afar only is no minimum.
+        doubtful_score: what was found is doubtful where its score is below this, or where its cost still fell when the last stage's iterations were
+            used up. The better result is kept, and a note says where it is doubtful in the end.
         learned: what a model does before the stages, where one is given.
         attenuation: from Hounsfield units to attenuation.
         labels: labels of the CT that are rendered (one bone of several); None renders all of it.

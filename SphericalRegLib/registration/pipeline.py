@@ -32,7 +32,7 @@ from ..optimization.result import OptimizationResult, Status
 from ..progress import Progress, ProgressCallback, silent
 from ..similarity.named import similarity
 from .options import DEPTHS_MM, MultiStart, RegistrationOptions, Stage
-from .plan import Plan, as_views, plan_from
+from .plan import Doubt, Plan, Round, as_views, plan_from
 from .problem import MultiViewProblem, ViewTerm
 from .region import at_resolution, crop_to_content
 from .resolution import VolumePyramid
@@ -86,8 +86,8 @@ def register(
         volume: the CT; `prepare` it once where several X-rays of it are registered.
         radiographs: an X-ray, or several `View`s, which know where their cameras stand to each other (`camera_from_camera1`): they are registered
             jointly, and `initial` and the result are those of the first.
-        initial: camera_from_world (4, 4), or the name of a view ("ap", "pa", "left", "right"). None asks the model's regressor; without one it tries
-            all named views and keeps the best.
+        initial: camera_from_world (4, 4), or the name of a view ("ap", "pa", "left", "right"). None asks the model's regressor; without one, or where
+            its poses lead to a low score, all named views are tried and the best is kept.
         model: encoder and regressor of this CT (`models.checkpoint.load_model`): poses refined on the spherical similarity then join those of the
             search, or take their place where the regressor was asked. Notes say where the model does not fit the CT.
         options: see `RegistrationOptions`.
@@ -113,11 +113,14 @@ def register(
 
             asked = initial is None and model.regressor is not None
             if not asked:
-                run.check(plan.starts)
-            here = model.to(pyramid.device)
-            proposal = propose(pyramid, views, here, None if asked else plan.starts, plan.search, options.learned, seed, progress)
+                run.check(plan.first.poses)
+            about = None if asked else plan.first.poses
+            proposal = propose(pyramid, views, model.to(pyramid.device), about, plan.first.search, options.learned, seed, progress)
+            ranked = run.ranked(proposal.poses)
             # A start that is given is searched about whatever the model says.
-            plan = plan.after_asking(proposal, options) if asked else plan.beside(proposal)
+            plan = plan.after_asking(proposal, ranked, options) if asked else plan.beside(proposal, ranked)
+        else:
+            run.check(plan.first.poses)
         result = run.register(plan, world_from_camera_reference, began)
     return result if model is None else replace(result, model=dict(model.identity))
 
@@ -133,11 +136,12 @@ class _Grid:
 @dataclass(frozen=True)
 class _Attempt:
     """What the last stage found, with scores (B,) by `RegistrationOptions.scored_by`, best first; the best score of the last stage before it that had
-    the same similarity, NaN where there was none; what was done, and what to tell the user about it."""
+    the same similarity, NaN where there was none; the poses (S, 4, 4) that it began from; what was done, and what to tell the user about it."""
 
     found: OptimizationResult
     scores: Tensor
     coarser_score: float
+    initial: Tensor
     records: tuple[StageRecord, ...]
     notes: tuple[str, ...] = ()
 
@@ -152,7 +156,8 @@ class _Attempt:
 
     @property
     def still_falling(self) -> bool:
-        """Whether the last stage used up its iterations while its cost still fell; one that has crept or stood still has arrived all the same."""
+        """Whether the last stage used up its iterations while its cost still fell (in its last steps, `LAST_STEPS` or as many as there were). One
+        that has crept, or whose last steps were all in vain, has arrived all the same."""
         costs = self.found.history.costs[-1 - LAST_STEPS :, 0]
         return self.found.status[0] is Status.MAX_ITERATIONS and bool(costs[0] - costs[-1] > STILL_FALLING * costs[-1])
 
@@ -177,20 +182,15 @@ class _Run:
                 crop_to_content(view.radiograph, self._of_view(view, start[None]), self.pyramid.corners, 0.0)
 
     def register(self, plan: Plan, reference: np.ndarray | None, began: float) -> RegistrationResult:
-        self.check(plan.starts)
-        poses, beside = plan.starts, plan.starts[:0]
-        if plan.proposed is not None:
-            ranked = self._ranked(plan.proposed)
-            poses, beside = (ranked, beside) if plan.asked else (poses, ranked)
-        best = self._whole_attempt(poses, plan.search, beside, plan.closer)
+        best = self._round(plan.first, plan.closer)
         for further in plan.further:
             doubt = self._doubt(best)
-            if doubt is None:
-                break
-            best = best.noting(f"What was found had {doubt}: {further.words}.")
-            starts, others = (poses, beside) if further.starts is None else (further.starts, beside[:0])
-            best = self._or_better(best, partial(self._whole_attempt, starts, further.search, others, plan.closer))
-        start = _nearest(plan.starts, best.pose[0]).cpu().numpy()
+            if doubt in further.answers:
+                best = best.noting(f"The result was doubtful ({doubt.value}): {further.words}.")
+                best = self._or_better(best, partial(self._round, further, plan.closer))
+        if (doubt := self._doubt(best)) is not None:
+            best = best.noting(f"The result is doubtful ({doubt.value}): look at the images before it is used.")
+        start = _nearest(best.initial, best.pose[0]).cpu().numpy()
         ends = best.found.pose.cpu().numpy()
         return RegistrationResult(
             camera_from_world=ends[0],
@@ -206,30 +206,27 @@ class _Run:
             seconds=time.perf_counter() - began,
         )
 
-    def _whole_attempt(self, starts: Tensor, search: MultiStart | None, beside: Tensor, closer: MultiStart | None) -> _Attempt:
-        return self._looked_closer(self._attempt(starts, search, beside), closer)
+    def _doubt(self, attempt: _Attempt) -> Doubt | None:
+        if not attempt.score >= self.options.doubtful_score:  # no number is low, too
+            return Doubt.LOW
+        return Doubt.UNSETTLED if attempt.still_falling else None
 
-    def _doubt(self, attempt: _Attempt) -> str | None:
-        """Why what was found may be wrong, in the words of a note."""
-        if attempt.score < self.options.doubtful_score:
-            return f"a low similarity ({attempt.score:.2f})"
-        return "not settled in the last stage's iterations" if attempt.still_falling else None
-
-    def _looked_closer(self, attempt: _Attempt, closer: MultiStart | None) -> _Attempt:
-        """The attempt; where it has not settled, a further one from a search about its end, and so on while they get better."""
+    def _round(self, round_: Round, closer: MultiStart | None) -> _Attempt:
+        """An attempt; where it has not settled, a further one from a search about its end, and so on while they get better."""
+        attempt = self._attempt(round_.poses, round_.search, round_.beside, round_.initial)
         if closer is None or (sign := self._unsettled(attempt)) is None:
             return attempt
         attempt = attempt.noting(f"The stages had not settled ({sign}): a closer search began them again.")
-        before = -math.inf
-        while attempt.score > before + WORTH_ANOTHER:
+        while True:
             end, before = attempt.pose, attempt.score
-            attempt = self._or_better(attempt, partial(self._attempt, end, closer, end[:0]))
-        return attempt
+            attempt = self._or_better(attempt, partial(self._attempt, end, closer, end[:0], round_.initial))
+            if not attempt.score > before + WORTH_ANOTHER:
+                return attempt
 
     def _unsettled(self, attempt: _Attempt) -> str | None:
         """What says that the stages have not arrived: a similarity that only coarse images have, or a search that still went on when it was ended.
         (One that found no way down, which is a minimum too, is as settled as one that converged.)"""
-        if attempt.score < self.options.stuck_below * attempt.coarser_score:
+        if math.isfinite(attempt.coarser_score) and not attempt.score >= self.options.stuck_below * attempt.coarser_score:
             return f"a score of {attempt.score:.2f} on the finest images, of {attempt.coarser_score:.2f} on coarser ones"
         return "the cost still fell when the last one's iterations were used up" if attempt.still_falling else None
 
@@ -238,13 +235,13 @@ class _Run:
         try:
             other = another()
         except InputError as error:  # an end may lie where a search about it does not show the CT any more
-            return attempt.noting(f"That search could not be made ({error}): the pose is the one that was found before it.")
+            return attempt.noting(f"This further search could not be made ({error}): the pose is the one that was found before it.")
         both = torch.cat((attempt.pose, other.pose))
         first, second = self._problem(both, self.options.stages[-1].image_px, self.options.scored_by)[0].score(both).nan_to_num(-math.inf).tolist()
         better = other if second > first else attempt
         return replace(better, records=attempt.records + other.records, notes=attempt.notes + other.notes)
 
-    def _attempt(self, starts: Tensor, multi_start: MultiStart | None, beside: Tensor) -> _Attempt:
+    def _attempt(self, starts: Tensor, multi_start: MultiStart | None, beside: Tensor, initial: Tensor) -> _Attempt:
         """A search about the starts, and all stages from what it found and other poses."""
         poses, records, scored_by = starts, [], self.options.scored_by
         if multi_start is not None:
@@ -261,14 +258,14 @@ class _Run:
             found, scores = _reordered(found, order), scores[order]
         *before, _ = records[-len(self.options.stages) :]
         coarser = [record.score for record in before if record.similarity == scored_by]
-        return _Attempt(found, scores, coarser[-1] if coarser else math.nan, tuple(records))
+        return _Attempt(found, scores, coarser[-1] if coarser else math.nan, initial, tuple(records))
 
     def _problem(self, poses: Tensor, image_px: int, name: str) -> tuple[MultiViewProblem, list[Radiograph]]:
         """The X-rays where these poses show the CT, at a resolution and compared by a similarity."""
         crops = self._crops(poses, 0.0, image_px)
         return MultiViewProblem(self._terms(crops, poses, name)), crops
 
-    def _ranked(self, poses: Tensor) -> Tensor:
+    def ranked(self, poses: Tensor) -> Tensor:
         """The best and mutually different of a model's poses by the first stage's similarity, each at its best depth."""
         stage, centre = self.options.stages[0], self.pyramid.centre
         problem, _ = self._problem(poses, stage.image_px, stage.similarity)

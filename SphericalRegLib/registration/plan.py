@@ -1,9 +1,10 @@
-"""Where a registration begins: poses to start from, and the searches that are made about them."""
+"""What a registration does: where it begins, the search made about that, and what follows where the result is doubtful."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,83 +25,87 @@ if TYPE_CHECKING:
     from .proposals import Proposal
 
 
-ASKED = "Initial pose: none was given; the model's regressor proposed it."
+class Doubt(Enum):
+    """Why what was found may be wrong."""
+
+    LOW = "its similarity is low"
+    UNSETTLED = "its cost still fell when the iterations were used up"
 
 
 @dataclass(frozen=True)
-class Further:
-    """A search that is made where what was found is doubtful: about poses (S, 4, 4), or those that the first was made about; and a note's words for
-    it."""
+class Round:
+    """One whole attempt.
 
-    words: str
-    search: MultiStart
-    starts: Tensor | None = None
+    Attributes:
+        poses: (B, 4, 4) of the first camera, that the search is made about.
+        search: None goes straight to the stages.
+        initial: (S, 4, 4), what a user is told that it began from.
+        beside: poses (C, 4, 4) that enter the first stage beside what the search finds.
+        words: for the note, where this is not the first round.
+        answers: the doubts about what was found before that this round is made for.
+    """
+
+    poses: Tensor
+    search: MultiStart | None
+    initial: Tensor
+    beside: Tensor
+    words: str = ""
+    answers: tuple[Doubt, ...] = tuple(Doubt)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Where a registration begins.
+    """What a registration does.
 
     Attributes:
-        starts: poses (S, 4, 4) of the first camera.
-        search: about them.
-        closer: about an end where the stages have not settled.
-        further: made one after the other as long as what was found is doubtful.
+        first: the first round.
+        further: rounds that follow as long as what was found is doubtful.
+        closer: the search about an end where the stages have not settled, in each of the rounds.
         notes: what to tell the user.
-        proposed: a model's poses (B, 4, 4).
-        asked: the model was asked for poses: they take the starts' place. Else they come beside what the search finds.
         records: what was done already.
     """
 
-    starts: Tensor
-    search: MultiStart | None
+    first: Round
+    further: tuple[Round, ...]
     closer: MultiStart | None
-    further: tuple[Further, ...]
-    notes: tuple[str, ...]
-    proposed: Tensor | None = None
-    asked: bool = False
+    notes: tuple[str, ...] = ()
     records: tuple[StageRecord, ...] = ()
 
-    def beside(self, proposal: Proposal) -> Plan:
-        """With what a model proposes about the same starts."""
-        return replace(self, proposed=proposal.poses, notes=self.notes + proposal.notes, records=proposal.records)
+    def beside(self, proposal: Proposal, ranked: Tensor) -> Plan:
+        """With the best (B, 4, 4) of what a model proposes about the same starts beside whatever a search finds."""
+        first, *further = (replace(round_, beside=ranked) for round_ in (self.first, *self.further))
+        return replace(self, first=first, further=tuple(further), notes=self.notes + proposal.notes, records=proposal.records)
 
-    def after_asking(self, proposal: Proposal, options: RegistrationOptions) -> Plan:
-        """From a model's poses alone; this plan's own starts, the named views, are what is left where they lead nowhere."""
-        further = _wider(options)
-        named = Further("the named views were searched, as without a model", options.wide_start, self.starts)
-        return replace(
-            self,
-            starts=proposal.starts,
-            search=options.learned.search,
-            further=(*further, named) if further else (),
-            notes=(ASKED, *proposal.notes),
-            proposed=proposal.poses,
-            asked=True,
-            records=proposal.records,
-        )
+    def after_asking(self, proposal: Proposal, ranked: Tensor, options: RegistrationOptions) -> Plan:
+        """From the best (B, 4, 4) of a model's poses alone. This plan's own first round, the named views, is what is left where they lead nowhere."""
+        first = Round(ranked, options.learned.search, proposal.starts, ranked[:0])
+        wider = _wider(first, options)
+        named = replace(self.first, answers=(Doubt.LOW,))
+        notes = ("Initial pose: none was given; the model's regressor proposed it.", *proposal.notes)
+        return replace(self, first=first, further=(*wider, named) if wider else (), notes=notes, records=proposal.records)
 
 
 def plan_from(initial: Any, views: Sequence[View], pyramid: VolumePyramid, options: RegistrationOptions) -> Plan:
     """The plan without a model, of `register`'s arguments; raises InputError as that says."""
     if initial is None or isinstance(initial, str):
         names, poses = _named(NAMED_VIEWS if initial is None else (initial,), views, pyramid)
-        note = f"Initial pose: no matrix was given; searched around the named view{'s' if len(names) > 1 else ''} {', '.join(names)}."
-        return Plan(poses, options.wide_start, options.closer_start, (), (note,))  # nothing further: that search is wide at once
+        which = f"the named view{'s' if len(names) > 1 else ''} {', '.join(names)}"
+        first = Round(poses, options.wide_start, poses, poses[:0], f"{which} {'were' if len(names) > 1 else 'was'} searched, as without a model")
+        return Plan(first, (), options.closer_start, (f"Initial pose: no matrix was given; searched around {which}.",))  # wide at once
     pose = initial if isinstance(initial, Tensor) else torch.from_numpy(np.array(_numbers(initial)))
     check_rigid(pose, "The initial pose")
     if pose.shape != (4, 4):
         raise InputError(f"The initial pose has shape {tuple(pose.shape)}; expected one camera_from_world (4, 4).")
     start = orthonormalise(pose.to(device=pyramid.device, dtype=torch.float64))[None]
-    if options.multi_start is None:
-        return Plan(start, None, None, (), ())
-    return Plan(start, options.multi_start, options.closer_start, _wider(options), ())
+    first = Round(start, options.multi_start, start, start[:0])
+    return Plan(first, _wider(first, options), None if options.multi_start is None else options.closer_start)
 
 
-def _wider(options: RegistrationOptions) -> tuple[Further, ...]:
+def _wider(first: Round, options: RegistrationOptions) -> tuple[Round, ...]:
+    """The round from the same poses with a wider search, where one is wanted."""
     if options.multi_start is None or options.second_start is None:
         return ()
-    return (Further("the search was widened", options.second_start),)
+    return (replace(first, search=options.second_start, words="a wider search was made"),)
 
 
 def _named(names: Sequence[str], views: Sequence[View], pyramid: VolumePyramid) -> tuple[Sequence[str], Tensor]:

@@ -60,7 +60,8 @@ class RegistrationResult:
         score: similarity at the pose, in [-1, 1].
         hypotheses: the poses of the last stages, best first; the first is the result.
         stages: what was done, in order.
-        initial_camera_from_world: (4, 4) the pose that was started from (the best named view where none was known).
+        initial_camera_from_world: (4, 4) the pose that was started from. Where none was known: of those that the search which found the result was
+            made about (a model's poses, named views), the one nearest in orientation.
         world_from_camera_reference: (4, 4) where source and detector stand in the world for display; the inverse of the initial pose by default.
         verdict: "uncalibrated" until errors have been compared with outcomes.
         predicted_target_error_mm: None until then.

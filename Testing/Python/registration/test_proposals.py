@@ -17,6 +17,7 @@ import registration_phantom as phantom
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.se3 import local, retract
+from SphericalRegLib.geometry.views import named_view
 from SphericalRegLib.imaging.attenuation import attenuation
 from SphericalRegLib.imaging.case import View
 from SphericalRegLib.imaging.identity import ct_identity
@@ -127,11 +128,22 @@ def test_where_the_models_poses_lead_nowhere_the_named_views_are_searched(pyrami
     options = replace(QUICK, wide_start=wide, second_start=NARROW, doubtful_score=0.5)
     result = register(pyramid, xray, model=lost, options=options)
     assert phantom.target_error(result.camera_from_world, phantom.true_pose()) < 1.5
-    assert "the named views were searched, as without a model" in result.notes[-1] and any("widened" in note for note in result.notes)
-    assert sum(stage.name.startswith("search") for stage in result.stages) >= 3
+    _, *said = (note.partition(": ")[2] for note in result.notes)
+    assert "a wider search was made." in said
+    assert said[-1] == "the named views ap, pa, left, right were searched, as without a model."
+    np.testing.assert_allclose(result.initial_camera_from_world, named_view("ap", phantom.CAMERA, CENTRE).numpy(), atol=1e-12)
     spared = register(pyramid, xray, model=lost, options=replace(options, second_start=None))
-    assert not any("named views" in note or "widened" in note for note in spared.notes)
+    assert spared.notes[-1].startswith("The result is doubtful (its similarity is low)")
+    assert not any("wider search" in note or "named view" in note for note in spared.notes)
     assert phantom.target_error(spared.camera_from_world, phantom.true_pose()) > 5
+
+
+def test_named_views_are_searched_for_a_low_score_alone(pyramid, xray) -> None:
+    """What still falls, but is like the X-ray, is where the model said: the wider search is made, and no other."""
+    stages = tuple(replace(stage, iterations=1) for stage in QUICK.stages)
+    result = register(pyramid, xray, model=make_model(), options=replace(QUICK, stages=stages, second_start=NARROW))
+    assert result.score > 0.3 and any("wider search" in note for note in result.notes)
+    assert not any("named view" in note for note in result.notes)
 
 
 def test_spherical_stage_comes_nearer(pyramid) -> None:
