@@ -143,7 +143,8 @@ class RegistrationOptions:
             better; None spares it.
         second_start: search about the poses that were started from, where what was found is doubtful. Not the first at once: a search over a wider
             field sees a small bone with fewer pixels, and takes longer. Not made about named views alone, whose search was wide at once. None spares
-            it, and the named views after a model's poses.
+            it, and what else is done about a doubtful result with a model: its regressor's poses in the place of a start that was given, the named
+            views after its poses.
         scored_by: similarity whose score a result has, on the last stage's images: comparable whatever that stage optimises.
         stuck_below: the stages have not settled where the score on the finest images is below this share of that on the coarser ones before (which
             needs two stages, one of them by `scored_by`): what looks right from afar only is no minimum.

@@ -118,7 +118,7 @@ def register(
             proposal = propose(pyramid, views, model.to(pyramid.device), about, plan.first.search, options.learned, seed, progress)
             ranked = run.ranked(proposal.poses)
             # A start that is given is searched about whatever the model says.
-            plan = plan.after_asking(proposal, ranked, options) if asked else plan.beside(proposal, ranked)
+            plan = plan.after_asking(proposal, ranked, options) if asked else plan.beside(proposal, ranked, options)
         else:
             run.check(plan.first.poses)
         result = run.register(plan, world_from_camera_reference, began)

@@ -71,18 +71,21 @@ class Plan:
     notes: tuple[str, ...] = ()
     records: tuple[StageRecord, ...] = ()
 
-    def beside(self, proposal: Proposal, ranked: Tensor) -> Plan:
-        """With the best (B, 4, 4) of what a model proposes about the same starts beside whatever a search finds."""
+    def beside(self, proposal: Proposal, ranked: Tensor, options: RegistrationOptions) -> Plan:
+        """With the best (B, 4, 4) of what a model proposes about the same starts beside whatever a search finds. Where that leads nowhere, the start
+        is farther off than thought: the model's regressor, where there is one, is followed in its place before the search is widened."""
         first, *further = (replace(round_, beside=ranked) for round_ in (self.first, *self.further))
+        if _wanted(options) and len(proposal.likeliest):
+            words = "the model's regressor was followed in the start's place"
+            further.insert(0, Round(proposal.likeliest, options.learned.search, first.initial, ranked[:0], words))
         return replace(self, first=first, further=tuple(further), notes=self.notes + proposal.notes, records=proposal.records)
 
     def after_asking(self, proposal: Proposal, ranked: Tensor, options: RegistrationOptions) -> Plan:
         """From the best (B, 4, 4) of a model's poses alone. This plan's own first round, the named views, is what is left where they lead nowhere."""
         first = Round(ranked, options.learned.search, proposal.starts, ranked[:0])
-        wider = _wider(first, options)
-        named = replace(self.first, answers=(Doubt.LOW,))
+        further = (*_wider(first, options), replace(self.first, answers=(Doubt.LOW,))) if _wanted(options) else ()
         notes = ("Initial pose: none was given; the model's regressor proposed it.", *proposal.notes)
-        return replace(self, first=first, further=(*wider, named) if wider else (), notes=notes, records=proposal.records)
+        return replace(self, first=first, further=further, notes=notes, records=proposal.records)
 
 
 def plan_from(initial: Any, views: Sequence[View], pyramid: VolumePyramid, options: RegistrationOptions) -> Plan:
@@ -101,11 +104,14 @@ def plan_from(initial: Any, views: Sequence[View], pyramid: VolumePyramid, optio
     return Plan(first, _wider(first, options), None if options.multi_start is None else options.closer_start)
 
 
+def _wanted(options: RegistrationOptions) -> bool:
+    """Whether anything further is to be done where a result is doubtful."""
+    return options.multi_start is not None and options.second_start is not None
+
+
 def _wider(first: Round, options: RegistrationOptions) -> tuple[Round, ...]:
     """The round from the same poses with a wider search, where one is wanted."""
-    if options.multi_start is None or options.second_start is None:
-        return ()
-    return (replace(first, search=options.second_start, words="a wider search was made"),)
+    return (replace(first, search=options.second_start, words="a wider search was made"),) if _wanted(options) else ()
 
 
 def _named(names: Sequence[str], views: Sequence[View], pyramid: VolumePyramid) -> tuple[Sequence[str], Tensor]:

@@ -34,12 +34,14 @@ class Proposal:
     Attributes:
         poses: (B, 4, 4) of the first camera: the refined ones, the most similar first, then the starts.
         starts: (S, 4, 4) that it began with: the regressor's mixture, or what was given.
+        likeliest: (K, 4, 4), the poses of the regressor's mixture that show the CT; none where it was not asked.
         records: what was done.
         notes: what the user should know about the model.
     """
 
     poses: Tensor
     starts: Tensor
+    likeliest: Tensor
     records: tuple[StageRecord, ...]
     notes: tuple[str, ...]
 
@@ -75,20 +77,21 @@ def propose(
     problem = MultiViewProblem(spherical_terms(pyramid, views, model))
     notes, records = model_notes(model, pyramid), []
     if starts is None:
-        starts, drawn, record = _regress(problem, views, model, pyramid, options.draws, seed, progress)
+        likeliest, drawn, record = _regress(problem, views, model, pyramid, options.draws, seed, progress)
+        starts = likeliest
         if not len(drawn.poses):
             raise InputError("No pose that the model's regressor proposes shows the CT in the X-ray: is it the model of another CT or view?")
         about = starts[:0]
         records.append(record)
     else:
         about = starts if spread is None else torch.cat([spread_about(start, pyramid.centre, options.draws, spread, seed) for start in starts])
-        drawn = scored(problem, starts[:0])
+        likeliest, drawn = starts[:0], scored(problem, starts[:0])
         if model.regressor is not None and options.second_opinion:  # the start may be farther off than its spread says
-            _, drawn, record = _regress(problem, views, model, pyramid, options.second_opinion, seed, progress)
+            likeliest, drawn, record = _regress(problem, views, model, pyramid, options.second_opinion, seed, progress)
             records.append(record)
     poses, record = _refine(problem, views, pyramid, about, drawn, options, progress)
     # The starts go on as well: the intensities judge whether the refinement was one.
-    return Proposal(torch.cat((poses, starts)), starts, (*records, record), notes)
+    return Proposal(torch.cat((poses, starts)), starts, likeliest, (*records, record), notes)
 
 
 def spread_about(start: Tensor, centre: Tensor, count: int, options: MultiStart, seed: int) -> Tensor:

@@ -138,6 +138,27 @@ def test_where_the_models_poses_lead_nowhere_the_named_views_are_searched(pyrami
     assert phantom.target_error(spared.camera_from_world, phantom.true_pose()) > 5
 
 
+def test_the_regressor_is_followed_in_the_place_of_a_start_that_leads_nowhere(pyramid, xray) -> None:
+    start = retract(phantom.true_pose(), torch.tensor([0.08, -0.06, 0.07, 6.0, -5.0, 8.0]).double(), CENTRE)
+    options = replace(QUICK, second_start=NARROW, closer_start=None, doubtful_score=1.1)  # whatever is found
+
+    def said(initial: torch.Tensor | str, model: Model, options: RegistrationOptions = options) -> list[str]:
+        result = register(pyramid, xray, initial, model=model, options=options)
+        if not isinstance(initial, str):
+            np.testing.assert_allclose(result.initial_camera_from_world, initial.numpy(), atol=1e-12)
+        return [note.partition(": ")[2] for note in result.notes if "doubtful" in note]
+
+    followed, wider, doubtful = (
+        *("the model's regressor was followed in the start's place.", "a wider search was made."),
+        "look at the images before it is used.",
+    )
+    assert said(start, make_model()) == [followed, wider, doubtful]
+    assert said("ap", make_model()) == [followed, doubtful]
+    assert said(start, make_model(regressor=False)) == [wider, doubtful]
+    assert said(start, make_model(), replace(options, second_start=None)) == [doubtful]
+    assert said(start, make_model(), replace(options, multi_start=None)) == [doubtful]
+
+
 def test_named_views_are_searched_for_a_low_score_alone(pyramid, xray) -> None:
     """What still falls, but is like the X-ray, is where the model said: the wider search is made, and no other."""
     stages = tuple(replace(stage, iterations=1) for stage in QUICK.stages)
