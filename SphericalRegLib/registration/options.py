@@ -150,6 +150,7 @@ class RegistrationOptions:
             needs two stages, one of them by `scored_by`): what looks right from afar only is no minimum.
         doubtful_score: what was found is doubtful where its score is below this, or where its cost still fell when the last stage's iterations were
             used up. The better result is kept, and a note says where it is doubtful in the end.
+        doubtful_below: and where its score is below this share of that on the coarser images, in spite of the closer search.
         learned: what a model does before the stages, where one is given.
         attenuation: from Hounsfield units to attenuation.
         labels: labels of the CT that are rendered (one bone of several); None renders all of it.
@@ -163,6 +164,7 @@ class RegistrationOptions:
     scored_by: str = "patch_gradient_ncc"
     stuck_below: float = 0.75
     doubtful_score: float = 0.3
+    doubtful_below: float = 0.65
     learned: LearnedStart = field(default_factory=LearnedStart)
     attenuation: AttenuationModel = field(default_factory=AttenuationModel)
     labels: tuple[int, ...] | None = None

@@ -154,6 +154,10 @@ class _Attempt:
     def score(self) -> float:
         return float(self.scores[0])
 
+    def loses(self, share: float) -> bool:
+        """Whether the score on the finest images is below this share of that on the coarser ones."""
+        return math.isfinite(self.coarser_score) and not self.score >= share * self.coarser_score
+
     @property
     def still_falling(self) -> bool:
         """Whether the last stage used up its iterations while its cost still fell (in its last steps, `LAST_STEPS` or as many as there were). One
@@ -209,6 +213,8 @@ class _Run:
     def _doubt(self, attempt: _Attempt) -> Doubt | None:
         if not attempt.score >= self.options.doubtful_score:  # no number is low, too
             return Doubt.LOW
+        if attempt.loses(self.options.doubtful_below):
+            return Doubt.LOST
         return Doubt.UNSETTLED if attempt.still_falling else None
 
     def _round(self, round_: Round, closer: MultiStart | None) -> _Attempt:
@@ -226,7 +232,7 @@ class _Run:
     def _unsettled(self, attempt: _Attempt) -> str | None:
         """What says that the stages have not arrived: a similarity that only coarse images have, or a search that still went on when it was ended.
         (One that found no way down, which is a minimum too, is as settled as one that converged.)"""
-        if math.isfinite(attempt.coarser_score) and not attempt.score >= self.options.stuck_below * attempt.coarser_score:
+        if attempt.loses(self.options.stuck_below):
             return f"a score of {attempt.score:.2f} on the finest images, of {attempt.coarser_score:.2f} on coarser ones"
         return "the cost still fell when the last one's iterations were used up" if attempt.still_falling else None
 

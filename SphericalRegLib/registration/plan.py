@@ -29,6 +29,7 @@ class Doubt(Enum):
     """Why what was found may be wrong."""
 
     LOW = "its similarity is low"
+    LOST = "much of its similarity is lost on the finest images"
     UNSETTLED = "its cost still fell when the iterations were used up"
 
 

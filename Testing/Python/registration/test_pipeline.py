@@ -162,6 +162,17 @@ def test_stages_are_stuck_by_the_score_that_the_finest_images_leave_of_the_coars
     assert any("closer search" in note for note in again.notes) == comparable
 
 
+def test_what_has_lost_much_of_its_score_is_doubtful(pyramid) -> None:
+    options = replace(QUICK, closer_start=None)
+    xray = phantom.radiograph(phantom.true_pose())
+    found = register(pyramid, xray, FAR, options=options)
+    ratio = found.score / found.stages[-2].score
+    assert not found.notes
+    above, below = (register(pyramid, xray, FAR, options=replace(options, doubtful_below=ratio + by)).notes for by in (-0.01, 0.01))
+    assert not above
+    assert ["is lost on the finest images" in note for note in below] == [True, True] and "wider search" in below[0] and "is doubtful" in below[1]
+
+
 def test_a_further_search_that_cannot_be_made_takes_nothing_away(pyramid, monkeypatch: pytest.MonkeyPatch) -> None:
     xray, options = phantom.radiograph(phantom.true_pose()), replace(QUICK, stuck_below=9.0, doubtful_score=2.0)
     first = register(pyramid, xray, FAR.numpy(), options=replace(QUICK, closer_start=None, second_start=None))
