@@ -37,6 +37,7 @@ def resolve_device(name: str, said: str = "The device") -> str:
     return f"cuda:{number}"
 
 
+# Torch's number of threads is the process's, so what is remembered of it must be, too.
 _lock = threading.Lock()
 _threads_before: list[int] = []
 
@@ -45,9 +46,9 @@ _threads_before: list[int] = []
 def one_torch_thread() -> Iterator[None]:
     """Torch works on one thread of the CPU inside, and on as many as before afterwards.
 
-    For many small operations, most of them too short to be worth a second one: a registration took 1.7 s on two threads (hyperthreads of one core),
-    which wait for each other between operations, and 1.2 s on one. The renderer's own threads are not touched. Torch has one such number for the
-    process, which new threads begin with: where several are inside at once, all of them leave with what the first one found.
+    For many small operations, most of them too short to be worth a second one: on two threads (hyperthreads of one core), which wait for each other
+    between operations, a registration took a sixth to two fifths longer. The renderer's own threads are not touched. Torch has one such number for
+    the process, which new threads begin with: where several are inside at once, all of them leave with what the first one found.
     """
     import torch
 
