@@ -44,14 +44,14 @@ class LMOptions:
     Attributes:
         max_iterations: steps tried per element, accepted or not.
         initial_lambda, lambda_decrease, lambda_increase, min_lambda, max_lambda: the damping, divided after an accepted step and multiplied after
-            a rejected one.
+            a rejected one, then at least to where it changes the step: the least eigenvalue of the scaled system.
         accept_ratio: least gain ratio of a step that is taken.
         diagonal_floor: D is kept above this fraction of its largest entry, rotation and translation apart, so that a direction that nothing
             depends on stays where it is.
         gradient_tolerance: largest cosine between the residual and a column of J at a solution.
         step_tolerance_rad, step_tolerance_mm: a step below both is the last.
         cost_tolerance: relative decrease, both predicted and actual, below which the cost has ceased to fall; so it has, whatever this is, where the
-            predicted one is below the cost's rounding.
+            predicted one is below the cost's rounding. A rejected step that promised no more has stalled: shorter ones promise less.
         undamped_below: steps are judged by the last two tolerances only at a lambda below this: a short step of a heavily damped system is no sign
             of a minimum.
     """
@@ -124,8 +124,9 @@ def levenberg_marquardt(
         pose = pose.index_put((taken,), trial[step.accepted])
         model = _put(model, taken, there)
         code = code.index_put((index,), _verdict(here.cost.detach(), step, _take(model, index), options))
-        factor = torch.where(step.accepted, 1.0 / options.lambda_decrease, options.lambda_increase)
-        damping = damping.index_put((index,), (damping[index] * factor).clamp(options.min_lambda, options.max_lambda))
+        raised = torch.maximum(step.damping * options.lambda_increase, _least_that_matters(here, options.diagonal_floor))
+        following = torch.where(step.accepted, step.damping / options.lambda_decrease, raised)
+        damping = damping.index_put((index,), following.clamp(options.min_lambda, options.max_lambda))
         iterations = iterations.index_add(0, index, torch.ones_like(index))
         recorder.add(pose, model.cost, damping, len(index))
         if progress is not None:
@@ -142,7 +143,7 @@ def damped_step(model: Linearization, damping: Tensor, floor: float) -> tuple[Te
     units and the rank.
     """
     scale = marquardt_scale(model.normal_matrix, floor)
-    system = model.normal_matrix * scale[:, :, None] * scale[:, None, :]
+    system = _scaled(model.normal_matrix, scale)
     gradient = scale * model.gradient
     damped = system + torch.diag_embed(damping[:, None].expand_as(gradient))
     factor, info = torch.linalg.cholesky_ex(damped)
@@ -158,6 +159,16 @@ def marquardt_scale(normal_matrix: Tensor, floor: float) -> Tensor:
     largest = diagonal.amax(-1, keepdim=True).detach()
     least = torch.where(largest > 0, floor * largest, 1.0).clamp_min(torch.finfo(torch.float64).tiny)
     return torch.maximum(diagonal, least).rsqrt().flatten(-2)
+
+
+def _scaled(normal_matrix: Tensor, scale: Tensor) -> Tensor:
+    return normal_matrix * scale[:, :, None] * scale[:, None, :]
+
+
+def _least_that_matters(model: Linearization, floor: float) -> Tensor:
+    """The damping (M,) below which the step hardly depends on it: the least eigenvalue of the scaled system."""
+    normal_matrix = model.normal_matrix.detach()
+    return torch.linalg.eigvalsh(_scaled(normal_matrix, marquardt_scale(normal_matrix, floor)))[:, 0]
 
 
 @dataclass(frozen=True)
@@ -212,7 +223,8 @@ def _verdict(cost: Tensor, step: _JudgedStep, now: Linearization, options: LMOpt
     flat = torch.maximum(step.predicted, step.actual.abs()) <= options.cost_tolerance * cost
     flat |= step.predicted <= ROUNDING * cost
     short = (step.delta[:, :3].norm(dim=-1) <= options.step_tolerance_rad) & (step.delta[:, 3:].norm(dim=-1) <= options.step_tolerance_mm)
-    code = torch.where(~step.accepted & (step.damping >= options.max_lambda), int(Status.STALLED), int(Status.RUNNING))
+    futile = torch.isfinite(step.actual) & (step.predicted <= options.cost_tolerance * cost)
+    code = torch.where(~step.accepted & (futile | (step.damping >= options.max_lambda)), int(Status.STALLED), int(Status.RUNNING))
     code = torch.where(undamped & flat, int(Status.CONVERGED_COST), code)
     code = torch.where(undamped & short, int(Status.CONVERGED_STEP), code)
     return torch.where(step.accepted & _stationary(now, options), int(Status.CONVERGED_GRADIENT), code)

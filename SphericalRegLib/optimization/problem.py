@@ -12,6 +12,9 @@ from torch import Tensor
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.se3 import retract
 
+ROWS_AT_ONCE, LEAST_ROWS = 2**14, 2**10
+"""Of all elements together, and of each."""
+
 LinearizedResidual = Callable[[Tensor], tuple[Tensor, Tensor]]
 """poses (M, 4, 4) -> (r (M, N), J (M, N, 6)): the same problem for every pose, as in a multi-start on one X-ray."""
 
@@ -87,23 +90,37 @@ def linearize(problem: LeastSquaresProblem, poses: Tensor, index: Tensor) -> Lin
             f"A residual must come as (M, N) with a Jacobian (M, N, 6) for M = {len(poses)} poses, "
             f"but the shapes are {tuple(residual.shape)} and {tuple(jacobian.shape)}."
         )
-    r, j = residual.double(), jacobian.double()
-    rows = torch.full((len(r),), r.shape[1], device=r.device)
-    model = _normal_equations(r, j, rows)
+    rows = torch.full((len(residual),), residual.shape[1], device=residual.device)
+    model = _normal_equations(residual, jacobian, rows)
     # what is not finite shows in the sums: the rows are looked at only then
     if bool((torch.isfinite(model.cost.detach()) & torch.isfinite(model.normal_matrix.detach()).all(-1).all(-1) & (rows > 0)).all()):
         return model
-    finite = torch.isfinite(r) & torch.isfinite(j).all(-1)
-    return _normal_equations(torch.where(finite, r, 0.0), torch.where(finite[..., None], j, 0.0), finite.sum(-1))
+    finite = torch.isfinite(residual) & torch.isfinite(jacobian).all(-1)
+    return _normal_equations(torch.where(finite, residual, 0.0), torch.where(finite[..., None], jacobian, 0.0), finite.sum(-1))
 
 
-def _normal_equations(r: Tensor, j: Tensor, rows: Tensor) -> Linearization:
+def _normal_equations(residual: Tensor, jacobian: Tensor, rows: Tensor) -> Linearization:
+    """Sums over some rows at a time, so that what is made of them in float64 stays in the processor's cache."""
+    at_once = max(LEAST_ROWS, ROWS_AT_ONCE // max(1, len(residual)))
+    parts = [_sums(*chunk) for chunk in zip(residual.split(at_once, dim=1), jacobian.split(at_once, dim=1))]
+    square, weighted, gradient, normal_matrix = (torch.stack(part).sum(0) for part in zip(*parts))
+    return Linearization(torch.where(rows > 0, 0.5 * square, torch.inf), rows, weighted, gradient, normal_matrix)
+
+
+def _sums(residual: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """|r|^2 (M,), rows that say something (M,), J^T r (M, 6), J^T J (M, 6, 6)."""
+    r, j = residual.double(), jacobian.double()
     transposed = j.transpose(-1, -2)
-    zero = torch.nonzero(r.detach() == 0)  # most often the masked pixels alone: the Jacobian's six columns are looked at there only
-    empty = zero[(j.detach()[zero[:, 0], zero[:, 1]] == 0).all(-1), 0]
-    weighted = r.shape[1] - torch.bincount(empty, minlength=len(r))
-    cost = torch.where(rows > 0, 0.5 * (r[:, None] @ r[..., None])[:, 0, 0], torch.inf)
-    return Linearization(cost, rows, weighted, (transposed @ r[..., None])[..., 0], transposed @ j)
+    return r.square().sum(-1), _weighted(r.detach(), j.detach()), (transposed @ r[..., None])[..., 0], transposed @ j
+
+
+def _weighted(r: Tensor, j: Tensor) -> Tensor:
+    """How many rows (M,) are not zero with all their derivatives."""
+    silent = r == 0
+    # Most often these are the masked pixels: one product says so.
+    if not bool((silent.to(j)[:, None] @ j.abs()).any()):
+        return torch.count_nonzero(r, dim=-1)
+    return (~silent | (j != 0).any(-1)).sum(-1)
 
 
 def check_start(initial: Tensor) -> Tensor:

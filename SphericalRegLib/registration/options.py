@@ -25,6 +25,8 @@ class Stage:
         hypotheses: how many poses enter, the best of the stage before.
         depths_mm: shifts along the central ray at which each hypothesis is compared first, keeping the best. One view hardly shows depth, so that
             coarse stages drift along it, and Levenberg-Marquardt comes back slowly. Not used with several views.
+        cost_tolerance: see `optimization.levenberg_marquardt.LMOptions`. What sampling noise makes of the cost is about 1e-3: a stage that others
+            follow need not look closer, the last one finds its minimum among many samples better than one of them says.
     """
 
     image_px: int
@@ -32,12 +34,15 @@ class Stage:
     iterations: int = 15
     hypotheses: int = 1
     depths_mm: tuple[float, ...] = ()
+    cost_tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
         if self.image_px < 16 or self.iterations < 1 or self.hypotheses < 1:
             raise InputError(
                 f"A stage has {self.image_px} pixels, {self.iterations} iterations and {self.hypotheses} hypotheses; expected at least 16, 1 and 1."
             )
+        if not self.cost_tolerance >= 0:
+            raise InputError(f"A stage has a cost tolerance of {self.cost_tolerance}; expected a relative decrease, 0 or more.")
         _check_similarity(self.similarity)
 
 
@@ -113,8 +118,8 @@ class LearnedStart:
 DEPTHS_MM = (-24.0, -16.0, -8.0, 0.0, 8.0, 16.0, 24.0)
 
 DEFAULT_STAGES = (
-    Stage(80, "patch_gradient_ncc", 10, hypotheses=6),
-    Stage(128, "patch_gradient_ncc", 20, hypotheses=3, depths_mm=DEPTHS_MM),
+    Stage(80, "patch_gradient_ncc", 10, hypotheses=6, cost_tolerance=1e-3),
+    Stage(128, "patch_gradient_ncc", 20, hypotheses=3, depths_mm=DEPTHS_MM, cost_tolerance=1e-3),
     Stage(256, "fine_gradient_ncc", 25, hypotheses=1, depths_mm=DEPTHS_MM[2:5]),
 )
 """Most searches end before their last iteration; a round head, whose turning looks like shifting, needs them. The last one looks

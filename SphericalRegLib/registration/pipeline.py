@@ -43,9 +43,6 @@ from .screening import APART_DEG, APART_MM, RADIUS_SIGMAS, ScreeningView, best_d
 if TYPE_CHECKING:
     from ..models.checkpoint import Model
 
-COST_TOLERANCE = 1e-4
-"""Relative decrease below which a stage is done: a tenth of what sampling noise makes of the cost."""
-
 WORTH_ANOTHER = 0.02
 """A closer search that raises the score by no more than this has ended where the one before it did."""
 
@@ -276,8 +273,10 @@ class _Run:
         stage, centre = self.options.stages[0], self.pyramid.centre
         problem, _ = self._problem(poses, stage.image_px, stage.similarity)
         if len(self.views) == 1:
-            poses = best_depths(problem, poses, self.pyramid.corners.mean(0), DEPTHS_MM)
-        poses = scored(problem, poses).poses
+            compared = Scored.sorted(*best_depths(problem, poses, self.pyramid.corners.mean(0), DEPTHS_MM))
+        else:
+            compared = scored(problem, poses)
+        poses = compared.poses
         return poses[diverse(poses, self.options.learned.keep, centre, APART_DEG, APART_MM)]
 
     def _search(self, starts: Tensor, options: MultiStart, count: int) -> tuple[Tensor, StageRecord]:
@@ -314,13 +313,13 @@ class _Run:
         name = f"refine {stage.image_px} px"
         problem, crops = self._problem(poses, stage.image_px, stage.similarity)
         if stage.depths_mm and len(self.views) == 1:
-            poses = best_depths(problem, poses, self.pyramid.corners.mean(0), stage.depths_mm)
+            poses, _ = best_depths(problem, poses, self.pyramid.corners.mean(0), stage.depths_mm)
 
         def report(step: Progress) -> None:
             self.progress(replace(step, stage=name))
 
         self.progress(Progress(name, 0, stage.iterations))
-        lm = LMOptions(max_iterations=stage.iterations, cost_tolerance=COST_TOLERANCE, step_tolerance_rad=1e-5, step_tolerance_mm=1e-3)
+        lm = LMOptions(max_iterations=stage.iterations, cost_tolerance=stage.cost_tolerance, step_tolerance_rad=1e-5, step_tolerance_mm=1e-3)
         found = levenberg_marquardt(problem.holding_valid_at(poses), poses, self.pyramid.centre, lm, report)
         scores = problem.score(found.pose)
         order = best_first(scores)

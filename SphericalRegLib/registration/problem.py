@@ -90,7 +90,16 @@ class MultiViewProblem:
 
     def score(self, poses: Tensor) -> Tensor:
         """The views' mean score (B,), each over the pixels that are valid at the poses (B, 4, 4)."""
-        return torch.cat([torch.stack([term.over_valid(chunk).score(chunk) for term in self.terms]).mean(0) for chunk in self._chunks(poses)])
+        return torch.cat([self._mean_score([term.over_valid(chunk) for term in self.terms], chunk) for chunk in self._chunks(poses)])
+
+    def held_score(self, poses: Tensor, index: Tensor) -> Tensor:
+        """The same of poses (B, 4, 4) of the elements `index` (B,), over the pixels that are held for these."""
+        parts = zip(self._chunks(poses), self._chunks(index))
+        return torch.cat([self._mean_score([self._term(view, *part) for view in range(len(self.terms))], part[0]) for part in parts])
+
+    @staticmethod
+    def _mean_score(terms: Sequence[ViewTerm], poses: Tensor) -> Tensor:
+        return torch.stack([term.score(poses) for term in terms]).mean(0)
 
     def _term(self, view: int, poses: Tensor, index: Tensor) -> ViewTerm:
         return self.terms[view].over_valid(poses) if self.held is None else self.held[view].of(index)

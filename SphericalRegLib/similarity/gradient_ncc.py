@@ -8,7 +8,7 @@ from torch import Tensor
 from ..errors import InputError
 from .filters import Kernel, erode, gaussian_derivative_kernel, gaussian_kernel, separable_filter
 from .ncc import GlobalNCC
-from .standardize import standardize, standardize_locally
+from .standardize import scaled, standardize_locally
 
 
 class GradientNCC(GlobalNCC):
@@ -42,13 +42,13 @@ class GradientNCC(GlobalNCC):
         return erode(weight, self._radius)
 
     def _features(self, image: Tensor, image_weight: Tensor, weight: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        # Standardised first, so that a flat image is exactly zero: the derivative filters would leave rounding, and correlate it.
-        image, tangent = standardize(image, image_weight, tangent)
+        # Standardised first, so that a flat image is exactly zero: the derivative filters would leave rounding, and correlate it. What follows is
+        # blind to offset and scale, and so is its derivative.
+        image, tangent = scaled(image, image_weight, tangent)
         gradient = self._gradient(image)
         gradient_tangent = None if tangent is None else self._gradient(tangent)
         if self._window is None:
             return gradient, gradient_tangent
-        gradient, gradient_tangent = standardize(gradient, weight, gradient_tangent)
         return standardize_locally(gradient, weight, self._window, self._floor, gradient_tangent)
 
     def _gradient(self, images: Tensor) -> Tensor:

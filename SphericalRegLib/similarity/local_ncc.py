@@ -7,7 +7,7 @@ from torch import Tensor
 from ..errors import InputError
 from .filters import Kernel, box_kernel
 from .ncc import GlobalNCC
-from .standardize import standardize, standardize_locally
+from .standardize import standardize_locally
 
 NINE_PIXELS = box_kernel(9)
 
@@ -32,6 +32,4 @@ class LocalNCC(GlobalNCC):
         super().__init__(fixed, mask)
 
     def _features(self, image: Tensor, image_weight: Tensor, weight: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        # Standardised as a whole first: the floor then means the same for both images, and scale and offset fall out exactly.
-        image, tangent = standardize(image, weight, tangent)
         return standardize_locally(image, weight, self._kernel, self._floor, tangent)

@@ -34,5 +34,5 @@ def image_loss(projector: Projector, camera_from_world: Tensor, true_pose: Tenso
 def _features(image: Tensor, weight: Tensor) -> Tensor:
     """(B, 2, H, W): the standardised image, and the locally standardised one."""
     whole, _ = standardize(image, weight)
-    patches, _ = standardize_locally(whole, weight, PATCH, FLOOR)
+    patches, _ = standardize_locally(image, weight, PATCH, FLOOR)
     return torch.cat((whole, standardize(patches, weight)[0]), dim=1)

@@ -13,7 +13,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.distances import double_geodesic
 from SphericalRegLib.geometry.se3 import retract
 from SphericalRegLib.optimization.levenberg_marquardt import LMOptions, damped_step, levenberg_marquardt, marquardt_scale
-from SphericalRegLib.optimization.problem import CheapCost, LeastSquaresProblem, Linearization, differentiated, linearize
+from SphericalRegLib.optimization.problem import CheapCost, LeastSquaresProblem, Linearization, SharedProblem, differentiated, linearize
 from SphericalRegLib.optimization.result import Status, concatenate
 from SphericalRegLib.progress import Cancelled, Progress
 
@@ -263,6 +263,49 @@ def test_a_residual_without_a_downhill_step_stalls(quadratic):
     assert result.status[0] == Status.STALLED
     assert torch.equal(result.pose, identity())
     assert result.history.lambdas.max() == 1e7
+
+
+def test_a_rejected_step_that_promised_next_to_nothing_is_the_last(quadratic):
+    residual, _, _ = quadratic([3, 4, 5])
+
+    def wrong_sign(poses):
+        r, j = residual(poses)
+        return r, -j
+
+    def damping(tolerance):
+        result = levenberg_marquardt(wrong_sign, identity(), ORIGIN, LMOptions(max_iterations=40, cost_tolerance=tolerance))
+        assert result.status[0] == Status.STALLED
+        return result.history.lambdas[:, 0].tolist()
+
+    assert len(damping(1e-2)) < len(damping(1e-4)) < len(damping(1e-9))
+
+
+def test_after_a_rejected_step_the_damping_is_one_that_changes_the_step(scene):
+    s = scene(batch=2)
+
+    def wrong_sign(poses):
+        r, j = s.problem.residual_and_jacobian(poses, torch.arange(2)[: len(poses)])
+        return r, -j
+
+    result = levenberg_marquardt(wrong_sign, s.start, s.centre, LMOptions(max_iterations=1, initial_lambda=1e-6))
+    scale = marquardt_scale(result.normal_matrix, LMOptions().diagonal_floor)
+    least = torch.linalg.eigvalsh(result.normal_matrix * scale[:, :, None] * scale[:, None, :])[:, 0]
+    assert (least > 1e-5).all()
+    torch.testing.assert_close(result.history.lambdas[1], least)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 100])
+def test_normal_equations_are_the_same_by_parts(at_once, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    r, j = torch.randn(3, 50, generator=generator), torch.randn(3, 50, 6, generator=generator)
+    r[:, ::5], j[:, ::10] = 0.0, 0.0
+    monkeypatch.setattr("SphericalRegLib.optimization.problem.ROWS_AT_ONCE", 3 * at_once)
+    monkeypatch.setattr("SphericalRegLib.optimization.problem.LEAST_ROWS", 1)
+    model = linearize(SharedProblem(lambda poses: (r, j)), identity(3), torch.arange(3))
+    torch.testing.assert_close(model.normal_matrix, j.double().mT @ j.double())
+    torch.testing.assert_close(model.gradient, (j.double().mT @ r.double()[..., None])[..., 0])
+    torch.testing.assert_close(model.cost, 0.5 * r.double().square().sum(-1))
+    assert model.weighted.tolist() == [45] * 3 and model.rows.tolist() == [50] * 3  # a residual of zero that depends on the pose says something
 
 
 def test_a_residual_that_breaks_away_from_the_start_stalls(scene):

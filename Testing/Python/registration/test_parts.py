@@ -116,6 +116,9 @@ class TestProblem:
             torch.testing.assert_close(got, whole)
             torch.testing.assert_close(alone, whole[last])
             assert not torch.allclose(got, anew, atol=1e-3)
+        expected_score = only.similarity.over(valid).score(only.projector.project(moved))
+        torch.testing.assert_close(held.held_score(moved, torch.arange(2)), expected_score)
+        torch.testing.assert_close(held.held_score(moved[last], last), expected_score[last])
 
 
 def _shifted(attenuation: Attenuation, slices: int) -> np.ndarray:
@@ -179,8 +182,10 @@ class TestScreening:
         at = transform_points(TRUE, through)
         ray = TRUE[:3, :3].T @ (at / at.norm())
         off = retract(TRUE, torch.cat((torch.zeros(3, dtype=torch.float64), 16.0 * ray)), centre())
-        found = best_depths(MultiViewProblem([term]), off[None], through, (-16.0, -8.0, 0.0, 8.0))
-        torch.testing.assert_close(found[0], TRUE)
+        problem = MultiViewProblem([term])
+        found, score = best_depths(problem, torch.stack((off, TRUE)), through, (-16.0, -8.0, 0.0, 8.0))
+        torch.testing.assert_close(found, torch.stack((TRUE, TRUE)))
+        torch.testing.assert_close(score, problem.score(found))
 
 
 class TestCoarseVolumes:

@@ -301,6 +301,7 @@ class TestRefusals:
         [
             (lambda: Stage(4), "16"),
             (lambda: Stage(64, "mi"), "patch_gradient_ncc"),
+            (lambda: Stage(64, cost_tolerance=-1.0), "tolerance"),
             (lambda: MultiStart(poses=0), "poses"),
             (lambda: MultiStart(rotation_deg=-1.0), "deg"),
             (lambda: MultiStart(similarity="mi"), "patch_gradient_ncc"),
