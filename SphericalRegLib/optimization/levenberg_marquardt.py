@@ -52,8 +52,8 @@ class LMOptions:
         step_tolerance_rad, step_tolerance_mm: a step below both is the last.
         cost_tolerance: relative decrease, both predicted and actual, below which the cost has ceased to fall; so it has, whatever this is, where the
             predicted one is below the cost's rounding. A rejected step that promised no more has stalled: shorter ones promise less.
-        undamped_below: steps are judged by the last two tolerances only at a lambda below this: a short step of a heavily damped system is no sign
-            of a minimum.
+        undamped_below: steps converge by the last two tolerances only at a lambda below this: a short step of a heavily damped system is no sign of
+            a minimum.
     """
 
     max_iterations: int = 20
@@ -124,9 +124,7 @@ def levenberg_marquardt(
         pose = pose.index_put((taken,), trial[step.accepted])
         model = _put(model, taken, there)
         code = code.index_put((index,), _verdict(here.cost.detach(), step, _take(model, index), options))
-        raised = torch.maximum(step.damping * options.lambda_increase, _least_that_matters(here, options.diagonal_floor))
-        following = torch.where(step.accepted, step.damping / options.lambda_decrease, raised)
-        damping = damping.index_put((index,), following.clamp(options.min_lambda, options.max_lambda))
+        damping = damping.index_put((index,), _next_damping(here, step, options))
         iterations = iterations.index_add(0, index, torch.ones_like(index))
         recorder.add(pose, model.cost, damping, len(index))
         if progress is not None:
@@ -163,12 +161,6 @@ def marquardt_scale(normal_matrix: Tensor, floor: float) -> Tensor:
 
 def _scaled(normal_matrix: Tensor, scale: Tensor) -> Tensor:
     return normal_matrix * scale[:, :, None] * scale[:, None, :]
-
-
-def _least_that_matters(model: Linearization, floor: float) -> Tensor:
-    """The damping (M,) below which the step hardly depends on it: the least eigenvalue of the scaled system."""
-    normal_matrix = model.normal_matrix.detach()
-    return torch.linalg.eigvalsh(_scaled(normal_matrix, marquardt_scale(normal_matrix, floor)))[:, 0]
 
 
 @dataclass(frozen=True)
@@ -208,6 +200,18 @@ def _judge(
     actual[usable] = torch.where(there.rows > least_rows[usable], before - cost, -torch.inf)
     judged = step.judged(actual, options)
     return _take(there, torch.nonzero(judged.accepted[usable])[:, 0]), judged
+
+
+def _next_damping(here: Linearization, step: _JudgedStep, options: LMOptions) -> Tensor:
+    """(M,) after a step from `here`. Below the least eigenvalue of the scaled system the damping hardly changes the step: a rejected one would come
+    again."""
+    rejected = torch.nonzero(~step.accepted)[:, 0]
+    normal_matrix = here.normal_matrix.detach()[rejected]
+    system = _scaled(normal_matrix, marquardt_scale(normal_matrix, options.diagonal_floor))
+    least = torch.linalg.eigvalsh(system.nan_to_num(0.0, 0.0, 0.0))[:, 0]
+    following = step.damping / options.lambda_decrease
+    following[rejected] = torch.maximum(step.damping[rejected] * options.lambda_increase, least)
+    return following.clamp(options.min_lambda, options.max_lambda)
 
 
 def _linearize_any(problem: LeastSquaresProblem, poses: Tensor, index: Tensor) -> Linearization:

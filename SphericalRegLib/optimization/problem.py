@@ -13,7 +13,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.se3 import retract
 
 ROWS_AT_ONCE, LEAST_ROWS = 2**14, 2**10
-"""Of all elements together, and of each."""
+"""Rows that are summed at a time on a CPU: of all elements together, and at least of each of them."""
 
 LinearizedResidual = Callable[[Tensor], tuple[Tensor, Tensor]]
 """poses (M, 4, 4) -> (r (M, N), J (M, N, 6)): the same problem for every pose, as in a multi-start on one X-ray."""
@@ -101,7 +101,8 @@ def linearize(problem: LeastSquaresProblem, poses: Tensor, index: Tensor) -> Lin
 
 def _normal_equations(residual: Tensor, jacobian: Tensor, rows: Tensor) -> Linearization:
     """Sums over some rows at a time, so that what is made of them in float64 stays in the processor's cache."""
-    at_once = max(LEAST_ROWS, ROWS_AT_ONCE // max(1, len(residual)))
+    on_cpu = residual.device.type == "cpu"
+    at_once = max(LEAST_ROWS, ROWS_AT_ONCE // max(1, len(residual))) if on_cpu else residual.shape[1]
     parts = [_sums(*chunk) for chunk in zip(residual.split(at_once, dim=1), jacobian.split(at_once, dim=1))]
     square, weighted, gradient, normal_matrix = (torch.stack(part).sum(0) for part in zip(*parts))
     return Linearization(torch.where(rows > 0, 0.5 * square, torch.inf), rows, weighted, gradient, normal_matrix)

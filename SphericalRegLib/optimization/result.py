@@ -18,7 +18,7 @@ class Status(IntEnum):
     CONVERGED_STEP = 2  # the step is shorter than asked for
     CONVERGED_COST = 3  # the cost has ceased to fall
     MAX_ITERATIONS = 4
-    STALLED = 5  # no step, however short, lowers the cost
+    STALLED = 5  # no step lowers the cost, or none that promises more than the tolerance does
     FAILED = 6  # no finite residual at the start
 
     @property

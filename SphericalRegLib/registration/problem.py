@@ -93,7 +93,8 @@ class MultiViewProblem:
         return torch.cat([self._mean_score([term.over_valid(chunk) for term in self.terms], chunk) for chunk in self._chunks(poses)])
 
     def held_score(self, poses: Tensor, index: Tensor) -> Tensor:
-        """The same of poses (B, 4, 4) of the elements `index` (B,), over the pixels that are held for these."""
+        """The same of poses (B, 4, 4) of the elements `index` (B,), over the pixels that are held for these (`holding_valid_at`)."""
+        assert self.held is not None
         parts = zip(self._chunks(poses), self._chunks(index))
         return torch.cat([self._mean_score([self._term(view, *part) for view in range(len(self.terms))], part[0]) for part in parts])
 

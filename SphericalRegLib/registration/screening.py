@@ -103,17 +103,19 @@ def diverse(poses: Tensor, count: int, centre: Tensor, apart_deg: float, apart_m
 def best_depths(problem: MultiViewProblem, poses: Tensor, through: Tensor, depths_mm: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Each pose (B, 4, 4) moved along the ray through a point (3,) of the CT, to that of the depths with the best score; and that score (B,).
 
-    Depths are in mm, + is away from the source. A pose is compared over the pixels that were valid before it was moved.
+    Depths are in mm, + is away from the source. A pose is compared over the pixels that were valid before it was moved; where several depths are as
+    good, it moves least.
     """
     at = transform_points(poses, through.expand(len(poses), 1, 3))[:, 0]
     ray = (at / at.norm(dim=1, keepdim=True))[:, None] @ poses[:, :3, :3]  # (B, 1, 3) in world axes
-    depths = torch.tensor(depths_mm, dtype=poses.dtype, device=poses.device)
+    depths = torch.tensor(sorted(depths_mm, key=abs), dtype=poses.dtype, device=poses.device)
     shift = ray * depths[:, None]
     moved = retract(poses[:, None].expand(-1, len(depths), 4, 4), torch.cat((torch.zeros_like(shift), shift), dim=-1), problem.centre)
     element = torch.arange(len(poses), device=poses.device)
     scores = problem.holding_valid_at(poses).held_score(moved.flatten(0, 1), element.repeat_interleave(len(depths)))
-    best, index = scores.reshape(len(poses), len(depths)).nan_to_num(-torch.inf).max(1)
-    return moved[element, index], best
+    scores = scores.reshape(len(poses), len(depths)).nan_to_num(-torch.inf)
+    index = scores.argsort(dim=1, descending=True, stable=True)[:, 0]
+    return moved[element, index], scores[element, index]
 
 
 def _lattice(poses: Tensor, radius_mm: float, step_mm: float, in_depth: bool) -> Tensor:

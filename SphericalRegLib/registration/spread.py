@@ -11,7 +11,7 @@ from .result import RegistrationResult
 
 @dataclass(frozen=True)
 class Spread:
-    """Standard deviations of a pose, from its covariance: not calibrated, and blind to a wrong local minimum.
+    """Standard deviations of a pose, from its covariance: compared with errors on simulated X-rays alone, and blind to a wrong local minimum.
 
     Attributes:
         rotation_deg: of the angle, about all axes together.

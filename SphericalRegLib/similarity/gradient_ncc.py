@@ -8,7 +8,7 @@ from torch import Tensor
 from ..errors import InputError
 from .filters import Kernel, erode, gaussian_derivative_kernel, gaussian_kernel, separable_filter
 from .ncc import GlobalNCC
-from .standardize import scaled, standardize_locally
+from .standardize import standardize_locally, standardize_up_to_affine
 
 
 class GradientNCC(GlobalNCC):
@@ -44,7 +44,7 @@ class GradientNCC(GlobalNCC):
     def _features(self, image: Tensor, image_weight: Tensor, weight: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor | None]:
         # Standardised first, so that a flat image is exactly zero: the derivative filters would leave rounding, and correlate it. What follows is
         # blind to offset and scale, and so is its derivative.
-        image, tangent = scaled(image, image_weight, tangent)
+        image, tangent = standardize_up_to_affine(image, image_weight, tangent)
         gradient = self._gradient(image)
         gradient_tangent = None if tangent is None else self._gradient(tangent)
         if self._window is None:

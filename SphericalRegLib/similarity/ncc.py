@@ -101,7 +101,10 @@ class GlobalNCC:
         return weight
 
     def _features(self, image: Tensor, image_weight: Tensor, weight: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Feature images (B, C, H, W) and tangents (B, C, 6, H, W) of images (B, 1, H, W), (B, 1, 6, H, W) and both weights (B or 1, 1, H, W)."""
+        """Feature images (B, C, H, W) and tangents (B, C, 6, H, W) of images (B, 1, H, W), (B, 1, 6, H, W) and both weights (B or 1, 1, H, W).
+
+        What is made of them is standardised, so that the tangents may lack what that is blind to.
+        """
         return image, tangent
 
     def _moving(self, moving: Tensor, jacobian: Tensor | None) -> tuple[Tensor, Tensor | None]:

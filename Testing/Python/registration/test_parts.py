@@ -187,6 +187,19 @@ class TestScreening:
         torch.testing.assert_close(found, torch.stack((TRUE, TRUE)))
         torch.testing.assert_close(score, problem.score(found))
 
+    def test_depths_are_compared_over_the_pixels_that_were_valid_before(self, projector: Projector, term: ViewTerm) -> None:
+        cut = Attenuation(phantom.ct().mu[:, :, 10:], _shifted(phantom.ct(), 10), phantom.ct().centre_ras_mm, (False,) * 4 + (True, False))
+        problem = MultiViewProblem([ViewTerm(Projector(cut, projector.camera), term.similarity, term.camera_from_camera1)])
+        found, score = best_depths(problem, TRUE[None], centre(), (-60.0,))
+        torch.testing.assert_close(score, problem.holding_valid_at(TRUE[None]).held_score(found, torch.tensor([0])))
+        assert not torch.allclose(score, problem.score(found), atol=1e-3)
+
+    def test_where_no_depth_is_better_a_pose_stays(self, term: ViewTerm) -> None:
+        away = retract(TRUE, step(0.0, 0.0, 0.0, 3000.0, 0.0, 0.0), centre())
+        found, score = best_depths(MultiViewProblem([term]), away[None], centre(), (-8.0, 8.0, 0.0))
+        torch.testing.assert_close(found[0], away)
+        assert score.item() == 0.0
+
 
 class TestCoarseVolumes:
     def test_line_integrals_are_kept(self) -> None:
