@@ -20,7 +20,6 @@ from torch import Tensor
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.se3 import retract
 from SphericalRegLib.optimization.problem import (
-    CheapCost,
     LeastSquaresProblem,
     Linearization,
     LinearizedResidual,
@@ -189,12 +188,6 @@ def _judge(
     usable = torch.nonzero(torch.isfinite(trial.detach()).all(-1).all(-1))[:, 0]
     actual = torch.full_like(step.predicted, -torch.inf)
     before = here.cost.detach()[usable]
-    if isinstance(problem, CheapCost):
-        if len(usable):
-            cost = problem.cost(trial[usable].detach(), index[usable]).detach().double()
-            actual[usable] = torch.where(torch.isfinite(cost), before - cost, -torch.inf)
-        judged = step.judged(actual, options)
-        return _linearize_any(problem, trial[judged.accepted], index[judged.accepted]), judged
     there = _linearize_any(problem, trial[usable], index[usable])
     cost = there.cost.detach() * here.rows[usable] / there.rows.clamp_min(1)  # costs of different numbers of rows are compared per row
     actual[usable] = torch.where(there.rows > least_rows[usable], before - cost, -torch.inf)

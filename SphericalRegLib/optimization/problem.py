@@ -31,17 +31,6 @@ class LeastSquaresProblem(Protocol):
     def residual_and_jacobian(self, poses: Tensor, index: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
-@runtime_checkable
-class CheapCost(LeastSquaresProblem, Protocol):
-    """A problem whose cost is far cheaper than its Jacobian: trial steps are then judged by the cost, and only accepted ones linearised.
-
-    `cost(poses, index)` (M,) must be 1/2 |r|^2 of the same residual. It pays where J costs several times r (a network), not where both come
-    in one pass (the projector).
-    """
-
-    def cost(self, poses: Tensor, index: Tensor) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class SharedProblem:
     """One residual for every element of the batch."""

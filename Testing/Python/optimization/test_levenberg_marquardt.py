@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.distances import double_geodesic
 from SphericalRegLib.geometry.se3 import retract
 from SphericalRegLib.optimization.levenberg_marquardt import LMOptions, damped_step, levenberg_marquardt, marquardt_scale
-from SphericalRegLib.optimization.problem import CheapCost, LeastSquaresProblem, Linearization, SharedProblem, differentiated, linearize
+from SphericalRegLib.optimization.problem import LeastSquaresProblem, Linearization, SharedProblem, differentiated, linearize
 from SphericalRegLib.optimization.result import Status, concatenate
 from SphericalRegLib.progress import Cancelled, Progress
 
@@ -28,7 +28,6 @@ def identity(batch: int = 1) -> torch.Tensor:
 
 def test_problems_are_recognised(scene):
     assert isinstance(scene().problem, LeastSquaresProblem)
-    assert not isinstance(scene().problem, CheapCost)
     assert not isinstance(lambda poses: poses, LeastSquaresProblem)
 
 
@@ -92,35 +91,6 @@ def test_finished_elements_cost_nothing(scene):
     asked = torch.bincount(torch.tensor(s.problem.asked))
     assert torch.equal(asked, result.iterations + 1)
     assert result.history.evaluations[-1] == len(s.problem.asked)
-
-
-@dataclass(frozen=True)
-class WithCost:
-    problem: object
-    linearized: list
-    judged: list
-
-    def residual_and_jacobian(self, poses, index):
-        self.linearized.extend(index.tolist())
-        return self.problem.residual_and_jacobian(poses, index)
-
-    def cost(self, poses, index):
-        self.judged.extend(index.tolist())
-        return 0.5 * self.problem.residual(poses, self.problem.observed[index]).square().sum(-1)
-
-
-def test_a_cheap_cost_spares_the_jacobians_of_rejected_steps(scene):
-    s = scene(batch=8, degrees=80.0, mm=100.0, seed=3)
-    options = LMOptions(max_iterations=60)
-    expected = levenberg_marquardt(s.problem, s.start, s.centre, options)
-    problem = WithCost(s.problem, [], [])
-    result = levenberg_marquardt(problem, s.start, s.centre, options)
-    assert torch.allclose(result.pose, expected.pose, atol=1e-9)
-    assert result.status == expected.status
-    steps = (result.history.poses[1:] != result.history.poses[:-1]).flatten(2).any(-1).sum()
-    assert steps < result.iterations.sum()  # some were rejected
-    assert len(problem.linearized) == steps + 8
-    assert len(problem.judged) == result.iterations.sum()
 
 
 def test_invariant_to_units_and_to_the_residuals_scale(scene):
