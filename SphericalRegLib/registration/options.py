@@ -25,8 +25,8 @@ class Stage:
         hypotheses: how many poses enter, the best of the stage before.
         depths_mm: shifts along the central ray at which each hypothesis is compared first, keeping the best. One view hardly shows depth, so that
             coarse stages drift along it, and Levenberg-Marquardt comes back slowly. Not used with several views.
-        cost_tolerance: see `optimization.levenberg_marquardt.LMOptions`. What sampling noise makes of the cost is about 1e-3: a stage that others
-            follow need not look closer, the last one finds its minimum among many samples better than one of them says.
+        cost_tolerance: see `optimization.levenberg_marquardt.LMOptions`. Sampling noise makes up to 1e-3 of the cost: a stage that others follow
+            need not look closer.
     """
 
     image_px: int

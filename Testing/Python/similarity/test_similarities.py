@@ -240,6 +240,15 @@ def test_float32_is_close_to_float64(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MAKERS)
+def test_single_precision_images_are_compared_with_a_double_precision_one(name: str) -> None:
+    similarity = MAKERS[name](blobs(0), a_mask())
+    moving, jacobian = blobs(1)[None].float(), torch.stack([blobs(k) for k in range(6)], -1)[None].float()
+    expected = similarity.residual_and_jacobian(moving.double(), jacobian.double())
+    for mixed, double in zip(similarity.residual_and_jacobian(moving, jacobian), expected):
+        torch.testing.assert_close(mixed.double(), double, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("partly_valid", [False, True])
 def test_a_batch_is_its_parts(name: str, partly_valid: bool) -> None:
     moving, jacobian = blobs(1, 3), torch.stack([blobs(10 + k, 3) for k in range(6)], dim=-1)
