@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from SphericalRegLib.geometry.se3 import local
 from SphericalRegLib.models.encoder import SphericalEncoder
@@ -44,8 +45,12 @@ class PairedProblem:
         fixed, kind = self.fixed[index], self.encoder.config.embedding
         mask = self.mask[index] * self.projector.validity(here)[:, None]
 
+        # A training's weights lie channels last, and so do the images that they make: torch up to 2.11 at least has no forward-mode derivative
+        # of their GroupNorm.
+        weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in self.encoder.named_parameters()}
+
         def embedded(moving: Tensor) -> Tensor:
-            return self.encoder(moving[:, None], mask)
+            return functional_call(self.encoder, weights, (moving[:, None], mask))
 
         with overridden(layer_norms_with_all_derivatives(self.encoder) if torch.is_grad_enabled() else {}):
             return embedding_residual_and_jacobian(fixed, *along_columns(embedded, image, jacobian), kind)

@@ -145,6 +145,27 @@ def paired(encoder, batch) -> PairedProblem:
     return PairedProblem(encoder, encoder(xray, mask), mask, RENDERER)
 
 
+def test_channels_last_weights_change_nothing_and_reach_no_group_norm(batch, monkeypatch) -> None:
+    # torch up to 2.11 at least fails in the forward-mode derivative of a GroupNorm of images that lie channels last
+    encoder = make_encoder()
+    _, _, start, _ = batch
+    with torch.no_grad():
+        expected = paired(encoder, batch).residual_and_jacobian(start, torch.arange(COUNT))
+        problem = paired(encoder.to(memory_format=torch.channels_last), batch)
+        seen = []
+        inner = torch.nn.functional.group_norm
+
+        def watched(x, *rest):
+            seen.append(x.is_contiguous())
+            return inner(x, *rest)
+
+        monkeypatch.setattr(torch.nn.functional, "group_norm", watched)
+        found = problem.residual_and_jacobian(start, torch.arange(COUNT))
+    assert seen and all(seen)
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
 def test_each_x_ray_has_its_own_pose(batch) -> None:
     """Residual and Jacobian of the paired problem; motions along the rays drop out of an exact line integral, so differences agree."""
     xray, mask, start, _ = batch
