@@ -39,6 +39,7 @@ from .resolution import VolumePyramid
 from .result import Hypothesis, RegistrationResult, StageRecord
 from .scored import Scored, best_first, scored
 from .screening import APART_DEG, APART_MM, RADIUS_SIGMAS, ScreeningView, best_depths, diverse, screen, spread_poses
+from .smoothed_depth import smoothed_depths
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Model
@@ -321,7 +322,10 @@ class _Run:
 
         self.progress(Progress(name, 0, stage.iterations))
         lm = LMOptions(max_iterations=stage.iterations, cost_tolerance=stage.cost_tolerance, step_tolerance_rad=1e-5, step_tolerance_mm=1e-3)
-        found = levenberg_marquardt(problem.holding_valid_at(poses), poses, self.pyramid.centre, lm, report)
+        held = problem.holding_valid_at(poses)
+        found = levenberg_marquardt(held, poses, self.pyramid.centre, lm, report)
+        if stage.smooth_depth_mm and len(self.views) == 1:
+            found = replace(found, pose=smoothed_depths(held, found.pose, found.normal_matrix, stage.smooth_depth_mm))
         scores = problem.score(found.pose)
         order = best_first(scores)
         best = int(order[0])
