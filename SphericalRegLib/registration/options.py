@@ -27,8 +27,9 @@ class Stage:
             coarse stages drift along it, and Levenberg-Marquardt comes back slowly. Not used with several views.
         cost_tolerance: see `optimization.levenberg_marquardt.LMOptions`. Sampling noise makes up to 1e-3 of the cost: a stage that others follow
             need not look closer.
-        smooth_depth_mm: at its end each pose moves to where a parabola through the scores at depths this far before and behind it has its peak: a
-            rough cost's minima are not taken at their word. 0 leaves it. Not used with several views.
+        smooth_depth_mm: at its end each pose moves to where a parabola through the scores at depths this far before and behind it has its peak, the
+            other parameters going along; where there is no peak within reach it stays. A rough cost's minima are not taken at their word. 0 spares
+            it. Not used with several views.
     """
 
     image_px: int

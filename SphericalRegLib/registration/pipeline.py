@@ -28,6 +28,7 @@ from ..imaging.radiograph import Radiograph
 from ..imaging.volume import Volume
 from ..optimization.covariance import result_covariance
 from ..optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
+from ..optimization.problem import linearize
 from ..optimization.result import OptimizationResult, Status
 from ..progress import Progress, ProgressCallback, silent
 from ..similarity.named import similarity
@@ -53,7 +54,7 @@ all wrong ends that were cut off fell faster, and all right ones but two fell sl
 
 RESIDUAL_CORRELATION_PX = 3.5
 """Neighbouring residuals are alike over the radius of the gradient filter and more. Chosen so that the covariance's depth is about what simulated
-X-rays of a pelvis and a head missed it by; on others, errors were 1.0 (thorax) to 1.6 (head) times what it says."""
+X-rays of a pelvis and a head missed it by; on others, errors were 1.0 (thorax) and 1.3 to 1.6 (head) times what it says."""
 
 
 def prepare(volume: Volume | Attenuation, options: RegistrationOptions | None = None, device: Any = "cpu") -> VolumePyramid:
@@ -324,8 +325,9 @@ class _Run:
         lm = LMOptions(max_iterations=stage.iterations, cost_tolerance=stage.cost_tolerance, step_tolerance_rad=1e-5, step_tolerance_mm=1e-3)
         held = problem.holding_valid_at(poses)
         found = levenberg_marquardt(held, poses, self.pyramid.centre, lm, report)
-        if stage.smooth_depth_mm and len(self.views) == 1:
-            found = replace(found, pose=smoothed_depths(held, found.pose, found.normal_matrix, stage.smooth_depth_mm))
+        smooths = stage.smooth_depth_mm > 0 and len(self.views) == 1
+        if smooths:
+            found = _moved(held, found, smoothed_depths(held, found.pose, found.normal_matrix, stage.smooth_depth_mm))
         scores = problem.score(found.pose)
         order = best_first(scores)
         best = int(order[0])
@@ -337,8 +339,8 @@ class _Run:
             int(found.iterations.max()),
             time.perf_counter() - began,
             float(scores[best]),
-            tuple(found.history.costs[:, best].tolist()),
-            tuple(found.history.poses[:, best].cpu().numpy()),
+            (*found.history.costs[:, best].tolist(), *found.cost[best : best + smooths].tolist()),
+            (*found.history.poses[:, best].cpu().numpy(), *found.pose[best : best + smooths].cpu().numpy()),
         )
         return _reordered(found, order), scores[order], record
 
@@ -370,6 +372,12 @@ def _pixel_at_ct(radiograph: Radiograph, camera_from_world: Tensor, centre: Tens
     depth = float((camera_from_world[0] @ torch.cat((centre, centre.new_ones(1))))[2])
     camera = radiograph.camera
     return max(camera.pixel_spacing_mm) * max(depth, 0.1 * camera.sdd_mm) / camera.sdd_mm
+
+
+def _moved(problem: MultiViewProblem, result: OptimizationResult, poses: Tensor) -> OptimizationResult:
+    """The result at other poses (B, 4, 4), with the cost and its curvature there; the history stays that of the search."""
+    there = linearize(problem, poses, torch.arange(len(poses), device=poses.device))
+    return replace(result, pose=poses, cost=there.cost, normal_matrix=there.normal_matrix, rows=there.weighted)
 
 
 def _reordered(result: OptimizationResult, order: Tensor) -> OptimizationResult:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from test_pipeline import QUICK, start
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.se3 import local, retract
+from SphericalRegLib.imaging.case import View
 from SphericalRegLib.registration.options import DEFAULT_STAGES, Stage
 from SphericalRegLib.registration.pipeline import prepare, register
 from SphericalRegLib.registration.smoothed_depth import DEPTHS, smoothed_depths
@@ -29,14 +31,18 @@ class Rough:
 
     centre = CENTRE
 
-    def __init__(self, normal_matrix: torch.Tensor, ripple: float = 0.0, sign: float = -1.0, nothing: bool = False) -> None:
-        self.normal_matrix, self.ripple, self.sign, self.nothing = normal_matrix, ripple, sign, nothing
+    def __init__(
+        self, normal_matrix: torch.Tensor, ripple: float = 0.0, sign: float = -1.0, noise: float = 0.0, nothing: bool = False
+    ) -> None:
+        self.normal_matrix, self.ripple, self.sign, self.noise, self.nothing = normal_matrix, ripple, sign, noise, nothing
         self.asked: list[int] = []
 
     def held_score(self, poses: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         self.asked += index.tolist()
         off = local(TRUE.expand_as(poses), poses, CENTRE)
         score = self.sign * 0.5 * torch.einsum("bi,ij,bj->b", off, self.normal_matrix, off)
+        if self.noise:
+            score = self.noise * torch.randn(score.shape, dtype=score.dtype, generator=torch.Generator().manual_seed(3))
         score = score + self.ripple * torch.sin(2 * math.pi * (off[:, 3:] @ RAY) / 1.3)
         return torch.full_like(score, math.nan) if self.nothing else score
 
@@ -77,14 +83,25 @@ def test_ripples_are_averaged_over() -> None:
     assert problem.asked == [element for element in range(3) for _ in range(DEPTHS)]
 
 
-@pytest.mark.parametrize("problem", [{"sign": 1.0}, {"sign": 0.0}, {"nothing": True}], ids=["a valley", "flat", "no score"])
+@pytest.mark.parametrize("problem", [{"sign": 1.0}, {"sign": 0.0}, {"noise": 1e-7}, {"nothing": True}], ids=["a valley", "flat", "noise", "no score"])
 def test_without_a_peak_a_pose_stays(problem: dict) -> None:
     matrix = normal_matrix()
     begin = conditional(1.0, matrix)[None]
     torch.testing.assert_close(smoothed_depths(Rough(matrix, **problem), begin, matrix[None], 4.0), begin, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("matrix", [torch.zeros(6, 6).double(), torch.full((6, 6), math.nan).double()], ids=["singular", "no number"])
+def blind_to_a_turn(share: float) -> torch.Tensor:
+    """A normal matrix that hardly knows a turn that depth is mixed with."""
+    turn = torch.tensor([0.6, 0.0, 0.8, *(0.002 * RAY).tolist()]).double()
+    blind = torch.eye(6, dtype=torch.float64) - (1 - share) * torch.outer(turn, turn) / turn.square().sum()
+    return blind @ normal_matrix() @ blind
+
+
+MODELS = {"singular": torch.zeros(6, 6).double(), "no number": torch.full((6, 6), math.nan).double()}
+MODELS |= {"almost singular": blind_to_a_turn(1e-9), "nearly blind to a turn": blind_to_a_turn(1e-5)}
+
+
+@pytest.mark.parametrize("matrix", MODELS.values(), ids=MODELS.keys())
 def test_without_a_quadratic_model_a_pose_stays(matrix: torch.Tensor) -> None:
     begin = conditional(1.0, normal_matrix())[None]
     torch.testing.assert_close(smoothed_depths(Rough(normal_matrix()), begin, matrix[None], 4.0), begin, rtol=0, atol=0)
@@ -105,9 +122,27 @@ def test_a_stage_does_it_for_one_view() -> None:
 
     plain, smooth = found(0.0), found(4.0)
     step = local(torch.as_tensor(plain.camera_from_world), torch.as_tensor(smooth.camera_from_world), CENTRE)
-    assert 0 < float(step[3:].norm()) < 4
+    assert 1e-3 < abs(float(step[3:] @ RAY)) < 4 and abs(float(step[3:] @ RAY)) > 0.9 * float(step[3:].norm())
     assert phantom.target_error(smooth.camera_from_world, TRUE) < 1.0
     assert smooth.score == pytest.approx(plain.score, abs=0.02)
+    before, record = plain.stages[-1], smooth.stages[-1]
+    assert record.costs[:-1] == before.costs and record.costs[-1] == pytest.approx(before.costs[-1], rel=0.02)
+    for pose in (record.poses[-1], smooth.hypotheses[0].camera_from_world):
+        np.testing.assert_array_equal(pose, smooth.camera_from_world)
+    assert not np.array_equal(plain.covariance, smooth.covariance)  # as it is where the pose is
+
+
+def test_several_views_know_their_depth() -> None:
+    side = phantom.true_pose("left")
+    views = [View(phantom.radiograph(TRUE), np.eye(4)), View(phantom.radiograph(side, seed=1), (side @ torch.linalg.inv(TRUE)).numpy())]
+    near = start(0.01, -0.01, 0.01, 1.0, -1.0, 1.0).numpy()
+    options = replace(QUICK, multi_start=None, second_start=None, closer_start=None)
+    a, b = (
+        register(prepare(phantom.ct()), views, near, options=replace(options, stages=(Stage(96, iterations=12, smooth_depth_mm=reach),)))
+        for reach in (0.0, 4.0)
+    )
+    np.testing.assert_array_equal(a.camera_from_world, b.camera_from_world)
+    assert a.stages[-1].costs == b.stages[-1].costs
 
 
 def test_the_last_stage_does_it_and_a_reach_is_no_number_below_zero() -> None:
