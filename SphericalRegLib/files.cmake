@@ -130,7 +130,6 @@ set(MODULE_PYTHON_SCRIPTS
   registration/result.py
   registration/scored.py
   registration/screening.py
-  registration/smoothed_depth.py
   registration/spread.py
   rendering/__init__.py
   rendering/autograd.py

@@ -27,9 +27,6 @@ class Stage:
             coarse stages drift along it, and Levenberg-Marquardt comes back slowly. Not used with several views.
         cost_tolerance: see `optimization.levenberg_marquardt.LMOptions`. Sampling noise makes up to 1e-3 of the cost: a stage that others follow
             need not look closer.
-        smooth_depth_mm: at its end each pose moves to where a parabola through the scores at depths this far before and behind it has its peak, the
-            other parameters going along; where there is no peak within reach it stays. A rough cost's minima are not taken at their word. 0 spares
-            it. Not used with several views.
     """
 
     image_px: int
@@ -38,7 +35,6 @@ class Stage:
     hypotheses: int = 1
     depths_mm: tuple[float, ...] = ()
     cost_tolerance: float = 1e-4
-    smooth_depth_mm: float = 0.0
 
     def __post_init__(self) -> None:
         if self.image_px < 16 or self.iterations < 1 or self.hypotheses < 1:
@@ -47,8 +43,6 @@ class Stage:
             )
         if not self.cost_tolerance >= 0:
             raise InputError(f"A stage has a cost tolerance of {self.cost_tolerance}; expected a relative decrease, 0 or more.")
-        if not 0 <= self.smooth_depth_mm < float("inf"):
-            raise InputError(f"A stage smooths over {self.smooth_depth_mm} mm of depth; expected 0 or more.")
         _check_similarity(self.similarity)
 
 
@@ -126,7 +120,7 @@ DEPTHS_MM = (-24.0, -16.0, -8.0, 0.0, 8.0, 16.0, 24.0)
 DEFAULT_STAGES = (
     Stage(80, "patch_gradient_ncc", 10, hypotheses=6, cost_tolerance=1e-3),
     Stage(128, "patch_gradient_ncc", 20, hypotheses=3, depths_mm=DEPTHS_MM, cost_tolerance=1e-3),
-    Stage(256, "fine_gradient_ncc", 25, hypotheses=1, depths_mm=DEPTHS_MM[2:5], smooth_depth_mm=4.0),
+    Stage(256, "fine_gradient_ncc", 25, hypotheses=1, depths_mm=DEPTHS_MM[2:5]),
 )
 """Most searches end before their last iteration; a round head, whose turning looks like shifting, needs them. The last one looks
 through a narrower window: scatter and beam hardening, which no DRR has, bias it less in depth."""

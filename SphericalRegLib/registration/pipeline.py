@@ -28,7 +28,6 @@ from ..imaging.radiograph import Radiograph
 from ..imaging.volume import Volume
 from ..optimization.covariance import result_covariance
 from ..optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
-from ..optimization.problem import linearize
 from ..optimization.result import OptimizationResult, Status
 from ..progress import Progress, ProgressCallback, silent
 from ..similarity.named import similarity
@@ -40,7 +39,6 @@ from .resolution import VolumePyramid
 from .result import Hypothesis, RegistrationResult, StageRecord
 from .scored import Scored, best_first, scored
 from .screening import APART_DEG, APART_MM, RADIUS_SIGMAS, ScreeningView, best_depths, diverse, screen, spread_poses
-from .smoothed_depth import smoothed_depths
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Model
@@ -54,7 +52,7 @@ all wrong ends that were cut off fell faster, and all right ones but two fell sl
 
 RESIDUAL_CORRELATION_PX = 3.5
 """Neighbouring residuals are alike over the radius of the gradient filter and more. Chosen so that the covariance's depth is about what simulated
-X-rays of a pelvis and a head missed it by; on others, errors were 1.0 (thorax) and 1.3 to 1.6 (head) times what it says."""
+X-rays of a pelvis and a head missed it by; on others, errors were 1.0 (thorax) to 1.6 (head) times what it says."""
 
 
 def prepare(volume: Volume | Attenuation, options: RegistrationOptions | None = None, device: Any = "cpu") -> VolumePyramid:
@@ -323,11 +321,7 @@ class _Run:
 
         self.progress(Progress(name, 0, stage.iterations))
         lm = LMOptions(max_iterations=stage.iterations, cost_tolerance=stage.cost_tolerance, step_tolerance_rad=1e-5, step_tolerance_mm=1e-3)
-        held = problem.holding_valid_at(poses)
-        found = levenberg_marquardt(held, poses, self.pyramid.centre, lm, report)
-        smooths = stage.smooth_depth_mm > 0 and len(self.views) == 1
-        if smooths:
-            found = _moved(held, found, smoothed_depths(held, found.pose, found.normal_matrix, stage.smooth_depth_mm))
+        found = levenberg_marquardt(problem.holding_valid_at(poses), poses, self.pyramid.centre, lm, report)
         scores = problem.score(found.pose)
         order = best_first(scores)
         best = int(order[0])
@@ -339,8 +333,8 @@ class _Run:
             int(found.iterations.max()),
             time.perf_counter() - began,
             float(scores[best]),
-            (*found.history.costs[:, best].tolist(), *found.cost[best : best + smooths].tolist()),
-            (*found.history.poses[:, best].cpu().numpy(), *found.pose[best : best + smooths].cpu().numpy()),
+            tuple(found.history.costs[:, best].tolist()),
+            tuple(found.history.poses[:, best].cpu().numpy()),
         )
         return _reordered(found, order), scores[order], record
 
@@ -372,12 +366,6 @@ def _pixel_at_ct(radiograph: Radiograph, camera_from_world: Tensor, centre: Tens
     depth = float((camera_from_world[0] @ torch.cat((centre, centre.new_ones(1))))[2])
     camera = radiograph.camera
     return max(camera.pixel_spacing_mm) * max(depth, 0.1 * camera.sdd_mm) / camera.sdd_mm
-
-
-def _moved(problem: MultiViewProblem, result: OptimizationResult, poses: Tensor) -> OptimizationResult:
-    """The result at other poses (B, 4, 4), with the cost and its curvature there; the history stays that of the search."""
-    there = linearize(problem, poses, torch.arange(len(poses), device=poses.device))
-    return replace(result, pose=poses, cost=there.cost, normal_matrix=there.normal_matrix, rows=there.weighted)
 
 
 def _reordered(result: OptimizationResult, order: Tensor) -> OptimizationResult:

@@ -33,8 +33,7 @@ class StageRecord:
         iterations: steps tried, the longest of the hypotheses.
         seconds: wall time.
         score: of the best hypothesis at the end of the stage; comparable between stages of one similarity, on finer images a little lower.
-        costs: cost of that hypothesis over the iterations, 1/2 |r|^2; where the stage smooths over depth, one more, of where it moves to then: it may
-            be a little higher.
+        costs: cost of that hypothesis over the iterations, 1/2 |r|^2.
         poses: and where it was, (4, 4) each.
     """
 
