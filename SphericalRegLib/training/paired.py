@@ -45,8 +45,8 @@ class PairedProblem:
         fixed, kind = self.fixed[index], self.encoder.config.embedding
         mask = self.mask[index] * self.projector.validity(here)[:, None]
 
-        # A training's weights lie channels last, and so do the images that they make: torch up to 2.11 at least has no forward-mode derivative
-        # of their GroupNorm.
+        # A training's weights lie channels last, and so do the images that they make: torch 2.11 has no forward-mode derivative of their
+        # GroupNorm on a CPU (2.15 has).
         weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in self.encoder.named_parameters()}
 
         def embedded(moving: Tensor) -> Tensor:

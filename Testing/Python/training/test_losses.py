@@ -146,7 +146,7 @@ def paired(encoder, batch) -> PairedProblem:
 
 
 def test_channels_last_weights_change_nothing_and_reach_no_group_norm(batch, monkeypatch) -> None:
-    # torch up to 2.11 at least fails in the forward-mode derivative of a GroupNorm of images that lie channels last
+    # torch 2.11 fails in the forward-mode derivative of a GroupNorm of images that lie channels last
     encoder = make_encoder()
     _, _, start, _ = batch
     with torch.no_grad():
