@@ -12,7 +12,7 @@ from SphericalRegLib.progress import Progress, ProgressCallback
 
 from .models import loaded
 
-COLUMNS = ("name", "verdict", "error", "score", "seconds")
+COLUMNS = ("name", "verdict", "error", "score", "doubt", "seconds")
 
 
 def register_batch(
@@ -103,7 +103,7 @@ def batch_of_nodes(logic: Any, pairs: Iterable[Any], *, progress: ProgressCallba
 
 
 def row(name: str, result: dict[str, Any], seconds: float | None, error: str | None) -> dict[str, Any]:
-    """One row of a batch: name, verdict, score, seconds, error, camera_from_world."""
+    """One row of a batch: name, verdict, score, doubt, seconds, error, camera_from_world."""
     from SphericalRegLib.mrml.tables import result_row
 
     return {"name": name, **result_row(result, seconds, error)}

@@ -156,7 +156,9 @@ class ResultSection:
         words = [] if result is None else [in_words(result)]
         if self._run is not None:
             failed = sum(frame.outcome is None for frame in self._frames)
-            words.insert(0, _("{count} frames registered, {failed} failed; this one:").format(count=len(self._frames) - failed, failed=failed))
+            doubtful = sum(frame.outcome is not None and frame.outcome.result.doubt is not None for frame in self._frames)
+            summary = _("{count} frames registered, {failed} failed, {doubtful} doubtful; this one:")
+            words.insert(0, summary.format(count=len(self._frames) - failed, failed=failed, doubtful=doubtful))
             if self.outcome is None:
                 number = max(0, self._run.browser.GetSelectedItemNumber())
                 words[1:] = [_("It was not registered: {reason} The frame before it is shown.").format(reason=self._frames[number].error)]

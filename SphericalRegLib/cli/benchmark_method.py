@@ -48,7 +48,11 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for models, table
 TablesOut = Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and figures; a later run goes on where this one stopped.")]
 StartSpreads = Annotated[
     list[str] | None,
-    typer.Option("--spread", metavar="DEG/MM", help="Standard deviations of the starts per axis, as 15/30; may be repeated. 5/10 to 20/40."),
+    typer.Option(
+        "--spread",
+        metavar="DEG/MM",
+        help="Standard deviations of the starts per axis, as 15/30, or none: no initial pose; may be repeated. By default 5/10 to 20/40.",
+    ),
 ]
 Iterations = Annotated[int, typer.Option("--iterations", min=0, help="So many steps of each training in the minutes' place.")]
 
@@ -160,11 +164,13 @@ def methods(
     _say(done.table(), done.write(out), as_json)
 
 
-def _spread(text: str) -> tuple[float, float]:
+def _spread(text: str) -> tuple[float, float] | None:
+    if text == "none":
+        return None
     try:
         deg, mm = map(float, text.split("/"))
     except ValueError:
-        raise InputError(f"--spread is {text!r}, expected degrees and mm as in 15/30") from None
+        raise InputError(f"--spread is {text!r}, expected degrees and mm as in 15/30, or none") from None
     return deg, mm
 
 

@@ -13,7 +13,7 @@ from SphericalRegLib.progress import Progress, ProgressCallback, silent
 from SphericalRegLib.visualization.figures import write_figure
 from SphericalRegLib.visualization.trainings import Training, capture_figure, training_figure
 
-from .benchmark_methods import MethodsBenchmark, MethodsOptions, run_methods_benchmark
+from .benchmark_methods import MethodsBenchmark, MethodsOptions, in_words, run_methods_benchmark
 from .methods import METHODS
 from .metrics import summarise
 from .tables import Table, Value
@@ -102,10 +102,11 @@ class CaptureCurves:
         ordered = sorted(self.runs, key=self._trained)
         return {
             method: {
-                f"{deg:g} deg / {mm:g} mm": [
-                    (self._trained(name), summarise(outcome.end for outcome in self.runs[name].of((deg, mm), method)).below_2mm) for name in ordered
+                in_words(spread): [
+                    (self._trained(name), summarise(outcome.end for outcome in self.runs[name].of(spread, method)).below_2mm) for name in ordered
                 ]
-                for deg, mm in self.options.spreads
+                for spread, with_ in self.options.pairs
+                if with_ == method
             }
             for method in self.options.methods
         }

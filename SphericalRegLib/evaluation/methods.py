@@ -1,6 +1,6 @@
 """Whole registrations by name: ours, parts of it, and what others do, on our renderer; what `benchmark methods` compares.
 
-Each takes a CT, the X-rays and one start, and gives a pose. None sees the truth.
+Each takes a CT, the X-rays and one start, where it needs one, and gives a pose. None sees the truth.
 """
 
 from __future__ import annotations
@@ -58,18 +58,31 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class End:
+    """Where a registration ended: camera_from_world (4, 4), and what it says against that itself (`RegistrationResult.doubt`), if it can."""
+
+    camera_from_world: np.ndarray
+    doubt: str | None = None
+
+
+@dataclass(frozen=True)
 class Registration:
     """`register` with these options, with or without the setting's model."""
 
     options: RegistrationOptions
     needs_model: bool = False
 
-    def __call__(self, setting: Setting, start: np.ndarray, progress: ProgressCallback) -> np.ndarray:
-        """camera_from_world (4, 4) from a start (4, 4). Raises InputError where the start does not show the CT in the X-ray."""
+    @property
+    def needs_start(self) -> bool:
+        """Whether there is no search that could do without."""
+        return self.options.multi_start is None
+
+    def __call__(self, setting: Setting, start: np.ndarray | None, progress: ProgressCallback) -> End:
+        """From a start camera_from_world (4, 4), or with no initial pose. Raises InputError where the start does not show the CT in the X-ray."""
         pyramid, model = setting.pyramid, setting.model if self.needs_model else None
         device, seed = pyramid.device, setting.seed
         found = register(pyramid, setting.views, start, model=model, options=self.options, device=device, seed=seed, progress=progress)
-        return found.camera_from_world
+        return End(found.camera_from_world, found.doubt)
 
 
 @dataclass(frozen=True)
@@ -83,9 +96,10 @@ class OnSpheres:
     prior: bool = False
     intensity: RegistrationOptions = field(default_factory=lambda: ALONE)
     needs_model: ClassVar[bool] = True
+    needs_start: ClassVar[bool] = True
 
-    def __call__(self, setting: Setting, start: np.ndarray, progress: ProgressCallback) -> np.ndarray:
-        """See `Registration`. Raises InputError without a model or a prior's spread, or where the search leads out of the image."""
+    def __call__(self, setting: Setting, start: np.ndarray | None, progress: ProgressCallback) -> End:
+        """See `Registration`. Raises InputError without a start, a model or a prior's spread, or where the search leads out of the image."""
         if setting.model is None:
             raise InputError("The spherical similarity needs a model of the CT, but there is none.")
         problem = MultiViewProblem(spherical_terms(setting.pyramid, setting.views, setting.model))
@@ -114,14 +128,15 @@ class OnIntensities:
     similarities: tuple[tuple[str, float], ...]
     levels: tuple[tuple[int, Search], ...]
     needs_model: ClassVar[bool] = False
+    needs_start: ClassVar[bool] = True
 
-    def __call__(self, setting: Setting, start: np.ndarray, progress: ProgressCallback) -> np.ndarray:
-        """See `Registration`."""
+    def __call__(self, setting: Setting, start: np.ndarray | None, progress: ProgressCallback) -> End:
+        """See `Registration`. Raises InputError without a start."""
         pose = _batch(start, setting.pyramid)
         for pixels, search in self.levels:
             problem = MultiViewProblem([self._term(setting.pyramid, view, pixels) for view in setting.views])
             pose = _searched(search, problem.holding_valid_at(pose), pose, _staged(progress, f"{pixels} px"))
-        return pose[0].cpu().numpy()
+        return End(pose[0].cpu().numpy())
 
     def _term(self, pyramid: VolumePyramid, view: View, pixels: int) -> ViewTerm:
         radiograph = at_resolution(view.radiograph, pixels)
@@ -172,7 +187,9 @@ def _searched(search: Search, problem: MultiViewProblem | PosePrior, pose: Tenso
         return optimiser(problem, pose, problem.centre, search, progress).pose  # type: ignore[arg-type]  # each gets its own options
 
 
-def _batch(start: np.ndarray, pyramid: VolumePyramid) -> Tensor:
+def _batch(start: np.ndarray | None, pyramid: VolumePyramid) -> Tensor:
+    if start is None:
+        raise InputError("This search begins at an initial pose, but there is none.")
     return torch.from_numpy(np.array(start, dtype=np.float64))[None].to(pyramid.device)
 
 

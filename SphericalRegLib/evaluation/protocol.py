@@ -6,6 +6,7 @@ The registrations (`runs.register_cases`) never see a truth; `evaluate` reads th
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,12 @@ from .truth import Truth, load_truth
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Records, errors and starting errors of all cases in order, and the summary of metric (a), `mtre_3d`."""
+    """Records, errors, starting errors and what results say against themselves of all cases in order, and the summary of metric (a), `mtre_3d`."""
 
     records: tuple[Record, ...]
     errors: tuple[PoseErrors, ...]
     initial: tuple[PoseErrors | None, ...]
+    doubts: tuple[str | None, ...]
     summary: Summary
     cases_table: Table
     summary_table: Table
@@ -41,8 +43,9 @@ def batch(cases: Sequence[Path], out_dir: str | Path, registrar: Registrar, **ke
     rows = []
     for record in records:
         result = {} if record.error else read_json_object(Path(out_dir) / record.name / "result.json", "result")
-        rows.append((record.name, _text(result.get("verdict")), _number(result.get("score")), record.seconds, record.peak_memory_mb, record.error))
-    table = Table(("case", "verdict", "score", "seconds", "peak memory [MB]", "error"), tuple(rows))
+        of_result = _text(result.get("verdict")), _number(result.get("score")), _text(result.get("doubt"))
+        rows.append((record.name, *of_result, record.seconds, record.peak_memory_mb, record.error))
+    table = Table(("case", "verdict", "score", "doubt", "seconds", "peak memory [MB]", "error"), tuple(rows))
     table.write(Path(out_dir) / "batch", heading=f"# Batch\n\n{RUNTIME_NOTE}")
     return records, table
 
@@ -62,22 +65,26 @@ def evaluate(cases: Sequence[Path], out_dir: str | Path, registrar: Registrar, *
     records = register_cases(cases, out_dir, registrar, **keywords)
     errors: list[PoseErrors] = []
     initial: list[PoseErrors | None] = []
+    doubts: list[str | None] = []
     rows: list[tuple[Any, ...]] = []
     for record, truth in zip(records, truths):
         problem = record.error or (str(truth) if isinstance(truth, InputError) else None)
-        found, started = FAILED, None
+        found, started, doubt = FAILED, None, None
         if isinstance(truth, Truth):
             begin = record.initial_camera_from_world
             if record.error is None:
                 result = read_json_object(Path(out_dir) / record.name / "result.json", "result")
+                doubt = _text(result.get("doubt"))
                 found = _errors_at(record, truth, result["camera_from_world"]) or FAILED
                 begin = result.get("initial_camera_from_world") or begin  # where it began, which need not be what the case says
             started = _errors_at(record, truth, begin)
         errors.append(found)
         initial.append(started)
-        rows.append((record.name, *found.to_dict().values(), started and started.mtre_3d, record.seconds, record.peak_memory_mb, problem))
+        doubts.append(doubt)
+        rows.append((record.name, *found.to_dict().values(), started and started.mtre_3d, doubt, record.seconds, record.peak_memory_mb, problem))
     summary = summarise(e.mtre_3d for e in errors)
-    evaluation = Evaluation(records, tuple(errors), tuple(initial), summary, Table(_CASE_COLUMNS, tuple(rows)), _summary_table(errors, initial))
+    tables = Table(_CASE_COLUMNS, tuple(rows)), _summary_table(errors, initial, doubts)
+    evaluation = Evaluation(records, tuple(errors), tuple(initial), tuple(doubts), summary, *tables)
     _write(evaluation, Path(out_dir))
     return evaluation
 
@@ -93,6 +100,7 @@ _CASE_COLUMNS = (
     "rotation [deg]",
     "translation [mm]",
     "start mTRE [mm]",
+    "doubt",
     "seconds",
     "peak memory [MB]",
     "error",
@@ -110,9 +118,12 @@ _METRICS = {
 }
 
 
-def _summary_table(errors: Sequence[PoseErrors], initial: Sequence[PoseErrors | None]) -> Table:
-    """One line per metric, metric (a) first; shares in per cent, only for lengths in mm; the start below."""
+def _summary_table(errors: Sequence[PoseErrors], initial: Sequence[PoseErrors | None], doubts: Sequence[str | None]) -> Table:
+    """One line per metric, metric (a) first; shares in per cent, only for lengths in mm; below them (a) without doubtful results, and the start."""
     rows = [_summary_row(title, [getattr(e, key) for e in errors], key in ("mtre_3d", "in_plane", "mrpe")) for key, title in _METRICS.items()]
+    sure = [e.mtre_3d for e, doubt in zip(errors, doubts) if doubt is None and math.isfinite(e.mtre_3d)]  # a failed one has said so
+    if 0 < len(sure) < len(errors):
+        rows.append(_summary_row("(a) without doubtful results [mm]", sure, True))
     started = [e.mtre_3d for e in initial if e is not None]
     if started:
         rows.append(_summary_row("mTRE 3D of the start [mm]", started, True))

@@ -17,6 +17,7 @@ def result_row(result: Mapping[str, Any], seconds: float | None, error: str | No
     return {
         "verdict": result.get("verdict"),
         "score": result.get("score"),
+        "doubt": result.get("doubt"),
         "seconds": seconds,
         "error": error,
         "camera_from_world": result.get("camera_from_world"),

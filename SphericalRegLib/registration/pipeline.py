@@ -203,6 +203,7 @@ class _Run:
             stages=plan.records + best.records,
             initial_camera_from_world=start,
             world_from_camera_reference=np.linalg.inv(start) if reference is None else np.asarray(reference, dtype=np.float64),
+            doubt=None if doubt is None else doubt.value,
             notes=plan.notes + best.notes,
             seed=self.seed,
             seconds=time.perf_counter() - began,

@@ -66,6 +66,7 @@ class RegistrationResult:
         verdict: "uncalibrated" until errors have been compared with outcomes.
         predicted_target_error_mm: None until then.
         model: which model helped: its file's name and its weights' digest (empty for one that never was on disk); None without one.
+        doubt: what speaks against the result, in a few words; None where nothing does. A result can be wrong all the same.
         notes: what a careful reader should know: assumptions that were made on the way.
         versions: of the software.
         seed: of the search.
@@ -83,6 +84,7 @@ class RegistrationResult:
     verdict: str = "uncalibrated"
     predicted_target_error_mm: float | None = None
     model: Mapping[str, str] | None = None
+    doubt: str | None = None
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=lambda: software_versions())
     seed: int = 0
@@ -121,6 +123,7 @@ class RegistrationResult:
             "initial_camera_from_world": _plain(self.initial_camera_from_world),
             "world_from_camera_reference": _plain(self.world_from_camera_reference),
             "model": None if self.model is None else dict(self.model),
+            "doubt": self.doubt,
             "notes": list(self.notes),
             "versions": dict(self.versions),
             "seed": self.seed,
@@ -143,6 +146,7 @@ class RegistrationResult:
                 verdict=str(values["verdict"]),
                 predicted_target_error_mm=values["predicted_target_error_mm"],
                 model=None if values.get("model") is None else dict(values["model"]),
+                doubt=values.get("doubt"),  # results of before have none
                 notes=tuple(values["notes"]),
                 versions=dict(values["versions"]),
                 seed=int(values["seed"]),

@@ -84,15 +84,16 @@ def capture_figure(shares: Mapping[str, Mapping[str, Sequence[tuple[float, float
     figure = new_figure(4.4 * len(shares), 3.9, theme)
     panels = figure.subplots(1, len(shares), squeeze=False, sharey=True)[0]
     lengths = [minutes for lines in shares.values() for points in lines.values() for minutes, _ in points]
+    spreads = list(dict.fromkeys(spread for lines in shares.values() for spread in lines))
     for axes, (method, lines) in zip(panels, shares.items()):
         dress(axes, theme, method, "minutes of training", f"below {limit_mm:g} mm, %")
-        for number, (spread, points) in enumerate(lines.items()):
-            colour, style = _look(number, theme)
+        for spread, points in lines.items():
+            colour, style = _look(spreads.index(spread), theme)
             minutes, percent = zip(*((minutes, 100 * share) for minutes, share in points))
             axes.plot(minutes, percent, color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=4, label=spread, clip_on=False)
         axes.set_ylim(0, 100)
         _time_axis(axes, lengths)
-    _legend(figure, panels[0], theme)
+    _legend(figure, max(panels, key=lambda axes: len(axes.lines)), theme)
     return figure
 
 

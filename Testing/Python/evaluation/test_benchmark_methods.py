@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import method_cases
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.evaluation import benchmark_methods
 from SphericalRegLib.evaluation.benchmark_methods import MethodsOptions, least_share, run_methods_benchmark
-from SphericalRegLib.evaluation.methods import METHODS, OnIntensities, OnSpheres, Registration, Setting, adam
+from SphericalRegLib.evaluation.methods import METHODS, End, OnIntensities, OnSpheres, Registration, Setting, adam
 from SphericalRegLib.evaluation.metrics import pose_errors
 from SphericalRegLib.evaluation.registrar import CaseRegistrar
 from SphericalRegLib.evaluation.truth import load_truth
@@ -43,7 +44,7 @@ def test_each_method_gives_a_pose_and_can_be_stopped(name: str, cases) -> None:
     setting = Setting(CaseRegistrar().prepared(case), case.views, method_cases.model(), spread=(1.0, 2.0))
     start = draw_start(truth.camera_from_world, np.asarray(case.volume.centre_ras_mm), 1.0, 2.0, np.random.default_rng(0))
     steps: list[Progress] = []
-    pose = METHODS[name](setting, start, steps.append)
+    pose = METHODS[name](setting, start, steps.append).camera_from_world
     assert pose.shape == (4, 4) and np.isfinite(pose).all() and steps
     np.testing.assert_allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-9)
 
@@ -65,7 +66,7 @@ def test_a_search_on_intensities_comes_nearer(cases, search) -> None:
         return pose_errors(truth.camera_from_world, pose, truth.fiducials, case.views[0].radiograph.camera, centre).in_plane
 
     found = OnIntensities((("ncc", 1.0), ("local_ncc", 1.0)), ((32, search), (64, search)))(setting, start, silent)
-    assert error(found) < 0.1 * error(start)
+    assert error(found.camera_from_world) < 0.1 * error(start)
 
 
 def test_outcomes_are_summed_up_and_a_run_goes_on_with_more(cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +103,16 @@ def test_an_outcome_is_kept_for_what_decided_it_alone(cases, tmp_path: Path, mon
     assert len(entries.read_text().splitlines()) == 7
 
 
+def test_with_no_start_too_an_outcome_is_kept_for_its_truth_alone(tmp_path: Path) -> None:
+    (case,) = method_cases.cases(tmp_path / "cases", 1)
+    options = MethodsOptions(("no model",), (None,))
+    first = run_methods_benchmark([case], tmp_path / "out", options).outcomes[0]
+    truth = json.loads((case / "truth.json").read_text())
+    truth["camera_from_world"][0][3] += 50.0
+    (case / "truth.json").write_text(json.dumps(truth))
+    assert run_methods_benchmark([case], tmp_path / "out", options).outcomes[0].end > first.end + 40
+
+
 def test_a_model_of_another_ct_is_told(cases, tmp_path: Path) -> None:
     options, model = MethodsOptions(("spherical LM", "NCC LM"), ((2.0, 3.0),)), method_cases.model()
     card = {**model.card, "cts": None}
@@ -121,20 +132,50 @@ def test_a_prior_holds_a_search_on_the_spheres_to_its_start(cases) -> None:
 
     stay = RegistrationOptions((Stage(16, iterations=1),), multi_start=None, second_start=None)
     held, free = (OnSpheres(LMOptions(4), prior, intensity=stay) for prior in (True, False))
-    without, from_the_start = free(setting, start, silent), Registration(stay)(setting, start, silent)
+    without, from_the_start = (method(setting, start, silent).camera_from_world for method in (free, Registration(stay)))
     assert np.abs(without - from_the_start).max() > 0.5
     for spread in ((1e-5, 1e-5), (0.0, 0.0)):
-        np.testing.assert_allclose(held(replace(setting, spread=spread), start, silent), from_the_start, atol=0.05)  # it has not moved
+        stayed = held(replace(setting, spread=spread), start, silent).camera_from_world
+        np.testing.assert_allclose(stayed, from_the_start, atol=0.05)  # it has not moved
     with pytest.raises(InputError, match="spread"):
         held(setting, start, silent)
 
 
 def test_a_benchmark_tells_the_spread_to_the_method_with_a_prior(cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
-    monkeypatch.setattr(OnSpheres, "__call__", lambda method, setting, start, progress: (told.append((method.prior, setting.spread)), start)[1])
+    monkeypatch.setattr(OnSpheres, "__call__", lambda method, setting, start, progress: (told.append((method.prior, setting.spread)), End(start))[1])
     options = MethodsOptions(("spherical MAP",), ((2.0, 3.0), (4.0, 5.0)))
     run_methods_benchmark(cases[:1], tmp_path, options, model=method_cases.model())
     assert told == [(True, (2.0, 3.0)), (True, (4.0, 5.0))]
+
+
+def test_with_no_initial_pose_methods_that_need_none_are_compared(cases, tmp_path: Path) -> None:
+    options = MethodsOptions(("no model", "NCC LM"), ((2.0, 3.0), None))
+    assert options.pairs == (((2.0, 3.0), "no model"), ((2.0, 3.0), "NCC LM"), (None, "no model"))
+    done = run_methods_benchmark(cases[:1], tmp_path, options)
+    rows = [dict(zip(done.table().columns, row)) for row in done.table().rows]
+    shown = [(row["start [deg/mm]"], row["method"], row["failed"]) for row in rows]
+    assert shown == [("2/3", "no model", 0), ("2/3", "NCC LM", 0), ("none", "no model", 0)]
+    assert rows[2]["start, median [mm]"] is None
+    case = load_case(cases[0])
+    alone = CaseRegistrar()(replace(case, initial_camera_from_world=None))  # what a user gets who knows no pose
+    truth, centre = load_truth(cases[0]), np.asarray(case.volume.centre_ras_mm)
+    expected = pose_errors(truth.camera_from_world, alone.camera_from_world, truth.fiducials, case.views[0].radiograph.camera, centre).mtre_3d
+    assert rows[2]["median [mm]"] == pytest.approx(expected, rel=1e-6)
+    done.write(tmp_path)
+    assert run_methods_benchmark(cases[:1], tmp_path, options).outcomes == done.outcomes
+
+
+def test_what_says_that_it_is_doubtful_is_counted(cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    doubts = iter(["its score is low", None, None, None])
+    far = load_truth(cases[0]).camera_from_world.copy()
+    far[0, 3] += 500.0
+    monkeypatch.setattr(OnIntensities, "__call__", lambda *_: End(far, next(doubts)))
+    options = MethodsOptions(("NCC LM",), ((2.0, 3.0), (4.0, 5.0)))
+    done = run_methods_benchmark(cases, tmp_path, options)
+    rows = [dict(zip(done.table().columns, row)) for row in done.table().rows]
+    assert [(row["> 10 mm [%]"], row["doubtful [%]"], row["> 10 mm, not doubtful [%]"]) for row in rows] == [(100, 50, 50), (100, 0, 100)]
+    assert run_methods_benchmark(cases, tmp_path, options).outcomes == done.outcomes, "it is kept, too"
 
 
 def test_a_failed_registration_says_why_and_is_tried_again(cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +225,10 @@ def test_what_cannot_be_compared_is_refused(cases, tmp_path: Path) -> None:
             MethodsOptions(spreads=spreads)
     with pytest.raises(InputError, match="finite"):
         MethodsOptions(spreads=((5.0, -1.0),))
+    with pytest.raises(InputError, match="expected one of full, no model where no initial pose is given"):
+        MethodsOptions(("NCC LM",), ((5.0, 5.0), None))
+    with pytest.raises(InputError, match="No initial pose is given, but NCC LM and mNCC Adam begin at one"):
+        MethodsOptions(("full", "NCC LM", "mNCC Adam"), (None,))
 
 
 def test_the_bound_of_a_share_is_that_of_clopper_and_pearson() -> None:

@@ -85,6 +85,10 @@ def test_shares_over_training_time_are_drawn(tmp_path: Path) -> None:
     assert [axes.get_title(loc="left") for axes in (left, right)] == ["full", "spherical LM"]
     assert [line.get_ydata().tolist() for line in left.lines] == [[50, 100], [0, 75]] and left.get_xscale() == "log"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(lines)
+    assert len({line.get_color() for axes in figure.axes for line in axes.lines}) == 2, "a spread has one colour in all panels"
+    more = capture_figure({"spherical LM": {"3 deg / 6 mm": [(2.0, 0.5)]}, "full": {"no initial pose": [(2.0, 1.0)], "3 deg / 6 mm": [(2.0, 1.0)]}})
+    assert [text.get_text() for text in more.legends[0].get_texts()] == ["no initial pose", "3 deg / 6 mm"]
+    assert more.axes[0].lines[0].get_color() == more.axes[1].lines[1].get_color() != more.axes[1].lines[0].get_color()
     with pytest.raises(InputError, match="no share"):
         capture_figure({"full": {"1 deg / 2 mm": []}})
 

@@ -19,6 +19,7 @@ from SphericalRegLib.evaluation.tables import Table
 from SphericalRegLib.evaluation.truth import load_truth
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.views import named_view
+from SphericalRegLib.imaging.case import load_case
 from SphericalRegLib.imaging.geometry_file import write_geometry
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.progress import Cancelled
@@ -29,9 +30,10 @@ CAMERA = Camera(1000.0, (4.0, 4.0), (32, 32), (15.5, 15.5))
 @dataclass(frozen=True)
 class Answer:
     pose: np.ndarray
+    doubt: str | None = None
 
     def to_dict(self):
-        return {"camera_from_world": self.pose.tolist(), "score": 0.9, "verdict": "uncalibrated"}
+        return {"camera_from_world": self.pose.tolist(), "score": 0.9, "verdict": "uncalibrated", "doubt": self.doubt}
 
 
 def answer_the_start(case):
@@ -133,6 +135,25 @@ def test_evaluate_compares_and_writes(cases, tmp_path):
     assert "reading files and writing results are not" in text and "Peak memory" in text and '"method": "start"' in text
     assert json.loads((out / "evaluation.json").read_text())["mtre_3d"]["p50"] == pytest.approx(3.0)
     assert json.loads((out / "b/case_001/result.json").read_text())["score"] == 0.9
+
+
+def test_doubtful_results_are_named_and_left_out_of_a_row_of_their_own(cases, tmp_path):
+    far = load_case(cases[2]).initial_camera_from_world
+
+    def doubts(case):
+        pose = case.initial_camera_from_world
+        return Answer(pose, "its score is low" if np.array_equal(pose, far) else None)
+
+    assert evaluate(cases, tmp_path / "sure", answer_the_start).doubts == (None, None, None)
+    assert "without doubtful" not in (tmp_path / "sure/summary.csv").read_text()
+    result = evaluate(cases, tmp_path / "out", doubts)
+    assert result.doubts == (None, None, "its score is low")
+    (row,) = [row for row in result.summary_table.rows if "without doubtful" in row[0]]
+    assert row[1] == 2 and row[-1] == 0.0
+    column = result.cases_table.columns.index("doubt")
+    assert [row[column] for row in result.cases_table.rows] == [None, None, "its score is low"]
+    table = batch(cases, tmp_path / "batch", doubts)[1]
+    assert [row[table.columns.index("doubt")] for row in table.rows] == [None, None, "its score is low"]
 
 
 def test_the_start_is_where_the_registration_began(tmp_path):

@@ -130,7 +130,7 @@ def test_every_frame_gets_its_pose(
     table = nodes.table.GetTable()
     assert table.GetNumberOfRows() == 3
     titles = [table.GetColumnName(column) for column in range(table.GetNumberOfColumns())]
-    assert titles == ["frame", *(["time [s]"] if kind == "run" else []), "verdict", "score", "seconds", "error", *POSE_COLUMNS]
+    assert titles == ["frame", *(["time [s]"] if kind == "run" else []), "verdict", "score", "doubt", "seconds", "error", *POSE_COLUMNS]
     row = [table.GetValueByName(2, title).ToDouble() for title in POSE_COLUMNS]
     assert row == pytest.approx(found[2].outcome.result.camera_from_world[:3].ravel().tolist())  # type: ignore[union-attr]
 

@@ -139,6 +139,7 @@ def test_what_still_falls_in_the_end_is_doubtful_whatever_its_score(pyramid) -> 
     def notes(options: RegistrationOptions, initial: torch.Tensor | str = FAR) -> list[str]:
         result = register(pyramid, xray, initial, options=options)
         assert options.multi_start is None or result.score > options.doubtful_score
+        assert (result.doubt is not None) == any("is doubtful" in note for note in result.notes)
         return [note.partition(": ")[2] for note in result.notes]
 
     closer, wider, doubtful = "a closer search began them again.", "a wider search was made.", "look at the images before it is used."
@@ -248,6 +249,7 @@ def test_result_survives_json(pyramid) -> None:
     result = register(pyramid, phantom.radiograph(phantom.true_pose()), FAR, options=QUICK)
     text = json.dumps(result.to_dict(), allow_nan=False)
     back = RegistrationResult.from_dict(json.loads(text))
+    assert back.doubt is None and RegistrationResult.from_dict({**json.loads(text), "doubt": "its score is low"}).doubt == "its score is low"
     assert back.to_dict() == json.loads(text)
     np.testing.assert_array_equal(back.camera_from_world, result.camera_from_world)
     assert set(back.versions) == {"sphericalreg", "torch", "warp-lang", "numpy"}
