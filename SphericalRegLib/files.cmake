@@ -200,6 +200,7 @@ set(MODULE_PYTHON_SCRIPTS
   visualization/report.py
   visualization/report_index.py
   visualization/report_pictures.py
+  visualization/result_folder.py
   visualization/searches.py
   visualization/setup.py
   visualization/shares.py

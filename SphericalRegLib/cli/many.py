@@ -109,6 +109,7 @@ def _run(
     where = start(device)
     from SphericalRegLib.evaluation import protocol
     from SphericalRegLib.evaluation.registrar import CaseRegistrar
+    from SphericalRegLib.evaluation.runs import complete_results
     from SphericalRegLib.imaging.files import write_json
     from SphericalRegLib.visualization.output import describe_inputs, write_result_folder
 
@@ -127,4 +128,6 @@ def _run(
     with progress_bars(quiet) as progress:
         run: Callable[..., Any] = protocol.evaluate if with_truth else protocol.batch
         done = run(found, out, registrar, options=options, recompute=recompute, write=write, progress=progress)
+        if pictures:
+            complete_results(done.records if with_truth else done[0], out, write, progress)
     return done, lambda records: sum(record.error is not None for record in records)

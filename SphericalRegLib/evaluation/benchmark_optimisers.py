@@ -32,6 +32,7 @@ from .capture_range import StartSpread
 from .journal import Journal
 from .metrics import mtre_3d, summarise
 from .optimisers import OPTIMISERS, Trace, optimiser_named, trace
+from .runs import case_digest
 from .tables import Table, Value, rows_to_csv, write_text
 from .truth import Truth, load_truth
 
@@ -166,7 +167,7 @@ def run_optimiser_benchmark(
         "methods": options.methods,
         "iterations": options.iterations,
         "spread": [spread.count, spread.sigma_deg, spread.sigma_mm, spread.seed],
-        "cases": [str(case.resolve()) for case in cases],
+        "cases": [case_digest(case, {"truth": truths[case].camera_from_world.tolist()}) for case in cases],
         "model": model.identity,
         "device": device,
     }

@@ -6,6 +6,7 @@ as they come, so that a run that was stopped goes on where it was.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -123,6 +124,7 @@ def capture_range(
     header = {
         "case": str(Path(case.path).resolve()),
         "views": [view.radiograph.name for view in case.views],
+        "content": _content(case, truth),
         "sigma_deg": spread.sigma_deg,
         "sigma_mm": spread.sigma_mm,
         "seed": spread.seed,
@@ -150,6 +152,17 @@ def capture_range(
     table.write(folder / "summary", heading=_heading(header, len(outcomes)))
     progress(Progress("starts", spread.count, spread.count))
     return CaptureRange(outcomes, table)
+
+
+def _content(case: Case, truth: Truth) -> str:
+    """Digest of what is registered and compared with: files may change their content and keep their names."""
+    found = hashlib.sha256(case.volume.hu.tobytes())
+    for view in case.views:
+        arrays = (view.radiograph.image, view.radiograph.mask, view.camera_from_camera1)
+        found.update(json.dumps(view.radiograph.camera.to_dict()).encode() + b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
+    for array in (case.volume.world_from_voxel, case.volume.labels, truth.camera_from_world, truth.fiducials):
+        found.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 def read_relation(path: str | Path) -> np.ndarray:

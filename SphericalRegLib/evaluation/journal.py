@@ -56,7 +56,8 @@ class Journal:
         lines = self.file.read_text(encoding="utf-8").splitlines()
         earlier = _parse(lines[0]) if lines else None
         if earlier != self.header:
-            changed = sorted(key for key in self.header if not isinstance(earlier, dict) or earlier.get(key) != self.header[key])
+            before = earlier or {}
+            changed = sorted(key for key in {*self.header, *before} if before.get(key) != self.header.get(key))
             raise InputError(f"{self.file} holds another run's outcomes ({', '.join(changed)} differ): choose another folder or recompute.")
         return [values for line in lines[1:] if (values := _parse(line)) is not None]
 

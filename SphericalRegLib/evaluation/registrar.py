@@ -70,5 +70,6 @@ class CaseRegistrar:
 
 
 def _same(a: Volume, b: Volume) -> bool:
-    same_grid = a.shape == b.shape and (a.world_from_voxel == b.world_from_voxel).all() and (a.centre_ras_mm == b.centre_ras_mm).all()
-    return a is b or (bool(same_grid) and bool((a.hu == b.hu).all()))
+    """Whether two CTs are made ready in the same way; the cheap comparisons come first."""
+    pairs = [(getattr(a, name), getattr(b, name)) for name in ("world_from_voxel", "centre_ras_mm", "valid", "labels", "hu")]
+    return a is b or all(x is y or (x is not None and y is not None and np.array_equal(x, y)) for x, y in pairs)

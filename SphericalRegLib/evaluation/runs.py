@@ -21,9 +21,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from SphericalRegLib.errors import InputError
-from SphericalRegLib.imaging.case import Case, find_case_files, load_case
+from SphericalRegLib.imaging.case import Case, CaseFiles, find_case_files, load_case
 from SphericalRegLib.imaging.files import read_json_object, write_json
 from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback, pace, silent
+from SphericalRegLib.registration.result import RegistrationResult
+from SphericalRegLib.visualization.result_folder import forget_results
 
 from .tables import write_text
 
@@ -39,6 +41,9 @@ class Result(Protocol):
 
     def to_dict(self) -> dict[str, Any]: ...
 
+
+LARGE = 1 << 25
+"""Bytes from which a file is not read to see whether it has changed."""
 
 Registrar = Callable[[Case], Result]
 Writer = Callable[[Result, Case, Path], None]
@@ -114,13 +119,16 @@ def register_cases(
         progress: called before each case, with rate and time left.
 
     Raises:
-        InputError: no case, a case twice, an output folder that is a file or holds results of other options.
+        InputError: no case, a case twice, an output folder that is a file, holds results of other options, or is that of a case itself.
         Cancelled: from the progress callback or the registrar; what is done stays.
     """
     if not cases:
         raise InputError("no case was given")
     out, plain = Path(out_dir), json.loads(json.dumps(dict(options or {})))
     names = case_names(cases)
+    for case, name in zip(cases, names):
+        if (out / name).resolve() == Path(case).resolve():
+            raise InputError(f"the results of case {case} would be written into the case itself: choose another folder than {out}")
     _claim(out, plain, recompute)
     records: list[Record] = []
     begin, computed = time.perf_counter(), 0
@@ -139,12 +147,24 @@ def register_cases(
     return tuple(records)
 
 
+def complete_results(records: Sequence[Record], out: Path, write: Writer, progress: ProgressCallback = silent) -> None:
+    """Write in full what an earlier run without pictures left as result.json alone; `write` as of `register_cases`, for a `RegistrationResult`."""
+    bare = [record for record in records if record.error is None and not (out / record.name / "report.html").exists()]
+    for number, record in enumerate(bare):
+        progress(Progress("pictures", number, len(bare), record.name))
+        result = RegistrationResult.from_dict(read_json_object(out / record.name / "result.json", "result"))
+        write(result, load_case(record.case), out / record.name)
+    if bare:
+        progress(Progress("pictures", len(bare), len(bare)))
+
+
 def _register_one(
     case: Path, name: str, digest: str, folder: Path, registrar: Registrar, load: Callable[[Path], Case], write: Writer
 ) -> Record:
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in ("record.json", "result.json"):
+    for stale in ("record.json", "traceback.txt"):
         (folder / stale).unlink(missing_ok=True)
+    forget_results(folder)
     details: dict[str, Any] = {}
     try:
         begin = time.perf_counter()
@@ -213,16 +233,30 @@ def _is_case(folder: Path) -> bool:
 
 
 def case_digest(case: Path, options: Mapping[str, Any]) -> str:
-    """Of the options and of everything that registration may see: small files by content, the CT by path, size and time of change."""
+    """Of the options and of everything that registration may see, wherever it lies: small files by content, large ones, the CT and its label map by
+    path, size and time of change."""
     found = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
-    for path in sorted(p for p in Path(case).iterdir() if p.is_file() and p.name not in ("truth.json", "simulation.json")):
-        found.update(path.name.encode())
-        found.update(path.read_bytes() if path.stat().st_size < 1 << 25 else _stamp(path))
+    seen = {path for path in Path(case).iterdir() if path.is_file() and path.name not in ("truth.json", "simulation.json")}
+    stamped: set[Path] = set()
     try:
-        found.update(_stamp(find_case_files(case).ct))
+        files = find_case_files(case)
+        seen, stamped = seen | _of_views(files), _of_ct(files)
     except InputError:
-        found.update(b"no CT")  # the same error comes again, in words, when the case is loaded
+        found.update(b"no case")  # the same error comes again, in words, when the case is loaded
+    for path in sorted(seen | stamped):
+        found.update(path.name.encode())
+        found.update(_stamp(path) if path in stamped or path.stat().st_size >= LARGE else path.read_bytes())
     return found.hexdigest()
+
+
+def _of_views(files: CaseFiles) -> set[Path]:
+    return {path for view in files.views for path in (view.xray, view.geometry, view.mask) if path is not None}
+
+
+def _of_ct(files: CaseFiles) -> set[Path]:
+    """CT and label map; of a DICOM folder its files."""
+    roots = [path for path in (files.ct, files.labels) if path is not None]
+    return {path for root in roots for path in ([root] if root.is_file() else root.rglob("*")) if path.is_file()}
 
 
 def _stamp(path: Path) -> bytes:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +10,6 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.case import View
 from SphericalRegLib.imaging.files import write_json
@@ -28,6 +24,7 @@ from .figures import write_figure
 from .panel import PanelRow, difference_figure, overlay_figure
 from .report import CaseReport, write_report
 from .report_pictures import ReportView
+from .result_folder import whole_or_nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,34 +147,6 @@ def describe_inputs(volume: Volume, views: Sequence[View]) -> dict[str, str]:
         used = f"{100 * view.radiograph.mask.mean():.0f} % of them used"
         inputs[f"X-ray {number}: {view.radiograph.name}"] = f"{words}, stored as {view.radiograph.intensity}, {used}"
     return inputs
-
-
-@contextmanager
-def whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A folder to write into, whose files move to `out` when the block ends well; otherwise nothing is left behind, interrupted or not.
-
-    Raises:
-        InputError: `out` is a file or cannot be made.
-    """
-    made = [folder for folder in (out.parent, *out.parent.parents) if not folder.exists()]
-    try:
-        if out.exists() and not out.is_dir():
-            raise InputError(f"output folder {out} is a file")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    except OSError as error:
-        raise InputError(f"output folder {out} cannot be made: {error.strerror or error}") from None
-    finished = False
-    try:
-        yield staging
-        out.mkdir(exist_ok=True)
-        for path in sorted(staging.iterdir()):
-            path.replace(out / path.name)
-        finished = True
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        for folder in [] if finished else made:
-            folder.rmdir()
 
 
 def panel_row(item: Rendered, label: str | None = None) -> PanelRow:

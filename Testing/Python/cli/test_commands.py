@@ -83,10 +83,15 @@ def test_the_truth_never_reaches_a_registration(cases: Path, tmp_path: Path) -> 
             opened.add(Path(str(arguments[0])).name)
 
     sys.addaudithook(watch)  # sees every file that Python opens, by whatever function
-    assert run("batch", cases / "case_000", "-o", tmp_path / "out", "--no-pictures", "--device", "cpu", "-q").exit_code == 0
+    words = ("batch", cases / "case_000", "-o", tmp_path / "out", "--device", "cpu", "-q")
+    assert run(*words, "--no-pictures").exit_code == 0
     watching = False
     assert "geometry.json" in opened
     assert "truth.json" not in opened
+    before = (tmp_path / "out" / "case_000" / "result.json").read_bytes()
+    assert run(*words).exit_code == 0
+    assert {"report.html", "overlay.png"} <= {path.name for path in (tmp_path / "out" / "case_000").iterdir()}, "pictures are made of what was kept"
+    assert (tmp_path / "out" / "case_000" / "result.json").read_bytes() == before
 
 
 def test_evaluate_registers_compares_and_goes_on(cases: Path, tmp_path: Path) -> None:

@@ -102,6 +102,11 @@ def test_another_experiment_in_the_folder_is_refused(tmp_path: Path) -> None:
     capture_range(a_case(), TRUTH, registrar, StartSpread(1), tmp_path)
     with pytest.raises(InputError, match="sigma_mm"):
         capture_range(a_case(), TRUTH, registrar, StartSpread(1, sigma_mm=5.0), tmp_path)
+    other = a_case()
+    other.views[0].radiograph.image[0, 0] += 1.0
+    for case, truth in ((other, TRUTH), (a_case(), Truth(moved(1.0), TRUTH.fiducials))):
+        with pytest.raises(InputError, match="content"):
+            capture_range(case, truth, registrar, StartSpread(1), tmp_path)
     capture_range(a_case(), TRUTH, registrar, StartSpread(1, sigma_mm=5.0), tmp_path, recompute=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):

@@ -14,7 +14,8 @@ from PIL import Image
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.evaluation.protocol import batch, evaluate
-from SphericalRegLib.evaluation.runs import find_cases, peak_memory_mb, register_cases
+from SphericalRegLib.evaluation.registrar import _same
+from SphericalRegLib.evaluation.runs import case_digest, find_cases, peak_memory_mb, register_cases
 from SphericalRegLib.evaluation.tables import Table
 from SphericalRegLib.evaluation.truth import load_truth
 from SphericalRegLib.geometry.camera import Camera
@@ -244,6 +245,57 @@ def test_cancelling_keeps_what_is_done(cases, tmp_path):
     assert "left" in reports[1].message
     done = [p.parent.name for p in sorted((tmp_path / "out").rglob("result.json"))]
     assert done == ["case_000", "case_000"]
+
+
+def test_whatever_registration_sees_decides_whether_a_result_is_kept(tmp_path):
+    """Also what case.json places elsewhere, and the slices of a DICOM folder."""
+    case = make_case(tmp_path / "cases" / "case")
+    (tmp_path / "else").mkdir()
+    (tmp_path / "ct").mkdir()
+    for name in ("xray.png", "geometry.json"):
+        (case / name).rename(tmp_path / "else" / name)
+    (case / "ct.nii.gz").unlink()
+    (tmp_path / "ct" / "slice.dcm").write_bytes(b"one")
+    named = {"ct": "../../ct", "xray": "../../else/xray.png", "geometry": "../../else/geometry.json"}
+    (case / "case.json").write_text(json.dumps(named))
+    digests = [case_digest(case, {})]
+    for path in (tmp_path / "else" / "xray.png", tmp_path / "else" / "geometry.json", tmp_path / "ct" / "slice.dcm", case / "truth.json"):
+        path.write_bytes(path.read_bytes() + b" ")
+        digests.append(case_digest(case, {}))
+    assert len(set(digests)) == 4 and digests[-1] == digests[-2]
+
+
+def test_what_an_earlier_run_left_goes_before_a_registration(cases, tmp_path):
+    out = tmp_path / "out"
+    folder = out / "case_000"
+    register_cases(cases[:1], out, answer_the_start)
+    for name in ("ct_to_xray.tfm", "overlay_2.png", "report.html", "mine.txt"):
+        (folder / name).write_text("old")
+
+    def fail(case):
+        raise RuntimeError("no luck")
+
+    register_cases(cases[:1], out, fail, recompute=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["mine.txt", "record.json", "traceback.txt"]
+    register_cases(cases[:1], out, answer_the_start)
+    assert sorted(path.name for path in folder.iterdir()) == ["mine.txt", "record.json", "result.json"]
+
+
+def test_results_never_lie_among_a_cases_own_files(cases):
+    with pytest.raises(InputError, match="into the case itself"):
+        register_cases(cases[1:], cases[1].parent, answer_the_start)
+    assert not (cases[1] / "record.json").exists()
+
+
+def test_a_ct_is_made_ready_again_where_only_its_labels_differ():
+    hu = np.full((4, 4, 4), 100.0, np.float32)
+    hu[0] = -1000.0
+    labels = np.zeros((4, 4, 4), np.uint8)
+    labels[1:3, 1:3, 1:3] = 1
+    one, other = (Volume.from_array(hu, np.eye(4), labels=labels == value) for value in (1, 0))
+    bare = Volume.from_array(hu, np.eye(4))
+    assert _same(one, Volume.from_array(hu.copy(), np.eye(4), labels=labels == 1))
+    assert not _same(one, other) and not _same(one, bare) and not _same(bare, one)
 
 
 def test_batch_needs_no_truth(cases, tmp_path):

@@ -28,6 +28,8 @@ def test_another_experiment_is_named(tmp_path: Path) -> None:
     Journal(tmp_path / "j.jsonl", {"a": 1, "b": 2})
     with pytest.raises(InputError, match=r"\(b differ\)"):
         Journal(tmp_path / "j.jsonl", {"a": 1, "b": 3})
+    with pytest.raises(InputError, match=r"\(b differ\)"):
+        Journal(tmp_path / "j.jsonl", {"a": 1})
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
         Journal(tmp_path / "file" / "j.jsonl", {})

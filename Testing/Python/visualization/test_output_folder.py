@@ -20,6 +20,7 @@ from SphericalRegLib.imaging.transforms import read_transform
 from SphericalRegLib.registration.resolution import VolumePyramid
 from SphericalRegLib.registration.result import Hypothesis, RegistrationResult, StageRecord
 from SphericalRegLib.visualization import output
+from SphericalRegLib.visualization.result_folder import RESULT_FILES, forget_results, whole_or_nothing
 
 CAMERA = Camera(900.0, (5.0, 4.0), (48, 60), (20.0, 33.5))
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -65,6 +66,10 @@ def test_the_folder_is_complete_and_reads_back(tmp_path: Path) -> None:
     report = (tmp_path / "deep" / "out" / "report.html").read_text(encoding="utf-8")
     assert "&lt;case&gt;" in report
     assert "<case>" not in report
+    assert all(RESULT_FILES.fullmatch(name) for name in names)
+    (tmp_path / "deep" / "out" / "drr_mine.nrrd").write_text("mine", encoding="utf-8")
+    forget_results(tmp_path / "deep" / "out")
+    assert [path.name for path in (tmp_path / "deep" / "out").iterdir()] == ["drr_mine.nrrd"]
 
 
 def test_the_transform_and_the_placed_images_show_the_registered_scene(tmp_path: Path) -> None:
@@ -121,20 +126,34 @@ def test_a_mirrored_xray_is_shown_as_it_was_stored(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_interruption_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), output.whole_or_nothing(tmp_path / "new" / "out") as folder:
+    with pytest.raises(error), whole_or_nothing(tmp_path / "new" / "out") as folder:
         (folder / "half").write_text("x", encoding="utf-8")
         raise error
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_goes_wrong_while_files_are_moved_is_what_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.replace
+
+    def full(path: Path, target: Path) -> Path:
+        if path.name == "b":
+            raise OSError("no space left")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="no space left"), whole_or_nothing(tmp_path / "new" / "out") as folder:
+        for name in ("a", "b"):
+            (folder / name).write_text("x", encoding="utf-8")
+
+
 def test_an_interruption_keeps_the_earlier_result(tmp_path: Path) -> None:
-    with output.whole_or_nothing(tmp_path / "out") as folder:
+    with whole_or_nothing(tmp_path / "out") as folder:
         (folder / "result.json").write_text("old", encoding="utf-8")
-    with pytest.raises(KeyboardInterrupt), output.whole_or_nothing(tmp_path / "out") as folder:
+    with pytest.raises(KeyboardInterrupt), whole_or_nothing(tmp_path / "out") as folder:
         (folder / "result.json").write_text("new", encoding="utf-8")
         raise KeyboardInterrupt
     assert (tmp_path / "out" / "result.json").read_text(encoding="utf-8") == "old"
-    with output.whole_or_nothing(tmp_path / "out") as folder:
+    with whole_or_nothing(tmp_path / "out") as folder:
         (folder / "result.json").write_text("new", encoding="utf-8")
     assert (tmp_path / "out" / "result.json").read_text(encoding="utf-8") == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -143,5 +162,5 @@ def test_an_interruption_keeps_the_earlier_result(tmp_path: Path) -> None:
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x", encoding="utf-8")
     for out in (tmp_path / "out", tmp_path / "out" / "below"):
-        with pytest.raises(InputError, match="out"), output.whole_or_nothing(out):
+        with pytest.raises(InputError, match="out"), whole_or_nothing(out):
             pass
