@@ -208,7 +208,7 @@ def training_options(given: dict[str, Any], poses: Poses | None, trunk: dict[str
         if changed:
             names = ", ".join("--" + name.replace("_", "-") for name in changed)
             raise InputError(f"{names} cannot be chosen with --base, which brings its networks")
-        return replace(options, encoder=base.encoder.config)
+        return options.based_on(base)
     assert options.regressor is not None
     encoder = replace(options.encoder, trunk=replace(options.encoder.trunk, **changed))
     regressor = replace(options.regressor, trunk=replace(options.regressor.trunk, **changed))

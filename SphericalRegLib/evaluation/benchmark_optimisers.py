@@ -22,6 +22,7 @@ from SphericalRegLib.imaging.case import load_case
 from SphericalRegLib.models.checkpoint import Model
 from SphericalRegLib.progress import Progress, ProgressCallback, pace, silent
 from SphericalRegLib.registration.learned import intensity_terms, spherical_terms
+from SphericalRegLib.registration.options import RegistrationOptions
 from SphericalRegLib.registration.pipeline import prepare
 from SphericalRegLib.registration.problem import MultiViewProblem
 from SphericalRegLib.similarity.named import SIMILARITIES
@@ -202,7 +203,7 @@ class _Bench:
     @classmethod
     def of(cls, path: Path, truth: Truth, model: Model, options: OptimiserOptions, device: str) -> _Bench:
         case = load_case(path)
-        pyramid = prepare(case.volume, device=device)
+        pyramid = prepare(case.volume, RegistrationOptions(labels=model.labels), device)
         model = model.to(pyramid.device)
         problems = {}
         for name in dict.fromkeys(method.partition(":")[0] for method in options.methods):

@@ -191,7 +191,7 @@ def _model(
         told = partial(_named, progress, OTHERS)
         return trained(known, camera, options.training, of_others, about=about(anatomy), device=device, progress=told)
     if kind == TUNED:
-        base = load_model(of_others)  # anew: a training changes the networks that it begins with
+        base = load_model(of_others)
     training = replace(options.training, minutes=minutes, iterations=None)
     path = folder / f"{kind.replace(' ', '_').replace('-', '_')}_{minutes:g}min.safetensors"
     told = partial(_named, progress, f"{kind}, {minutes:g} min")

@@ -23,6 +23,7 @@ from SphericalRegLib.imaging.case import Case
 from SphericalRegLib.models.checkpoint import Model
 from SphericalRegLib.progress import Progress, ProgressCallback, silent
 from SphericalRegLib.registration.learned import intensity_terms, spherical_terms
+from SphericalRegLib.registration.options import RegistrationOptions
 from SphericalRegLib.registration.pipeline import prepare
 from SphericalRegLib.registration.problem import MultiViewProblem
 from SphericalRegLib.similarity.named import SIMILARITIES
@@ -134,7 +135,7 @@ def landscape(
         device: "cpu" or "cuda:N".
         progress: called several times a second.
     """
-    pyramid = prepare(case.volume, device=device)
+    pyramid = prepare(case.volume, RegistrationOptions(labels=model.labels), device)
     model = model.to(pyramid.device)
     problems = {SPHERICAL: MultiViewProblem(spherical_terms(pyramid, case.views, model))}
     for name in options.similarities:

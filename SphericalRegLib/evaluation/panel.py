@@ -13,6 +13,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.case import Case, load_case
 from SphericalRegLib.imaging.files import read_json_object
 from SphericalRegLib.progress import Progress, ProgressCallback, silent
+from SphericalRegLib.registration.options import RegistrationOptions
 from SphericalRegLib.registration.pipeline import prepare
 from SphericalRegLib.registration.result import RegistrationResult
 from SphericalRegLib.visualization.output import panel_row, render_views
@@ -41,7 +42,8 @@ def panel_rows(cases: Sequence[Path], results: Path, *, device: str = "cpu", pro
         progress(Progress("panel", number, len(cases), path.name))
         case = load_case(path)
         truth = load_truth(path) if (path / "truth.json").exists() else None
-        pyramid = prepare(case.volume, device=device)
+        labels = result.options.get("labels")  # what was registered is what is shown
+        pyramid = prepare(case.volume, RegistrationOptions(labels=None if labels is None else tuple(labels)), device)
         views = render_views(result, pyramid, case.views, None if truth is None else truth.camera_from_world)
         rows += [panel_row(view, _label(case, index, result, truth)) for index, view in enumerate(views)]
     progress(Progress("panel", len(cases), len(cases)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +16,7 @@ from torch import nn
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.imaging.files import write_atomically
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
 from SphericalRegLib.models.trunk import TrunkConfig
@@ -40,9 +42,23 @@ class Model:
     card: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def labels(self) -> tuple[int, ...] | None:
+        """Labels of the CT that its DRRs showed (one bone of several), as its card has them; None: all of it."""
+        labels = self.card.get("training", {}).get("labels")
+        return None if labels is None else tuple(labels)
+
     def to(self, device: torch.device | str) -> Model:
-        regressor = None if self.regressor is None else self.regressor.to(device)
-        return replace(self, encoder=self.encoder.to(device), regressor=regressor)
+        """The model on a device. Networks that lie elsewhere are copied: whoever works with this model is not disturbed."""
+        regressor = None if self.regressor is None else _on(self.regressor, device)
+        return replace(self, encoder=_on(self.encoder, device), regressor=regressor)
+
+
+def model_files(path: str | Path) -> tuple[Path, Path]:
+    """Weights (.safetensors) and card (.json) of a model that is named by one of them, or by what both have before their suffix."""
+    path = Path(path)
+    stem = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path  # what follows the dot of "run_0.5" is none
+    return stem.with_name(f"{stem.name}.safetensors"), stem.with_name(f"{stem.name}.json")
 
 
 def save_model(model: Model, path: str | Path) -> None:
@@ -50,26 +66,22 @@ def save_model(model: Model, path: str | Path) -> None:
 
     Weights are stored in 16 bits: what rounding changes is far below what a training leaves open, and the file is half as large.
     """
-    weights_path = Path(path).with_suffix(".safetensors")
-    weights_path.parent.mkdir(parents=True, exist_ok=True)
+    weights_path, card_path = model_files(path)
     tensors = {f"encoder.{name}": value for name, value in _stored(model.encoder).items()}
     if model.regressor is not None:
         tensors |= {f"regressor.{name}": value for name, value in _stored(model.regressor).items()}
-    partial = weights_path.with_suffix(".safetensors.partial")
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+    stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_atomically(weights_path, lambda temporary: save_file(stored, temporary))
     card = {
         "format": FORMAT,
-        "weights_sha256": _sha256(partial),
+        "weights_sha256": _sha256(weights_path),
         "encoder": asdict(model.encoder.config),
         "regressor": None if model.regressor is None else asdict(model.regressor.config),
         "camera": model.camera.to_dict(),
         "card": model.card,
     }
-    card_path = weights_path.with_suffix(".json")
-    card_partial = card_path.with_suffix(".json.partial")
-    card_partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    partial.replace(weights_path)
-    card_partial.replace(card_path)
+    text = json.dumps(card, indent=1) + "\n"
+    write_atomically(card_path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
@@ -78,8 +90,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
     Raises:
         InputError: a file is missing, is not a model of this format, or the weights are not those that the card describes.
     """
-    weights_path = Path(path).with_suffix(".safetensors")
-    card_path = weights_path.with_suffix(".json")
+    weights_path, card_path = model_files(path)
     for needed in (weights_path, card_path):
         if not needed.is_file():
             raise InputError(f"The model file {needed} does not exist; a model is a .safetensors file with its .json card beside it.")
@@ -93,7 +104,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
     if _sha256(weights_path) != card.get("weights_sha256"):
         raise InputError(f"The weights {weights_path} are not those that {card_path.name} describes (SHA-256 differs); copy both files again.")
     try:
-        tensors = load_file(weights_path, device=str(device))
+        tensors = load_file(weights_path)
         encoder = SphericalEncoder(_config(EncoderConfig, card["encoder"]))
         encoder.load_state_dict(_part(tensors, "encoder."))
         regressor = None
@@ -106,6 +117,12 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
     identity = {"file": weights_path.name, "sha256": str(card["weights_sha256"])}
     model = Model(encoder.eval().requires_grad_(False), regressor and regressor.eval().requires_grad_(False), camera, about, identity)
     return model.to(device)
+
+
+def _on(network: Any, device: torch.device | str) -> Any:
+    if all(tensor.device == torch.device(device) for tensor in network.state_dict().values()):
+        return network
+    return copy.deepcopy(network).to(device)
 
 
 def _config(kind: Any, values: dict[str, Any]) -> Any:

@@ -73,7 +73,8 @@ def residual_variance(cost: Tensor, degrees_of_freedom: Tensor | float) -> Tenso
 
 
 def effective_rows(rows: Tensor | float, correlation_length_px: float) -> Tensor:
-    """Number of independent residuals of an image of `rows` pixels whose residual is correlated over a disc of this radius: rows / (pi l^2)."""
+    """Number of independent residuals among `rows` that are correlated over a disc of this radius in pixels: rows / (pi l^2). Two rows a pixel, as
+    similarities of gradients have, count twice."""
     area = max(1.0, torch.pi * correlation_length_px**2)
     return torch.as_tensor(rows, dtype=torch.float64) / area
 

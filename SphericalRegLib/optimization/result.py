@@ -38,7 +38,7 @@ class History:
 
 @dataclass(frozen=True)
 class OptimizationResult:
-    """B poses and how they were found; all tensors on the device of the initial poses, float64."""
+    """B poses and how they were found; tensors on the device of the initial poses, float64 but where integers are named."""
 
     pose: Tensor  # (B, 4, 4) camera_from_world
     cost: Tensor  # (B,) 1/2 |r|^2 over the finite rows

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,8 @@ def register(
     """Find the pose at which the CT's projection matches the X-ray.
 
     Args:
-        volume: the CT; `prepare` it once where several X-rays of it are registered.
+        volume: the CT; `prepare` it once where several X-rays of it are registered. What is prepared already keeps its device, its attenuation and
+            its labels, whatever `device` and `options` say.
         radiographs: an X-ray, or several `View`s, which know where their cameras stand to each other (`camera_from_camera1`): they are registered
             jointly, and `initial` and the result are those of the first.
         initial: camera_from_world (4, 4), or the name of a view ("ap", "pa", "left", "right"). None asks the model's regressor; without one, or where
@@ -203,6 +204,7 @@ class _Run:
             stages=plan.records + best.records,
             initial_camera_from_world=start,
             world_from_camera_reference=np.linalg.inv(start) if reference is None else np.asarray(reference, dtype=np.float64),
+            options={**asdict(self.options), "device": str(self.pyramid.device)},
             doubt=None if doubt is None else doubt.value,
             notes=plan.notes + best.notes,
             seed=self.seed,
@@ -252,11 +254,11 @@ class _Run:
         if multi_start is not None:
             poses, record = self._search(starts, multi_start, self.options.stages[0].hypotheses)
             records.append(record)
-        most = len(beside)  # more in the first stage: other poses push out nothing that the search found
         for stage in self.options.stages:
-            found, scores, record = self._refine(stage, torch.cat((poses[: stage.hypotheses], beside))[: stage.hypotheses + most])
+            # Beside, in the first stage: other poses push out nothing that the search found.
+            found, scores, record = self._refine(stage, torch.cat((poses[: stage.hypotheses], beside)))
             records.append(record)
-            poses, beside, most = found.pose, beside[:0], 0
+            poses, beside = found.pose, beside[:0]
         if stage.similarity != scored_by:
             scores = self._problem(poses, stage.image_px, scored_by)[0].score(poses)
             order = best_first(scores)

@@ -36,9 +36,7 @@ class ViewTerm:
 
     def valid(self, camera_from_world: Tensor) -> Tensor | None:
         """Pixels (B, H, W) whose ray does not leave through a cut end of the CT; None if the CT has none."""
-        if not any(self.projector.attenuation.cut_faces) or not hasattr(self.projector, "validity"):
-            return None
-        return self.projector.validity(camera_from_world)
+        return self.projector.validity(camera_from_world) if any(self.projector.attenuation.cut_faces) else None
 
     def over_valid(self, camera1_from_world: Tensor) -> ViewTerm:
         """The same of B images, over the pixels that are valid at B poses (B, 4, 4)."""
@@ -65,7 +63,8 @@ class ViewTerm:
 class MultiViewProblem:
     """The residuals of all views stacked, in the pose of the CT in the first camera; an `optimization.LeastSquaresProblem`.
 
-    Views enter with equal weight whatever their number of pixels: each residual is scaled to the number of pixels of the first.
+    Views enter with equal weight whatever their number of pixels: each residual is scaled to the number of pixels of the first. One whose mask leaves
+    out a part enters with the share that is left.
 
     Attributes:
         terms: one per view.

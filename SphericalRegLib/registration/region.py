@@ -27,7 +27,7 @@ def crop_to_content(radiograph: Radiograph, poses: Tensor, corners: Tensor, marg
         margin_mm: added around, measured at the CT.
 
     Raises:
-        InputError: the box lies behind the source or its projection does not meet the image, at any of the poses.
+        InputError: the box lies behind the source or its projection does not meet the image, whichever of the poses is taken.
     """
     low, high, in_front, meets = _extent(radiograph, poses, corners, margin_mm)
     if not bool(in_front.any()):

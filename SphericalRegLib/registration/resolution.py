@@ -16,7 +16,7 @@ from ..rendering.unseen import UnseenRays
 
 
 def coarsened(attenuation: Attenuation, spacing_mm: float) -> Attenuation:
-    """The mean over whole blocks of voxels, as many along each axis as come nearest to `spacing_mm` without exceeding it by more than a quarter.
+    """The mean over whole blocks of voxels, as many along each axis as do not exceed `spacing_mm` by more than a quarter.
 
     Line integrals are conserved: where the last block reaches beyond the grid it is filled with air.
     """

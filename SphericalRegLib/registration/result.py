@@ -65,12 +65,13 @@ class RegistrationResult:
         world_from_camera_reference: (4, 4) where source and detector stand in the world for display; the inverse of the initial pose by default.
         verdict: "uncalibrated" until errors have been compared with outcomes.
         predicted_target_error_mm: None until then.
+        options: how it was registered: `RegistrationOptions` as plain values, and the device.
         model: which model helped: its file's name and its weights' digest (empty for one that never was on disk); None without one.
         doubt: what speaks against the result, in a few words; None where nothing does. A result can be wrong all the same.
         notes: what a careful reader should know: assumptions that were made on the way.
         versions: of the software.
         seed: of the search.
-        seconds: wall time, preparation included.
+        seconds: wall time, with the preparation of a CT that was not prepared before.
     """
 
     camera_from_world: np.ndarray
@@ -83,6 +84,7 @@ class RegistrationResult:
     world_from_camera_reference: np.ndarray
     verdict: str = "uncalibrated"
     predicted_target_error_mm: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, str] | None = None
     doubt: str | None = None
     notes: tuple[str, ...] = ()
@@ -122,6 +124,7 @@ class RegistrationResult:
             ],
             "initial_camera_from_world": _plain(self.initial_camera_from_world),
             "world_from_camera_reference": _plain(self.world_from_camera_reference),
+            "options": dict(self.options),
             "model": None if self.model is None else dict(self.model),
             "doubt": self.doubt,
             "notes": list(self.notes),
@@ -145,8 +148,9 @@ class RegistrationResult:
                 world_from_camera_reference=_matrix(values["world_from_camera_reference"], (4, 4)),
                 verdict=str(values["verdict"]),
                 predicted_target_error_mm=values["predicted_target_error_mm"],
+                options=dict(values.get("options", {})),  # results of before have none, nor a doubt
                 model=None if values.get("model") is None else dict(values["model"]),
-                doubt=values.get("doubt"),  # results of before have none
+                doubt=values.get("doubt"),
                 notes=tuple(values["notes"]),
                 versions=dict(values["versions"]),
                 seed=int(values["seed"]),

@@ -37,7 +37,7 @@ class DomainRandomization:
         log_offset: added before the logarithm that makes the image line-integral-like.
         display_share: share of samples that skip the logarithm.
         collimator_share: share of samples with a collimator; its edges cut off up to `collimator_depth`.
-        tool_share: share of samples with up to `tools` metal wires.
+        tool_share: chance of each of `tools` metal wires to be in a sample.
     """
 
     lines: int = 3

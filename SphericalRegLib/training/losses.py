@@ -39,7 +39,7 @@ class LossWeights:
         refinement: what is left of the distance after `refinement_steps` steps of Levenberg-Marquardt (`refinement_loss`).
         refinement_steps: how many; from the second on, the renderer's second derivative is left out.
         metric: of SE(3), in which all distances here are measured.
-        soft: distance below which a direction is not trusted.
+        soft: distance below which a direction is not trusted, rad as `metric` measures poses.
     """
 
     anchor: float = 1.0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.pose_range import PoseRange
@@ -15,6 +16,9 @@ from .losses import LossWeights
 from .overrides import PRECISIONS, Precision
 from .poses import Perturbation
 from .validation import ValidationOptions
+
+if TYPE_CHECKING:
+    from SphericalRegLib.models.checkpoint import Model
 
 
 @dataclass(frozen=True)
@@ -86,3 +90,10 @@ class TrainingOptions:
             raise InputError(f"The image loss has a weight of {self.image_weight}; expected zero or a positive number.")
         if not self.loss.fit(self.encoder.embedding):
             raise InputError(f"Embeddings of the kind {self.encoder.embedding!r} have no place for poses: the loss 'anchor' needs 'so4'.")
+
+    def based_on(self, base: Model | None) -> TrainingOptions:
+        """The options with a base's networks; a regressor that it does not have is made with the trunk of its encoder."""
+        if base is None:
+            return self
+        made = self.regressor and replace(self.regressor, trunk=base.encoder.config.trunk)
+        return replace(self, encoder=base.encoder.config, regressor=base.regressor.config if base.regressor else made)

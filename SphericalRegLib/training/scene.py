@@ -15,6 +15,7 @@ from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.rendering.projector import Projector
 
 BEYOND_MM = 150.0
+"""How far a patient goes on beyond the CT's ends where a training has it go on."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -75,13 +75,12 @@ def train(
     out = Path(out)
     if group.rank == 0:
         check_target(out, resume)
-    if base is not None:
-        options = replace(options, encoder=base.encoder.config, regressor=base.regressor.config if base.regressor else options.regressor)
+    options = options.based_on(base)
     trainer = Trainer(volumes, camera, options, device, base, group)
     if resume:
         trainer.resume(state_path(out))
     trained = trainer.run(progress, state_path(out))
-    card = {**card_of(about, options, trainer.device), "processes": group.size, **trained.card}
+    card = {**card_of(about, options, trainer.device), "base_sha256": _sha256(base), "processes": group.size, **trained.card}
     model = Model(trained.encoder, trained.regressor, trained.camera, card)
     if group.rank > 0:
         return model
@@ -106,15 +105,28 @@ def trained(
     Raises:
         InputError: what lies there was trained otherwise; or as `train`.
     """
-    if not out.exists():
-        return train(volumes, camera, options, out, about=about, base=base, resume=state_path(out).exists(), device=device, progress=progress)
+    begun = state_path(out).exists()
+    if begun or not out.exists():
+        return train(volumes, camera, options, out, about=about, base=base, resume=begun, device=device, progress=progress)
     model = load_model(out, device)
     cts = [ct_identity(attenuation(volume, labels=options.labels), volume.name).to_dict() for volume in volumes]
-    # An option that came later means by default what was done before.
-    found, asked = (json.loads(json.dumps(values)) for values in ({**asdict(TrainingOptions()), **model.card.get("training", {})}, asdict(options)))
-    if found != asked or model.camera != camera or not _alike(cts, model.card.get("cts", [])):
+    asked, default = (json.loads(json.dumps(asdict(values))) for values in (options.based_on(base), TrainingOptions()))
+    alike = _completed(model.card.get("training", {}), default) == asked and model.camera == camera and _alike(cts, model.card.get("cts", []))
+    if not alike or model.card.get("base_sha256", "") != _sha256(base):
         raise InputError(f"{out} was trained with other options or CTs: choose another folder, or delete it")
     return model
+
+
+def _completed(found: Any, default: Any) -> Any:
+    """Options of a card with those that came later, which mean by default what was done before."""
+    if not (isinstance(found, dict) and isinstance(default, dict)):
+        return found
+    return {**default, **{name: _completed(value, default.get(name)) for name, value in found.items()}}
+
+
+def _sha256(base: Model | None) -> str:
+    """Which base, by its weights; empty without one."""
+    return "" if base is None else base.identity.get("sha256", "")
 
 
 def _alike(expected: list[dict[str, Any]], found: list[dict[str, Any]]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.se3 import recentred
 from SphericalRegLib.imaging.attenuation import attenuation
+from SphericalRegLib.imaging.files import write_atomically
 from SphericalRegLib.imaging.identity import ct_identity
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.models.checkpoint import Model
@@ -33,10 +35,10 @@ from .phases import EncoderPhase, Phase, RegressorPhase
 from .scene import TrainingScene
 from .validation import Validation
 
-FORMAT = "sphericalreg training 2"
+FORMAT = "sphericalreg training 3"
 """Of a state on disk."""
 
-COUNTED = ("iteration", "steps_lost", "seconds", "figures", "curve")
+COUNTED = ("iteration", "steps_lost", "seconds", "figures", "curve", "stopped")
 """What a trainer keeps count of, and its state with it."""
 
 
@@ -48,7 +50,7 @@ class Trainer:
         camera: the camera to train with, square, of the encoder's image size.
         options: see `TrainingOptions`.
         device: where to train.
-        base: a model to start from instead of random weights.
+        base: a model to start from instead of random weights; it stays as it is.
         group: the processes that train together; each makes its own Trainer with the same arguments.
     """
 
@@ -61,16 +63,17 @@ class Trainer:
         base: Model | None = None,
         group: parallel.Group = parallel.ALONE,
     ) -> None:
-        size = options.encoder.trunk.image_size
-        if tuple(camera.size_px) != (size, size):
-            raise InputError(f"The training camera has {camera.size_px} pixels; the encoder expects {(size, size)}.")
+        for name, network in (("encoder", options.encoder), ("regressor", options.regressor)):
+            size = camera.rows if network is None else network.trunk.image_size
+            if tuple(camera.size_px) != (size, size):
+                raise InputError(f"The training camera has {camera.size_px} pixels; the {name} expects {(size, size)}.")
         torch.manual_seed(options.seed)
         self.options, self.camera, self.device = options, camera, torch.device(device)
         self.group = group
         self.generator = torch.Generator().manual_seed(_seed_of(options.seed, group.rank, 0))
         self.cts = [ct_identity(attenuation(volume, labels=options.labels), volume.name) for volume in volumes]
         self.scenes = [TrainingScene.of(volume, camera, device, options.labels) for volume in volumes]
-        self.encoder = SphericalEncoder(options.encoder) if base is None else base.encoder.requires_grad_(True)
+        self.encoder = SphericalEncoder(options.encoder) if base is None else copy.deepcopy(base.encoder).requires_grad_(True)
         self.regressor = self._make_regressor(base)
         if base is None and self.regressor is not None and not options.regressor_share:
             raise InputError("A regressor without a share of the training would stay as random as it is; expected a share, a base, or no regressor.")
@@ -93,7 +96,7 @@ class Trainer:
             return None
         centre = self.scenes[0].centre
         if base is not None and base.regressor is not None:
-            regressor = base.regressor.requires_grad_(True).to(self.device)
+            regressor = copy.deepcopy(base.regressor).requires_grad_(True).to(self.device)
             # What the base has learned is about its CT's centre; from now on it is about this one's.
             reference = recentred(regressor.reference.double(), regressor.centre.double(), centre)
             regressor.reference.copy_(reference)
@@ -270,10 +273,8 @@ class Trainer:
         now = {name: getattr(self, name) for name in COUNTED}
         now |= {"began_at": {phase.name: phase.began_at for phase in self.phases}, "share": self._share_done(self.seconds)}
         header = {"format": FORMAT, **now, **self._identity()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, metadata={"state": json.dumps(header)})
-        partial.replace(path)
+        stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        write_atomically(path, lambda temporary: save_file(stored, temporary, metadata={"state": json.dumps(header)}))
 
     def resume(self, path: Path) -> None:
         """Continue from a saved state. Raises InputError if it is none, or belongs to another training."""

@@ -176,7 +176,7 @@ def _convergence(stages: Sequence[StageTrace]) -> list[Html]:
         )
         for stage in stages
     ]
-    caption = "Strong line: the hypothesis that was kept; faint: the others. Costs of different stages are not comparable."
+    caption = "The cost of the hypothesis that was kept, stage by stage. Costs of different stages are not comparable."
     header = ("Stage", "Hypotheses", "Iterations", "Cost, first", "Cost, last", "Seconds")
     return [tag("figure", drawing, tag("figcaption", caption)), table(header, rows, "Stages", numeric=range(1, 6))]
 
@@ -210,9 +210,10 @@ def _provenance(case: CaseReport) -> list[Html | None]:
     if case.inputs:
         parts.append(table(("Input", "What it is"), case.inputs.items(), "Inputs"))
     entries: dict[str, Any] = {}
-    for key in ("seed", "device", "created"):
-        if case.result.get(key) is not None:
-            entries[key.capitalize()] = str(case.result[key])
+    options, model = case.result.get("options", {}), case.result.get("model") or {}
+    labels = ", ".join(map(str, options.get("labels") or ())) or None
+    settings = {"Seed": case.result.get("seed"), "Device": options.get("device"), "Labels": labels, "Model": model.get("file")}
+    entries |= {title: str(value) for title, value in settings.items() if value is not None}
     versions = case.result.get("versions")
     if isinstance(versions, Mapping):
         entries |= {str(name): str(version) for name, version in versions.items()}

@@ -1,10 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.models import checkpoint
 from SphericalRegLib.models.checkpoint import Model, load_model, save_model
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
@@ -34,6 +36,38 @@ def test_round_trip(model, tmp_path):
     assert loaded.camera == CAMERA and loaded.card == {"anatomy": "phantom"}
     assert not any(parameter.requires_grad for parameter in loaded.encoder.parameters())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.json", "m.safetensors"]
+
+
+def test_a_dot_in_a_models_name_is_no_suffix(model, tmp_path):
+    for share in ("0.5", "0.25"):
+        save_model(Model(model.encoder, None, CAMERA, {"share": share}), tmp_path / f"m_{share}")
+    for share in ("0.5", "0.25"):
+        for suffix in ("", ".safetensors", ".json"):
+            assert load_model(tmp_path / f"m_{share}{suffix}").card == {"share": share}
+    assert len(list(tmp_path.iterdir())) == 4
+    with pytest.raises(InputError, match=r"m_0\.safetensors does not exist"):
+        load_model(tmp_path / "m_0")
+
+
+def test_what_cannot_be_written_leaves_what_was_there(model, tmp_path, monkeypatch):
+    save_model(model, tmp_path / "m")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(stored, path):
+        Path(path).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="no space"):
+        save_model(model, tmp_path / "m")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_networks_that_lie_elsewhere_are_copied(model):
+    assert model.to("cpu").encoder is model.encoder
+    there = model.to("meta")
+    assert next(there.encoder.parameters()).device.type == "meta"
+    assert next(model.encoder.parameters()).device.type == next(model.regressor.parameters()).device.type == "cpu"
 
 
 def test_without_regressor(model, tmp_path):

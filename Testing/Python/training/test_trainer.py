@@ -70,7 +70,20 @@ def test_a_bases_encoder_keeps_its_own_trunk() -> None:
     trainer = make(replace(OPTIONS, iterations=2, regressor_share=0.5), base=base)
     trainer.step()
     trainer.phases[1].begin(1)
-    assert_same(trunk, dict(base.encoder.trunk.state_dict()))
+    assert_same(trunk, dict(trainer.encoder.trunk.state_dict()))
+
+
+def test_a_base_stays_as_it_is() -> None:
+    model = make().model()
+    base = replace(model, encoder=model.encoder.eval().requires_grad_(False), regressor=model.regressor.eval().requires_grad_(False))
+    before = weights_of(base)
+    affine = phantom.volume().world_from_voxel.copy()
+    affine[:3, 3] += 20.0
+    trainer = Trainer([Volume(phantom.volume().hu, affine)], CAMERA, replace(OPTIONS, iterations=2, regressor_share=0.5), base=base)
+    trainer.run()
+    assert_same(before, weights_of(base))
+    assert any(not torch.equal(value, before[name]) for name, value in weights_of(trainer).items()), "but it was trained"
+    assert not base.encoder.training and not any(parameter.requires_grad for parameter in base.encoder.parameters())
 
 
 def test_the_learning_rate_has_a_cycle_for_each_network() -> None:

@@ -20,6 +20,7 @@ from trainer_phantom import CAMERA, OPTIONS, WATCHED, assert_same, make, weights
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.models.checkpoint import load_model
+from SphericalRegLib.models.regressor import RegressorConfig
 from SphericalRegLib.progress import Cancelled, Progress, silent
 from SphericalRegLib.training.files import check_target, how_far, state_path
 from SphericalRegLib.training.losses import LossWeights
@@ -140,6 +141,56 @@ def test_a_model_of_before_an_option_is_one_with_its_default(tmp_path: Path) -> 
     assert trained([phantom.volume()], CAMERA, OPTIONS, out).card["iterations"] == 6
     with pytest.raises(InputError, match="other options"):
         trained([phantom.volume()], CAMERA, replace(OPTIONS, image_weight=1.0), out)
+    del card["card"]["training"]["loss"]["soft"], card["card"]["training"]["validation"]["xrays"]  # also one of a part of the options
+    (tmp_path / "m.json").write_text(json.dumps(card))
+    assert trained([phantom.volume()], CAMERA, OPTIONS, out).card["iterations"] == 6
+
+
+def test_a_training_of_the_same_base_is_known_again(tmp_path: Path) -> None:
+    """A base brings its own networks, and makes another model where it is another."""
+    small = replace(OPTIONS, encoder=replace(OPTIONS.encoder, elements=2), regressor=None)
+    base = train([phantom.volume()], CAMERA, small, tmp_path / "base.safetensors")
+    other = train([phantom.volume()], CAMERA, replace(small, seed=1), tmp_path / "other.safetensors")
+    out = tmp_path / "m.safetensors"
+    first = trained([phantom.volume()], CAMERA, OPTIONS, out, base=base)
+    assert first.encoder.config.elements == 2 and first.regressor is not None
+    assert trained([phantom.volume()], CAMERA, OPTIONS, out, base=base).identity == first.identity
+    for another in (other, None):
+        with pytest.raises(InputError, match="other options"):
+            trained([phantom.volume()], CAMERA, OPTIONS, out, base=another)
+
+
+def test_a_regressor_that_a_base_does_not_have_looks_at_images_of_its_size() -> None:
+    small = replace(OPTIONS, regressor=None)
+    base = Trainer([phantom.volume()], CAMERA, small).model()
+    based = replace(OPTIONS, regressor=RegressorConfig(components=2)).based_on(base)
+    assert based.regressor is not None and based.regressor.trunk == base.encoder.config.trunk and based.regressor.components == 2
+    assert np.isfinite(Trainer([phantom.volume()], CAMERA, based, base=base).step()["loss"])
+    with pytest.raises(InputError, match="the regressor expects"):
+        Trainer([phantom.volume()], CAMERA, replace(OPTIONS, regressor=RegressorConfig(components=2)))
+
+
+def test_a_state_beside_a_model_is_gone_on_with(tmp_path: Path) -> None:
+    """The machine went down between the model and its card, or before the state was removed."""
+    out = tmp_path / "m.safetensors"
+    model = train([phantom.volume()], CAMERA, OPTIONS, out)
+    trainer = make()
+    trainer.run(silent, state_path(out))
+    out.write_bytes(b"other weights")
+    again = trained([phantom.volume()], CAMERA, OPTIONS, out)
+    assert_same(weights_of(again), weights_of(model))
+    assert not state_path(out).exists()
+
+
+def test_a_training_that_was_stopped_early_stays_stopped(tmp_path: Path) -> None:
+    trainer = make(replace(OPTIONS, iterations=4))
+    trainer.step()
+    trainer.stopped = "enough"
+    trainer.save_state(tmp_path / "m.state")
+    again = make(replace(OPTIONS, iterations=4))
+    again.resume(tmp_path / "m.state")
+    again.run()
+    assert again.iteration == 1 and again.model().card["stopped"] == "enough"
 
 
 @pytest.mark.parametrize("at", [3, 6])
