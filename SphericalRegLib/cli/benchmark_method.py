@@ -80,8 +80,8 @@ def training(
 
     options = training_options({"batch": batch, "seed": seed}, None, {"backbone": backbone, "image_size": image_size}, None)
     its_camera = camera_of(camera, options.encoder.trunk.image_size)
-    volume, _ = read_ct(ct)
     where = start(device)
+    volume, _ = read_ct(ct)
     with progress_bars(quiet) as bars, stopped_by_ctrl_c(bars) as progress:
         done = run_training_benchmark(volume, its_camera, options, steps, device=where, progress=progress)
     written = [] if out is None else done.write(out)
@@ -124,8 +124,8 @@ def patients(
     training = training_options({"minutes": minutes, "batch": batch, "seed": seed}, poses, {"image_size": image_size}, None)
     options = PatientsOptions(training, made_up, tuple(tune or PatientsOptions().minutes), cases)
     camera = camera_of(None, training.encoder.trunk.image_size)
-    volumes = [read_ct(ct)[0] for ct in cts]
     where = start(device)
+    volumes = [read_ct(ct)[0] for ct in cts]
     with progress_bars(quiet) as bars, stopped_by_ctrl_c(bars) as progress:
         done = run_patients_benchmark(volumes, camera, out, options, device=where, progress=progress)
     _say(done.table(), done.write(out), as_json)
@@ -243,8 +243,8 @@ def backbones(
     training = training_options(given, poses, {"image_size": image_size}, None)
     options = BackboneOptions(tuple(backbone or DEFAULT_BACKBONES), training, criterion_mm, regressor_criterion_mm)
     its_camera = camera_of(camera, training.encoder.trunk.image_size)
-    volume, _ = read_ct(ct)
     where = start(device)
+    volume, _ = read_ct(ct)
     with progress_bars(quiet) as bars, stopped_by_ctrl_c(bars) as progress:
         done = run_backbone_benchmark(volume, its_camera, out, options, device=where, progress=progress)
     _say(done.table(), done.write(out), as_json)
@@ -289,8 +289,8 @@ def ablation(
     simulation = SimulationOptions(level=difficulty(level), views=views, seed=seed)
     options = AblationOptions(tuple(variant or VARIANTS), training, simulation, cases, seed=seed)
     camera = camera_of(None, training.encoder.trunk.image_size)
-    volume, _ = read_ct(ct)
     where = start(device)
+    volume, _ = read_ct(ct)
     with progress_bars(quiet) as bars, stopped_by_ctrl_c(bars) as progress:
         done = run_ablation(volume, camera, out, options, device=where, progress=progress)
     _say(done.table(), done.write(out), as_json)

@@ -102,6 +102,7 @@ def train(
     from SphericalRegLib.training.validation import ValidationOptions
 
     check_target(out, resume)
+    resolve_device(device, "--device")
     if (label_map is None) != (not label) or (label_map is not None and len(cts) > 1):
         raise InputError("--labels is a label map for the labels of --label, and for one CT: give both with one CT, or none")
     if about is not None and len(cts) > 1:

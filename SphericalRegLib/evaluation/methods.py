@@ -112,8 +112,7 @@ class OnSpheres:
             return problem
         if spread is None:
             raise InputError("A prior of the start needs its spread, but that is not known.")
-        deg, mm = (max(sigma, LEAST_SPREAD) for sigma in spread)
-        return PosePrior(problem, start, problem.centre, math.radians(deg), mm, NOISE_RAD)
+        return PosePrior(problem, start, problem.centre, math.radians(spread[0]), spread[1], NOISE_RAD)
 
 
 @dataclass(frozen=True)
@@ -154,9 +153,6 @@ def adam(iterations: int, first: float, last: float) -> FirstOrderOptions:
     """Adam whose step falls exponentially from `first` to `last`, in units of 0.01 rad and 1 mm."""
     return FirstOrderOptions("adam", iterations, first, decay=(last / first) ** (1.0 / iterations))
 
-
-LEAST_SPREAD = 1e-6
-"""Degrees and mm: of a spread of zero, which holds a pose where it is."""
 
 ON_SPHERES = LMOptions(30, step_tolerance_rad=1e-4, step_tolerance_mm=1e-2, cost_tolerance=1e-4)
 

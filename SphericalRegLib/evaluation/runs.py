@@ -147,8 +147,10 @@ def register_cases(
     return tuple(records)
 
 
-def complete_results(records: Sequence[Record], out: Path, write: Writer, progress: ProgressCallback = silent) -> None:
-    """Write in full what an earlier run without pictures left as result.json alone; `write` as of `register_cases`, for a `RegistrationResult`."""
+def complete_results(
+    records: Sequence[Record], out: Path, write: Callable[[RegistrationResult, Case, Path], None], progress: ProgressCallback = silent
+) -> None:
+    """Write in full what an earlier run without pictures left as result.json alone; `write` as of `register_cases`."""
     bare = [record for record in records if record.error is None and not (out / record.name / "report.html").exists()]
     for number, record in enumerate(bare):
         progress(Progress("pictures", number, len(bare), record.name))

@@ -26,8 +26,11 @@ from SphericalRegLib.rendering.projector import Projector
 
 from .selftest_reference import blob, line_integrals, without_motion_along_rays
 
-PACKAGES = ("torch", "timm", "warp-lang", "numpy", "scipy", "SimpleITK", "pydicom", "safetensors", "matplotlib", "diffdrr")
-REQUIRED = PACKAGES[:-1]
+REQUIRED = (
+    *("torch", "timm", "warp-lang", "numpy", "scipy", "SimpleITK", "pydicom", "safetensors", "matplotlib"),
+    *("roma", "pillow", "rich", "typer"),
+)
+PACKAGES = (*REQUIRED, "diffdrr")
 ANGLE_STEP, LENGTH_STEP_MM = 1e-6, 1e-4  # central differences so small that hardly a sample crosses a kink of the trilinear interpolant
 
 

@@ -14,6 +14,9 @@ from torch import Tensor
 from SphericalRegLib.geometry.se3 import local, so3_right_jacobian_inverse
 from SphericalRegLib.optimization.problem import LeastSquaresProblem
 
+LEAST = 1e-6
+"""Standard deviation, rad and mm, that zero stands for."""
+
 
 @dataclass(frozen=True)
 class PosePrior:
@@ -23,7 +26,7 @@ class PosePrior:
         problem: whose residual has independent rows of standard deviation `noise`.
         mean: (B, 4, 4) camera_from_world, float64.
         centre: (3,) that tangents turn about.
-        sigma_rad, sigma_mm: standard deviations of a pose about its mean, per axis.
+        sigma_rad, sigma_mm: standard deviations of a pose about its mean, per axis; zero holds it where it is.
         noise: see `problem`.
     """
 
@@ -42,5 +45,5 @@ class PosePrior:
         slope = torch.zeros(len(poses), 6, 6, dtype=delta.dtype, device=delta.device)
         slope[:, :3, :3] = so3_right_jacobian_inverse(delta[:, :3])
         slope[:, 3:, 3:] = mean[:, :3, :3].mT @ poses[:, :3, :3]
-        weight = self.noise / delta.new_tensor([self.sigma_rad] * 3 + [self.sigma_mm] * 3)
+        weight = self.noise / delta.new_tensor([self.sigma_rad] * 3 + [self.sigma_mm] * 3).clamp_min(LEAST)
         return torch.cat((r, (delta * weight).to(r)), dim=1), torch.cat((jacobian, (slope * weight[:, None]).to(jacobian)), dim=1)

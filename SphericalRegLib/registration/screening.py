@@ -97,7 +97,7 @@ def diverse(poses: Tensor, count: int, centre: Tensor, apart_deg: float, apart_m
         kept.append(index)
         if len(kept) == count:
             break
-    return torch.tensor(kept, device=poses.device)
+    return torch.tensor(kept, dtype=torch.long, device=poses.device)
 
 
 def best_depths(problem: MultiViewProblem, poses: Tensor, through: Tensor, depths_mm: Sequence[float]) -> tuple[Tensor, Tensor]:

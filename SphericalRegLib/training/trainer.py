@@ -197,7 +197,7 @@ class Trainer:
     def _report(self) -> Progress:
         """Progress in steps where these are counted, in seconds otherwise."""
         options = self.options
-        rate = self.iteration * options.batch * options.accumulate / max(self.seconds, 1e-9)
+        rate = self.iteration * options.batch * options.accumulate * self.group.size / max(self.seconds, 1e-9)
         shown = [f"{name} {self.figures[name]:.2f}" for name in ("DRR off", "loss") if name in self.figures]
         if self.curve:
             shown.append(f"validation {self.curve[-1]['mtre_mm']:.1f} mm")

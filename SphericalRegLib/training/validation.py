@@ -129,7 +129,7 @@ class Validation:
 
         lm = LMOptions(max_iterations=self.options.iterations, cost_tolerance=1e-5, step_tolerance_rad=1e-5, step_tolerance_mm=1e-3)
         prior = PosePrior(problem, xrays.start, centre, math.radians(self.options.sigma_deg), self.options.sigma_mm, NOISE_RAD)
-        end = levenberg_marquardt(prior if self.options.sigma_deg * self.options.sigma_mm else problem, xrays.start, centre, lm, report).pose
+        end = levenberg_marquardt(prior, xrays.start, centre, lm, report).pose
         found["start_mm"] = mean_displacement(xrays.truth, xrays.start, xrays.targets)
         found["after"] = mean_displacement(xrays.truth, end, xrays.targets)
         found["start_in_plane_mm"], found["across"] = (in_plane_and_depth(xrays.truth, pose, xrays.targets, centre)[0] for pose in (xrays.start, end))

@@ -40,7 +40,8 @@ def test_backbones_carry_second_derivatives_and_forward_mode(backbone):
     assert torch.allclose(embedding.norm(dim=-1), torch.ones(2, 2, 2), atol=1e-5)
     (gradient,) = torch.autograd.grad(embedding[..., 0].sum(), image, create_graph=True)
     gradient.square().sum().backward()
-    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters() if p.grad is not None)
+    reached = [p for p in encoder.trunk.parameters() if p.grad is not None and bool((p.grad != 0).any())]
+    assert len(reached) > 0.2 * len(list(encoder.trunk.parameters())) and all(torch.isfinite(p.grad).all() for p in reached)
     tangent = torch.rand_like(image)
     _, column = torch.func.jvp(encoder, (image.detach(),), (tangent,))
     step = 1e-3

@@ -77,6 +77,7 @@ def test_validation_knows_a_perfect_network() -> None:
     figures = exact(trainer.encoder, right, OPTIONS.loss.metric, silent)
     assert figures["start_mm"] == pytest.approx(0, abs=1e-6)
     assert figures["regressor_deg"] < 0.05 and figures["regressor_mm"] < 0.01
+    assert figures["mtre_mm"] == pytest.approx(0, abs=1e-2), "the prior holds starts without a spread, whatever an untrained encoder says"
     assert trainer.encoder.training
 
 
