@@ -12,8 +12,7 @@ from slicer.i18n import tr as _
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.geometry_file import read_geometry, write_geometry
-from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced, describe_origins, first_known
-from SphericalRegLib.imaging.pixels import StoredImage
+from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced, describe_origins, first_known, with_defaults
 from SphericalRegLib.mrml.detector import placed_camera
 from SphericalRegLib.mrml.geometry_attribute import keep_geometry, kept_geometry
 from SphericalRegLib.mrml.xrays import node_geometry, stored_image
@@ -117,7 +116,8 @@ def known_geometry(xray: Any) -> GeometryValues:
             mirrored=Sourced(False, PLACED),
         )
     stored = stored_image(xray, 0)
-    return first_known(kept_geometry(xray), dicom_geometry(xray), node_geometry(xray), _assumed(stored))
+    known = first_known(kept_geometry(xray), dicom_geometry(xray), node_geometry(xray))
+    return with_defaults(known, stored.size_px, stored.likely_intensity)
 
 
 def dicom_geometry(xray: Any) -> GeometryValues:
@@ -133,16 +133,6 @@ def dicom_geometry(xray: Any) -> GeometryValues:
         return read_dicom_geometry(path).values
     except InputError as error:
         return GeometryValues(warnings=(str(error),))
-
-
-def _assumed(stored: StoredImage) -> GeometryValues:
-    columns, rows = stored.size_px
-    return GeometryValues(
-        principal_point_px=Sourced(((columns - 1) / 2, (rows - 1) / 2), _("default: the middle of the image")),
-        intensity=stored.likely_intensity,
-        inverted=Sourced(False, _("default: white is air")),
-        mirrored=Sourced(False, _("default: as seen from the source")),
-    )
 
 
 def to_parameters(values: GeometryValues, parameters: Any) -> None:

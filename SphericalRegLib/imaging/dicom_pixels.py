@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.dicom import FLUOROSCOPY, DicomGeometry, geometry_of
 from SphericalRegLib.imaging.dicom_header import Header, read_dataset, tag_text
-from SphericalRegLib.imaging.geometry_values import Sourced
+from SphericalRegLib.imaging.geometry_values import Sourced, assumed
 from SphericalRegLib.imaging.pixels import StoredImage, choose_frame, single_channel
 
 
@@ -113,9 +113,7 @@ def _meaning(header: Header, modality: str, slope: float) -> tuple[Sourced[str],
     else:
         dark_first = photometric is not None and photometric.value == "MONOCHROME1"
         custom = "fluoroscopy shows air bright" if modality in FLUOROSCOPY else "radiography shows bone bright"
-        bone_bright = Sourced(
-            (modality not in FLUOROSCOPY) != dark_first, f"default: {custom}, {'MONOCHROME1 (0028,0004)' if dark_first else 'MONOCHROME2'}"
-        )
+        bone_bright = assumed((modality not in FLUOROSCOPY) != dark_first, f"{custom}, {'MONOCHROME1 (0028,0004)' if dark_first else 'MONOCHROME2'}")
     if header.raw("ModalityLUTSequence") is not None and modality in FLUOROSCOPY:
         return Sourced("counts", f"{tag_text('ModalityLUTSequence')} makes the values linear"), bone_bright, False
     if relationship is not None and relationship.value == "LIN":
@@ -124,10 +122,10 @@ def _meaning(header: Header, modality: str, slope: float) -> tuple[Sourced[str],
         return Sourced("line_integral", f"{relationship.origin} LOG"), bone_bright, not bone_bright.value
     purpose = header.text("PresentationIntentType")
     if purpose is not None and purpose.value == "FOR PROCESSING" and relationship is None:
-        return Sourced("counts", f"default: {purpose.origin} FOR PROCESSING"), bone_bright, False
+        return assumed("counts", f"{purpose.origin} FOR PROCESSING"), bone_bright, False
     if relationship is not None:
         return Sourced("display", f"{relationship.origin} {relationship.value}"), bone_bright, False
-    return Sourced("display", f"default: {tag_text('PixelIntensityRelationship')} is missing"), bone_bright, False
+    return assumed("display", f"{tag_text('PixelIntensityRelationship')} is missing"), bone_bright, False
 
 
 def _display_curve(dataset: Dataset, grey: np.ndarray) -> np.ndarray:

@@ -36,7 +36,8 @@ RIGID_TOLERANCE = 1e-3
 
 _RELATION = re.compile(r"camera\d*_from_camera1")
 _NO_KEYS = {"camera_from_camera1", "start", "image_axes", "warnings"}
-_KEYS = frozenset(entry.name for entry in fields(GeometryValues)) - _NO_KEYS | {"camera2_from_camera1"}
+KEYS = frozenset(entry.name for entry in fields(GeometryValues)) - _NO_KEYS | {"camera2_from_camera1"}
+"""Of a geometry file."""
 
 
 def read_geometry(path: str | Path, view: int = 1) -> GeometryValues:
@@ -62,7 +63,7 @@ def parse_geometry(content: Mapping[str, Any], where: str = "geometry", origin: 
     Raises:
         InputError: a key is misspelt, has the wrong type, is not positive, not finite, not plausible in its unit, or is not a rigid transform.
     """
-    refuse_misspelt(content, _KEYS | {key for key in content if _RELATION.fullmatch(key)}, where)
+    refuse_misspelt(content, KEYS | {key for key in content if _RELATION.fullmatch(key)}, where)
 
     def sourced(key: str, check: Any) -> Sourced[Any] | None:
         if key not in content or content[key] is None:

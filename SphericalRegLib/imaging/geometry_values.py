@@ -2,7 +2,7 @@
 
 A DICOM header, a ``geometry.json`` and a user each know a part. Each part is a ``GeometryValues``; ``first_known`` lays them over each other
 and ``complete`` makes the whole that a reader needs, or refuses with the name of what is missing. Nothing is ever filled in silently: an
-assumed value carries an origin that starts with "default".
+assumed value is marked as one.
 
 Frames: all values describe the image *as stored in its file*. A mirrored image is un-mirrored, and its camera with it, by ``Radiograph.read``.
 """
@@ -29,14 +29,16 @@ PLAUSIBLE_MM = {"sdd_mm": (100.0, 5000.0), "sod_mm": (10.0, 5000.0), "pixel_spac
 
 @dataclass(frozen=True)
 class Sourced(Generic[T]):
-    """A value and where it comes from: a tag's name and number, a file, "default: ..." or "user"."""
+    """A value and where it comes from: a tag's name and number, a file, "default: ..." or "user". ``is_default``: it is assumed, not known."""
 
     value: T
     origin: str
+    is_default: bool = False
 
-    @property
-    def is_default(self) -> bool:
-        return self.origin.startswith("default")
+
+def assumed(value: T, why: str) -> Sourced[T]:
+    """A value that nobody gave."""
+    return Sourced(value, f"default: {why}", is_default=True)
 
 
 @dataclass(frozen=True)
@@ -102,16 +104,32 @@ def first_known(*parts: GeometryValues) -> GeometryValues:
     return GeometryValues(**chosen, warnings=tuple(w for part in parts for w in part.warnings))
 
 
-def complete(values: GeometryValues, image_size_px: tuple[int, int], default_intensity: Sourced[str], where: str) -> ViewGeometry:
-    """Check the values against the image and fill in what may be assumed.
-
-    The central ray through the middle of the image, white = air and an unmirrored image are assumptions with a "default" origin; distances and
-    sizes are never assumed.
+def with_defaults(values: GeometryValues, image_size_px: tuple[int, int], default_intensity: Sourced[str]) -> GeometryValues:
+    """What may be assumed filled in, with a "default" origin: the central ray through the middle of the image, white = air, an unmirrored image.
 
     Args:
         values: all that is known.
         image_size_px: (columns, rows) of the stored image.
         default_intensity: what the kind of file suggests.
+    """
+    columns, rows = image_size_px
+    return replace(
+        values,
+        size_px=values.size_px or Sourced((columns, rows), "image"),
+        principal_point_px=values.principal_point_px or assumed(((columns - 1) / 2, (rows - 1) / 2), "the central ray meets the middle of the image"),
+        intensity=values.intensity or default_intensity,
+        inverted=values.inverted or assumed(False, "white is air"),
+        mirrored=values.mirrored or assumed(False, "the image is the one seen from the source"),
+    )
+
+
+def complete(values: GeometryValues, image_size_px: tuple[int, int], default_intensity: Sourced[str], where: str) -> ViewGeometry:
+    """Check the values against the image and fill in what may be assumed.
+
+    Distances and sizes are never assumed.
+
+    Args:
+        values, image_size_px, default_intensity: as of ``with_defaults``.
         where: the image's name, for messages.
 
     Raises:
@@ -138,15 +156,7 @@ def complete(values: GeometryValues, image_size_px: tuple[int, int], default_int
             f"{where}: the image has {columns} x {rows} pixels (columns x rows), but size_px ({values.size_px.origin}) says "
             f"{values.size_px.value[0]} x {values.size_px.value[1]}: the geometry belongs to another image or another resolution"
         )
-    filled = replace(
-        values,
-        size_px=values.size_px or Sourced((columns, rows), "image"),
-        principal_point_px=values.principal_point_px
-        or Sourced(((columns - 1) / 2, (rows - 1) / 2), "default: the central ray meets the middle of the image"),
-        intensity=values.intensity or default_intensity,
-        inverted=values.inverted or Sourced(False, "default: white is air"),
-        mirrored=values.mirrored or Sourced(False, "default: the image is the one seen from the source"),
-    )
+    filled = with_defaults(values, image_size_px, default_intensity)
     camera = Camera(
         sdd_mm=float(_value(filled.sdd_mm)),
         pixel_spacing_mm=_pair(_value(filled.pixel_spacing_mm), float),

@@ -9,7 +9,7 @@ import numpy as np
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.files import require_file
-from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced
+from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced, assumed
 
 ITK_SUFFIXES = (".png", ".tif", ".tiff", ".nrrd", ".nhdr", ".mha", ".mhd", ".nii", ".nii.gz", ".jpg", ".jpeg", ".bmp")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -54,10 +54,10 @@ class StoredImage:
     def likely_intensity(self) -> Sourced[str]:
         """What such a file usually holds when nobody says: 8 bits are a display image, more are counts, floating point is line integrals."""
         if self.bits == 0:
-            return Sourced("line_integral", "default: floating-point file")
+            return assumed("line_integral", "floating-point file")
         if self.bits <= 8:
-            return Sourced("display", f"default: {self.bits}-bit file")
-        return Sourced("counts", f"default: {self.bits}-bit file")
+            return assumed("display", f"{self.bits}-bit file")
+        return assumed("counts", f"{self.bits}-bit file")
 
 
 def suffix_of(path: Path) -> str:

@@ -12,9 +12,11 @@ import pytest
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
-from SphericalRegLib.imaging.geometry_values import from_user
+from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced, assumed, describe_origins, from_user, with_defaults
+from SphericalRegLib.imaging.starts import Start
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.mrml.detector import PlacedCamera, is_mirrored, placed_camera, set_image
+from SphericalRegLib.mrml.geometry_attribute import keep_geometry, kept_geometry
 from SphericalRegLib.mrml.labelling import with_parts
 from SphericalRegLib.mrml.matrices import to_vtk
 from SphericalRegLib.mrml.provenance import describe, result_of, transform_of
@@ -123,6 +125,20 @@ def test_a_mask_node_excludes(scene: Any, xray_node: Any) -> None:
     set_voxels(mask, keep, np.eye(4))
     radiograph = radiograph_from_node(xray_node, from_user(sdd_mm=1000.0), mask=mask, collimator=False)
     assert np.array_equal(radiograph.mask, keep[0] > 0)
+
+
+def test_the_geometry_of_a_header_is_kept_without_what_no_file_can_say(xray_node: Any) -> None:
+    """C-arm angles and sides are read from the header again; what was only assumed is assumed again."""
+    header = GeometryValues(
+        sdd_mm=Sourced(1020.0, "DistanceSourceToDetector (0018,1110)"),
+        start=Sourced(Start("pa", 30, -12.5), "PositionerPrimaryAngle (0018,1510)"),
+        image_axes=Sourced(("L", "F"), "PatientOrientation (0020,0020)"),
+        initial_camera_from_world=Sourced(np.eye(4), "user"),
+    )
+    keep_geometry(xray_node, with_defaults(header, (50, 40), assumed("counts", "16-bit file")))
+    kept = describe_origins(kept_geometry(xray_node))
+    assert set(kept) == {"sdd_mm", "size_px", "initial_camera_from_world"}
+    assert kept["sdd_mm"] == header.sdd_mm
 
 
 def test_frames_must_be_chosen(scene: Any) -> None:
