@@ -75,8 +75,10 @@ class GeometrySection:
         else:
             values = from_parameters(p, self.known)
             if edited(values, self.known):
-                self.known = values
                 keep_geometry(xray, values)
+                # Whether white is bone by default goes with the intensity.
+                self.known = replace(values, inverted=known_geometry(xray).inverted)
+                p.inverted = self.known.inverted.value
                 if p.initial == SCENE:  # the X-ray that was placed is what will be registered
                     self.panel.initial.refresh_placed()
         show_origins(self.ui, self.known)
@@ -112,7 +114,7 @@ def known_geometry(xray: Any) -> GeometryValues:
         return GeometryValues(
             **{name: Sourced(value, PLACED) for name, value in vars(placed.camera).items()},
             intensity=Sourced("line_integral", PLACED),
-            inverted=Sourced(False, PLACED),
+            inverted=Sourced(True, PLACED),
             mirrored=Sourced(False, PLACED),
         )
     stored = stored_image(xray, 0)
@@ -130,7 +132,7 @@ def dicom_geometry(xray: Any) -> GeometryValues:
     from SphericalRegLib.imaging.dicom import read_dicom_geometry
 
     try:
-        return read_dicom_geometry(path).values
+        return read_dicom_geometry(path).as_read_by_itk
     except InputError as error:
         return GeometryValues(warnings=(str(error),))
 

@@ -1,8 +1,6 @@
-"""The pixels of a DICOM X-ray: frame, modality LUT, what the values mean, and which of them the file itself declares to be no image.
+"""The pixels of a DICOM X-ray: frame, modality LUT, and which of them the file itself declares to be no image.
 
-How stored values relate to the beam is said by Pixel Intensity Relationship (LIN, LOG, DISP) and its sign; where they are missing, by custom:
-fluoroscopy (XA, RF) shows air bright, general radiography (CR, DX) shows bone bright, and MONOCHROME1 turns either round. A linear window is for
-looking at an image and only clips it, so it is not applied; a VOI LUT or a sigmoid is part of a display image's curve and is.
+A linear window is for looking at an image and only clips it, so it is not applied; a VOI LUT or a sigmoid is part of a display image's curve and is.
 """
 
 from __future__ import annotations
@@ -15,9 +13,9 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from SphericalRegLib.errors import InputError
-from SphericalRegLib.imaging.dicom import FLUOROSCOPY, DicomGeometry, geometry_of
+from SphericalRegLib.imaging.dicom import DicomGeometry, geometry_of
 from SphericalRegLib.imaging.dicom_header import Header, read_dataset, tag_text
-from SphericalRegLib.imaging.geometry_values import Sourced, assumed
+from SphericalRegLib.imaging.dicom_values import rescaled, stored_range
 from SphericalRegLib.imaging.pixels import StoredImage, choose_frame, single_channel
 
 
@@ -37,14 +35,11 @@ def read_dicom(path: str | Path, frame: int | None = None) -> StoredImage:
         raise InputError(f"X-ray {path} is a DICOM file without pixels")
     stored = _decode(dataset, path, frames, geometry)[chosen]
     valid = _valid_pixels(header, stored)
-    grey, slope = _rescaled(header, stored)
-    intensity, inverted, negate = _meaning(header, geometry.modality, slope)
-    if negate:
-        grey = grey.max() - grey
-    elif intensity.value == "display":
+    grey = rescaled(header, stored)
+    values = replace(geometry.values, warnings=tuple(header.warnings))
+    if values.intensity is not None and values.intensity.value == "display":
         grey = _display_curve(dataset, grey)
     bits = int(dataset.get("BitsStored", 0) or dataset.get("BitsAllocated", 16))
-    values = replace(geometry.values, intensity=intensity, inverted=inverted, warnings=tuple(header.warnings))
     return StoredImage(grey.astype(np.float32), str(stored.dtype), bits, frames, chosen, values, valid)
 
 
@@ -76,7 +71,7 @@ def _decode(dataset: Dataset, path: Path, frames: int, geometry: DicomGeometry) 
 
 
 def _decode_with_gdcm(dataset: Dataset, path: Path) -> np.ndarray:
-    """Compressed pixels through SimpleITK; it applies the rescaling, which is then undone."""
+    """Compressed pixels through SimpleITK; it applies the rescaling and turns MONOCHROME1 round, which is then undone."""
     import SimpleITK as sitk
 
     try:
@@ -85,47 +80,8 @@ def _decode_with_gdcm(dataset: Dataset, path: Path) -> np.ndarray:
         name = dataset.file_meta.TransferSyntaxUID.name
         raise InputError(f"X-ray {path} is compressed ({name}) and cannot be decoded: store it uncompressed, or install pylibjpeg") from None
     slope, intercept = float(dataset.get("RescaleSlope", 1) or 1), float(dataset.get("RescaleIntercept", 0) or 0)
-    return array if (slope, intercept) == (1.0, 0.0) else np.round((array - intercept) / slope)
-
-
-def _rescaled(header: Header, stored: np.ndarray) -> tuple[np.ndarray, float]:
-    """Values after the modality LUT, and the sign of its slope."""
-    if header.raw("ModalityLUTSequence") is not None:
-        from pydicom.pixels import apply_modality_lut
-
-        return np.asarray(apply_modality_lut(stored, header.dataset), dtype=np.float64), 1.0
-    slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
-    factor = 1.0 if slope is None else slope.value
-    if factor == 0:
-        header.warn(f"{tag_text('RescaleSlope')} is 0: ignored")
-        factor = 1.0
-    return stored.astype(np.float64) * factor + (0.0 if intercept is None else intercept.value), factor
-
-
-def _meaning(header: Header, modality: str, slope: float) -> tuple[Sourced[str], Sourced[bool], bool]:
-    """Intensity kind, whether white is bone, and whether the values must be negated to be line integrals."""
-    relationship = header.text("PixelIntensityRelationship")
-    sign = header.number("PixelIntensityRelationshipSign")
-    photometric = header.text("PhotometricInterpretation")
-    if sign is not None and sign.value in (-1, 1):
-        # The sign is about stored values; a negative slope turns it round.
-        bone_bright = Sourced((sign.value < 0) != (slope < 0), sign.origin)
-    else:
-        dark_first = photometric is not None and photometric.value == "MONOCHROME1"
-        custom = "fluoroscopy shows air bright" if modality in FLUOROSCOPY else "radiography shows bone bright"
-        bone_bright = assumed((modality not in FLUOROSCOPY) != dark_first, f"{custom}, {'MONOCHROME1 (0028,0004)' if dark_first else 'MONOCHROME2'}")
-    if header.raw("ModalityLUTSequence") is not None and modality in FLUOROSCOPY:
-        return Sourced("counts", f"{tag_text('ModalityLUTSequence')} makes the values linear"), bone_bright, False
-    if relationship is not None and relationship.value == "LIN":
-        return Sourced("counts", f"{relationship.origin} LIN"), bone_bright, False
-    if relationship is not None and relationship.value == "LOG":
-        return Sourced("line_integral", f"{relationship.origin} LOG"), bone_bright, not bone_bright.value
-    purpose = header.text("PresentationIntentType")
-    if purpose is not None and purpose.value == "FOR PROCESSING" and relationship is None:
-        return assumed("counts", f"{purpose.origin} FOR PROCESSING"), bone_bright, False
-    if relationship is not None:
-        return Sourced("display", f"{relationship.origin} {relationship.value}"), bone_bright, False
-    return assumed("display", f"{tag_text('PixelIntensityRelationship')} is missing"), bone_bright, False
+    stored = array if (slope, intercept) == (1.0, 0.0) else np.round((array - intercept) / slope)
+    return sum(stored_range(int(dataset.BitsStored), dataset)) - stored if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else stored
 
 
 def _display_curve(dataset: Dataset, grey: np.ndarray) -> np.ndarray:

@@ -7,7 +7,8 @@ Keys, with units and frames (pairs are [column, row]; the image is the one store
 - ``size_px``: optional; checked against the image.
 - ``principal_point_px``: where the central ray meets the detector; (0, 0) is the centre of the first pixel. Optional: the image's middle.
 - ``sod_mm``: optional, source to the centre of the object; only starts from named views use it.
-- ``intensity``: "counts", "display" or "line_integral"; ``inverted``: white is bone; ``mirrored``: stored as seen from the detector's side.
+- ``intensity``: "counts", "display" or "line_integral"; ``inverted``: white is bone (by default in line integrals only); ``mirrored``: stored as seen
+  from the detector's side.
 - ``frame``: which frame of a multi-frame X-ray, from 0; ``i0``: detector counts without an object; ``collimator``: false switches the search for its
   border off. All optional.
 - ``initial_camera_from_world``, ``camera2_from_camera1`` (in geometry_2.json): 4 x 4, rigid, mm, of the un-mirrored camera.
@@ -35,7 +36,7 @@ from SphericalRegLib.imaging.geometry_values import INTENSITIES, GeometryValues,
 RIGID_TOLERANCE = 1e-3
 
 _RELATION = re.compile(r"camera\d*_from_camera1")
-_NO_KEYS = {"camera_from_camera1", "start", "image_axes", "warnings"}
+_NO_KEYS = {"camera_from_camera1", "full_scale", "start", "image_axes", "warnings"}
 KEYS = frozenset(entry.name for entry in fields(GeometryValues)) - _NO_KEYS | {"camera2_from_camera1"}
 """Of a geometry file."""
 
@@ -92,7 +93,7 @@ def write_geometry(
     camera: Camera,
     *,
     intensity: str = "counts",
-    inverted: bool = False,
+    inverted: bool | None = None,
     mirrored: bool = False,
     initial_camera_from_world: np.ndarray | None = None,
     camera_from_camera1: np.ndarray | None = None,
@@ -103,6 +104,7 @@ def write_geometry(
 
     Args:
         camera: of the image as stored (mirrored if ``mirrored``).
+        inverted: white is bone; None: as is usual with ``intensity``.
         notes: further keys, kept beside the others.
 
     Raises:
@@ -115,7 +117,7 @@ def write_geometry(
         "size_px": [int(v) for v in camera.size_px],
         "principal_point_px": [float(v) for v in camera.principal_point_px],
         "intensity": intensity,
-        "inverted": inverted,
+        "inverted": intensity == "line_integral" if inverted is None else inverted,
         "mirrored": mirrored,
     }
     if initial_camera_from_world is not None:

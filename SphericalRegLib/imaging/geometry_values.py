@@ -46,6 +46,7 @@ class GeometryValues:
     """The part of an X-ray's geometry that one source knows; ``None`` where it does not.
 
     Pairs are (column, row). ``inverted``: white is bone. ``mirrored``: the stored image is the one seen from the detector's side.
+    ``full_scale``: the largest value that the image's type can hold, in the image's own values; inverted counts are taken from it.
     ``initial_camera_from_world`` and ``camera_from_camera1`` are (4, 4) float64 and belong to the un-mirrored camera. ``start``: C-arm angles or
     a named view. ``image_axes``: patient directions (of RLAPHF) in which the stored rows and columns run. ``frame``: which of several, from 0.
     ``i0``: detector counts without an object. ``collimator``: whether its border is to be searched for.
@@ -58,6 +59,7 @@ class GeometryValues:
     principal_point_px: Sourced[tuple[float, float]] | None = None
     intensity: Sourced[str] | None = None
     inverted: Sourced[bool] | None = None
+    full_scale: Sourced[float] | None = None
     mirrored: Sourced[bool] | None = None
     initial_camera_from_world: Sourced[np.ndarray] | None = None
     camera_from_camera1: Sourced[np.ndarray] | None = None
@@ -105,7 +107,8 @@ def first_known(*parts: GeometryValues) -> GeometryValues:
 
 
 def with_defaults(values: GeometryValues, image_size_px: tuple[int, int], default_intensity: Sourced[str]) -> GeometryValues:
-    """What may be assumed filled in, with a "default" origin: the central ray through the middle of the image, white = air, an unmirrored image.
+    """What may be assumed filled in, with a "default" origin: the central ray through the middle of the image, white = air (in line integrals white =
+    bone), an unmirrored image.
 
     Args:
         values: all that is known.
@@ -113,12 +116,14 @@ def with_defaults(values: GeometryValues, image_size_px: tuple[int, int], defaul
         default_intensity: what the kind of file suggests.
     """
     columns, rows = image_size_px
+    intensity = values.intensity or default_intensity
+    usual = assumed(True, "line integrals show bone white") if intensity.value == "line_integral" else assumed(False, "white is air")
     return replace(
         values,
         size_px=values.size_px or Sourced((columns, rows), "image"),
         principal_point_px=values.principal_point_px or assumed(((columns - 1) / 2, (rows - 1) / 2), "the central ray meets the middle of the image"),
-        intensity=values.intensity or default_intensity,
-        inverted=values.inverted or assumed(False, "white is air"),
+        intensity=intensity,
+        inverted=values.inverted or usual,
         mirrored=values.mirrored or assumed(False, "the image is the one seen from the source"),
     )
 

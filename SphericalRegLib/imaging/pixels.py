@@ -27,7 +27,7 @@ class StoredImage:
         value_type: e.g. "uint16", of the file.
         bits: significant bits of an integer type, 0 for floating point.
         frames: frames in the file; ``frame`` is the one read.
-        header: geometry that the file itself knows (DICOM), else empty.
+        header: what the file itself knows of the geometry: all that a DICOM header says, of other files the full scale.
         note: what was done on reading that a user should know, in words; empty if nothing.
         valid: (H, W) bool, False where the file itself says that there is no image (DICOM's shutter, collimator, padding); None: everywhere.
     """
@@ -41,14 +41,19 @@ class StoredImage:
     valid: np.ndarray | None = None
     note: str = ""
 
+    @classmethod
+    def from_array(cls, grey: np.ndarray, frames: int = 1, frame: int = 0, note: str = "") -> StoredImage:
+        """Grey values (H, W) in the type that they were stored in, of a file that says no more about them."""
+        kind = grey.dtype
+        if kind.kind == "f":
+            return cls(grey.astype(np.float32), str(kind), 0, frames, frame, note=note)
+        bits, highest = (1, 1) if kind.kind == "b" else (8 * kind.itemsize, np.iinfo(kind).max)
+        header = GeometryValues(full_scale=Sourced(float(highest), f"{kind} values"))
+        return cls(grey.astype(np.float32), str(kind), bits, frames, frame, header, note=note)
+
     @property
     def size_px(self) -> tuple[int, int]:
         return (self.grey.shape[1], self.grey.shape[0])
-
-    @property
-    def full_scale(self) -> float | None:
-        """The largest value that the stored type can hold."""
-        return float(2**self.bits - 1) if self.bits else None
 
     @property
     def likely_intensity(self) -> Sourced[str]:
@@ -106,11 +111,7 @@ def read_pixels(path: str | Path, frame: int | None = None) -> StoredImage:
     chosen = choose_frame(frames, frame, path)
     grey = array[chosen]
     check_size(grey, path)
-    return StoredImage(grey.astype(np.float32), str(array.dtype), bits_of(array.dtype), frames, chosen, note=note)
-
-
-def bits_of(dtype: np.dtype) -> int:
-    return 0 if dtype.kind == "f" else (1 if dtype.kind == "b" else dtype.itemsize * 8)
+    return StoredImage.from_array(grey, frames, chosen, note)
 
 
 def choose_frame(frames: int, frame: int | None, path: Path) -> int:

@@ -73,7 +73,7 @@ class Radiograph:
             geometry: a ``Camera``, a mapping with the keys of geometry.json, such a file, or None for a DICOM file that knows its own. It
                 describes the image as stored; what it leaves open is taken from the DICOM header.
             intensity: "counts", "display" or "line_integral".
-            inverted: white is bone.
+            inverted: white is bone; by default in line integrals only.
             mirrored: stored as seen from the detector's side. The image and its camera are un-mirrored.
             mask: file or (H, W) array of the stored image; zero excludes a pixel.
             collimator: find the collimated border and mask it (by default yes).
@@ -116,9 +116,9 @@ class Radiograph:
         if collimator is None:
             collimator = view.values.collimator is None or view.values.collimator.value
         if collimator:
-            usable = usable & open_field(stored, usable, view.intensity, view.inverted)[0]
-        i0 = None if view.values.i0 is None else view.values.i0.value
-        image = to_line_integral(stored.grey, usable, view.intensity, view.inverted, i0, stored.full_scale, where)
+            usable = usable & open_field(stored, usable, view.inverted)[0]
+        i0, full_scale = (None if known is None else known.value for known in (view.values.i0, view.values.full_scale))
+        image = to_line_integral(stored.grey, usable, view.intensity, view.inverted, i0, full_scale, where)
         finite = np.isfinite(image)
         if not finite.all():
             image = np.where(finite, image, np.median(image[usable])).astype(np.float32)
@@ -216,10 +216,9 @@ def usable_pixels(stored: StoredImage, mask: str | Path | np.ndarray | None, whe
     return usable
 
 
-def open_field(stored: StoredImage, usable: np.ndarray, intensity: str, inverted: bool) -> tuple[np.ndarray, str]:
-    """(H, W) bool: pixels that the collimator leaves open, and its shape in words ("" where there is none)."""
-    air_is_high = not (inverted or intensity == "line_integral")
-    mask, fields = open_mask(stored.grey, usable, air_is_high, lambda counted: air_bright(stored.grey, counted, intensity, inverted))
+def open_field(stored: StoredImage, usable: np.ndarray, inverted: bool) -> tuple[np.ndarray, str]:
+    """(H, W) bool: pixels that the collimator leaves open, and its shape in words ("" where there is none). ``inverted``: white is bone."""
+    mask, fields = open_mask(stored.grey, usable, not inverted, lambda counted: air_bright(stored.grey, counted, inverted))
     return mask, " in a blanked ".join(field.shape for field in reversed(fields))
 
 

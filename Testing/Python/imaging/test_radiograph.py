@@ -79,6 +79,21 @@ def test_line_integrals_are_taken_as_they_are(tmp_path):
     assert np.array_equal(Radiograph.read(save(tmp_path / "x.nrrd", truth), CAMERA).image, truth)
 
 
+def test_line_integrals_are_bone_bright_unless_somebody_says_otherwise(tmp_path):
+    truth = line_integrals()
+    path = save(tmp_path / "x.npy", 5 - truth)
+    np.testing.assert_allclose(Radiograph.read(path, CAMERA, inverted=False).image, truth, atol=1e-5)
+    assert Radiograph.read(path, CAMERA).known.inverted.value is True
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint16])
+def test_inverted_counts_are_taken_from_what_their_type_can_hold(tmp_path, kind):
+    truth = line_integrals()
+    counts = (np.iinfo(kind).max - np.round(20000 * np.exp(-truth))).astype(kind)
+    image = Radiograph.read(save(tmp_path / "x.nrrd", counts), CAMERA, intensity="counts", inverted=True, collimator=False).image
+    np.testing.assert_allclose(image, truth, atol=0.01)
+
+
 def test_kind_follows_the_file_when_nobody_says(tmp_path):
     grey = np.round(200 * np.exp(-line_integrals())).astype(np.uint8)
     assert Radiograph.read(save(tmp_path / "a.png", grey), CAMERA).intensity == "display"
