@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.dicom import DicomGeometry, geometry_of
-from SphericalRegLib.imaging.dicom_header import Header, read_dataset, tag_text
+from SphericalRegLib.imaging.dicom_header import Header, read_dataset, signed_as_stored, tag_text
 from SphericalRegLib.imaging.dicom_values import rescaled, stored_range
 from SphericalRegLib.imaging.pixels import StoredImage, choose_frame, single_channel
 
@@ -103,7 +103,7 @@ def _valid_pixels(header: Header, stored: np.ndarray) -> np.ndarray | None:
     padding = header.number("PixelPaddingValue")
     if padding is not None:
         limit = header.number("PixelPaddingRangeLimit")
-        low, high = sorted((padding.value, padding.value if limit is None else limit.value))
+        low, high = sorted(signed_as_stored(end.value, header.dataset) for end in (padding, limit or padding))
         valid &= ~((stored >= low) & (stored <= high))
     if valid.all():
         return None

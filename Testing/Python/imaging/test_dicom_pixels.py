@@ -138,6 +138,14 @@ def test_shutter_collimator_and_padding_are_masked(tmp_path):
     pixels[0, :4] = 3999
     mask = Radiograph.read(write(tmp_path / "d.dcm", pixels, **GOOD, PixelPaddingValue=3999), collimator=False).mask
     assert not mask[:4].any() and mask[10:30, 10:40].all()
+    pixels = counts().astype(np.int16)
+    pixels[0, :4] = -2000
+    path = write(tmp_path / "e.dcm", pixels, **GOOD, PixelRepresentation=1, BitsStored=16, HighBit=15)
+    dataset = pydicom.dcmread(path)
+    dataset.add_new(0x00280120, "US", 65536 - 2000)  # signed, written as unsigned
+    dataset.save_as(path)
+    mask = Radiograph.read(path, collimator=False).mask
+    assert not mask[:4].any() and mask[4:].all()
 
 
 def test_collimator_edges_that_do_not_lie_in_the_image_are_ignored(tmp_path):
