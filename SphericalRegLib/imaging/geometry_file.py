@@ -55,7 +55,7 @@ def read_geometry(path: str | Path, view: int = 1) -> GeometryValues:
 
 
 def parse_geometry(content: Mapping[str, Any], where: str = "geometry", origin: str = "user", view: int = 1) -> GeometryValues:
-    """The values of a mapping with the keys of ``geometry.json``.
+    """The values of a mapping with the keys of ``geometry.json``; None is as good as no key.
 
     Args:
         where: named in messages.

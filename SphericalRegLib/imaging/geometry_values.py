@@ -82,12 +82,6 @@ class ViewGeometry:
     values: GeometryValues
 
 
-def from_user(**given: Any) -> GeometryValues:
-    """Values given in a call or typed by a user; ``None`` means not given."""
-    known: dict[str, Any] = {name: Sourced(value, "user") for name, value in given.items() if value is not None}
-    return GeometryValues(**known)
-
-
 def from_camera(camera: Camera, origin: str = "user") -> GeometryValues:
     return GeometryValues(
         sdd_mm=Sourced(camera.sdd_mm, origin),

@@ -13,7 +13,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.collimator import open_mask
 from SphericalRegLib.imaging.geometry_file import parse_geometry, read_geometry
-from SphericalRegLib.imaging.geometry_values import GeometryValues, complete, first_known, from_camera, from_user
+from SphericalRegLib.imaging.geometry_values import GeometryValues, complete, first_known, from_camera
 from SphericalRegLib.imaging.normalization import air_bright, to_line_integral
 from SphericalRegLib.imaging.pixels import StoredImage, read_pixels
 
@@ -46,6 +46,8 @@ class Radiograph:
     known: GeometryValues = field(default_factory=GeometryValues, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "image", np.asarray(self.image).astype(np.float32, copy=False))
+        object.__setattr__(self, "mask", np.asarray(self.mask).astype(bool, copy=False))
         if self.image.ndim != 2 or self.image.shape != self.mask.shape:
             raise InputError(f"X-ray {self.name}: image {self.image.shape} and mask {self.mask.shape} must be two-dimensional and alike")
         rows, columns = self.image.shape
@@ -84,8 +86,8 @@ class Radiograph:
             InputError: anything that cannot be used, in one sentence.
         """
         path = Path(path)
-        given = from_user(intensity=intensity, inverted=inverted, mirrored=mirrored, frame=frame, collimator=collimator, i0=i0)
-        values = first_known(given, geometry_values(geometry))
+        said = {"intensity": intensity, "inverted": inverted, "mirrored": mirrored, "frame": frame, "collimator": collimator, "i0": i0}
+        values = first_known(parse_geometry(said, f"X-ray {path}"), geometry_values(geometry))
         stored = read_pixels(path, None if values.frame is None else values.frame.value)
         return cls.from_stored(stored, values, mask=mask, name=path.name, where=f"X-ray {path}")
 

@@ -210,7 +210,7 @@ def test_a_slice_leads_to_its_own_series_only(tmp_path):
     write_series(tmp_path, prefix="other")
     with pytest.raises(InputError, match=r"alone000\.dcm is one slice and has no SeriesInstanceUID"):
         Volume.read(tmp_path / "alone000.dcm")
-    with pytest.raises(InputError, match="No series .* fit ''"):
+    with pytest.raises(InputError, match=r"No series .* fit ''"):
         Volume.read(folder, series="")
 
 

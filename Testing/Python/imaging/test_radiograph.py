@@ -203,6 +203,31 @@ def test_tensor_gives_image_and_mask():
     assert tensor.shape == mask.shape == (ROWS, COLUMNS) and mask.numpy().sum() == (image > 0).sum()
 
 
+def test_image_and_mask_are_what_they_are_said_to_be():
+    image = line_integrals()
+    radiograph = Radiograph(image.astype(np.float64), (image > 0).astype(np.uint8), CAMERA)
+    assert (radiograph.image.dtype, radiograph.mask.dtype) == (np.float32, bool)
+    assert radiograph.image[radiograph.mask].shape == (np.count_nonzero(image > 0),)
+    assert [str(tensor.dtype) for tensor in radiograph.tensor()] == ["torch.float32", "torch.bool"]
+
+
+@pytest.mark.parametrize(
+    "given,message",
+    [
+        ({"i0": -1}, "i0 is -1, expected a number above zero"),
+        ({"i0": float("nan")}, "i0 is nan, expected a finite number"),
+        ({"frame": 0.5}, "frame is 0.5, expected a frame number"),
+        ({"inverted": 1}, "inverted is 1, expected true or false"),
+        ({"intensity": "grey"}, "expected one of counts"),
+    ],
+)
+def test_arguments_are_checked_as_a_geometry_file_is(tmp_path, given, message):
+    path = save(tmp_path / "x.png", _grey())
+    with pytest.raises(InputError, match=message) as caught:
+        Radiograph.read(path, CAMERA, **{"intensity": "counts", **given})
+    assert "x.png" in str(caught.value)
+
+
 def _grey() -> np.ndarray:
     return np.round(60000 * np.exp(-line_integrals())).astype(np.uint16)
 
