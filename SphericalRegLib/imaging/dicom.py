@@ -65,18 +65,18 @@ def read_dicom_geometry(path: str | Path, frame: int = 0) -> DicomGeometry:
         InputError: not DICOM, not an image, or not an X-ray.
     """
     path = Path(path)
-    return geometry_of(Header(read_dataset(path, pixels=False), frame), path)
+    return geometry_of(Header(read_dataset(path, pixels=False), frame), f"X-ray {path}")
 
 
-def geometry_of(header: Header, path: Path) -> DicomGeometry:
-    """The geometry in a header that is already read."""
+def geometry_of(header: Header, where: str) -> DicomGeometry:
+    """The geometry in a header that is already read; ``where``: how messages call the file."""
     dataset = header.dataset
     modality = str(dataset.get("Modality", "") or "").upper()
     if modality not in XRAY_MODALITIES:
-        raise InputError(f"X-ray {path} is a DICOM file of modality {modality}, expected a projection X-ray (XA, RF, DX or CR)")
+        raise InputError(f"{where} is a DICOM file of modality {modality}, expected a projection X-ray (XA, RF, DX or CR)")
     columns, rows = int(dataset.get("Columns", 0) or 0), int(dataset.get("Rows", 0) or 0)
     if columns < 1 or rows < 1:
-        raise InputError(f"X-ray {path} is a DICOM file without an image (no Rows and Columns)")
+        raise InputError(f"{where} is a DICOM file without an image (no Rows and Columns)")
     sdd, sod = _distances(header)
     spacing = _pixel_spacing(header, columns, sdd, sod)
     start = _start(header)

@@ -25,52 +25,56 @@ def read_dicom(path: str | Path, frame: int | None = None) -> StoredImage:
     Raises:
         InputError: not a DICOM X-ray, no pixels, truncated, compressed in a way that cannot be decoded, several frames and none chosen.
     """
-    path = Path(path)
-    dataset = read_dataset(path)
-    frames = _frame_count(dataset, path)
-    chosen = choose_frame(frames, frame, path)
-    header = Header(dataset, chosen)
-    geometry = geometry_of(header, path)
-    if "PixelData" not in dataset and "FloatPixelData" not in dataset:
-        raise InputError(f"X-ray {path} is a DICOM file without pixels")
-    stored = _decode(dataset, path, frames, geometry)[chosen]
+    header, geometry, stored = stored_frame(Path(path), frame, "X-ray")
     valid = _valid_pixels(header, stored)
     grey = rescaled(header, stored)
     values = replace(geometry.values, warnings=tuple(header.warnings))
     if values.intensity is not None and values.intensity.value == "display":
-        grey = _display_curve(dataset, grey)
-    bits = int(dataset.get("BitsStored", 0) or dataset.get("BitsAllocated", 16))
-    return StoredImage(grey.astype(np.float32), str(stored.dtype), bits, frames, chosen, values, valid)
+        grey = _display_curve(header.dataset, grey)
+    bits = int(header.dataset.get("BitsStored", 0) or header.dataset.get("BitsAllocated", 16))
+    return StoredImage(grey.astype(np.float32), str(stored.dtype), bits, geometry.frames, geometry.frame, values, valid)
 
 
-def _frame_count(dataset: Dataset, path: Path) -> int:
+def stored_frame(path: Path, frame: int | None, what: str) -> tuple[Header, DicomGeometry, np.ndarray]:
+    """One frame's header, geometry and values (H, W) as they are in the file; ``what`` is how messages call it. Raises as ``read_dicom``."""
+    where = f"{what} {path}"
+    dataset = read_dataset(path, what=what)
+    frames = _frame_count(dataset, where)
+    header = Header(dataset, choose_frame(frames, frame, where))
+    geometry = geometry_of(header, where)
+    if "PixelData" not in dataset and "FloatPixelData" not in dataset:
+        raise InputError(f"{where} is a DICOM file without pixels")
+    return header, geometry, _decode(dataset, path, where, frames, geometry)[header.frame]
+
+
+def _frame_count(dataset: Dataset, where: str) -> int:
     try:
         return max(1, int(dataset.get("NumberOfFrames", 1) or 1))
     except (TypeError, ValueError):
-        raise InputError(f"X-ray {path}: {tag_text('NumberOfFrames')} is {dataset.get('NumberOfFrames')!r}, expected a number") from None
+        raise InputError(f"{where}: {tag_text('NumberOfFrames')} is {dataset.get('NumberOfFrames')!r}, expected a number") from None
 
 
-def _decode(dataset: Dataset, path: Path, frames: int, geometry: DicomGeometry) -> np.ndarray:
+def _decode(dataset: Dataset, path: Path, where: str, frames: int, geometry: DicomGeometry) -> np.ndarray:
     """(frames, H, W) stored values."""
     try:
         array = dataset.pixel_array
     except Exception as error:  # pydicom and its plugins raise nearly anything, from AttributeError to plugin-specific types
         compressed = getattr(dataset.file_meta.get("TransferSyntaxUID", None), "is_compressed", False) if hasattr(dataset, "file_meta") else False
         if not compressed:
-            raise InputError(f"X-ray {path} has damaged or incomplete pixels: {_first_line(error)}") from None
-        array = _decode_with_gdcm(dataset, path)
+            raise InputError(f"{where} has damaged or incomplete pixels: {_first_line(error)}") from None
+        array = _decode_with_gdcm(dataset, path, where)
     if int(dataset.get("SamplesPerPixel", 1) or 1) > 1:
         array = array if array.ndim == 4 else array[None]
     elif array.ndim == 2:
         array = array[None]
-    array = single_channel(array, path)
+    array = single_channel(array, where)
     columns, rows = geometry.size_px
     if array.shape != (frames, rows, columns):
-        raise InputError(f"X-ray {path} holds {array.shape} pixels (frames, rows, columns), its header says {(frames, rows, columns)}")
+        raise InputError(f"{where} holds {array.shape} pixels (frames, rows, columns), its header says {(frames, rows, columns)}")
     return array
 
 
-def _decode_with_gdcm(dataset: Dataset, path: Path) -> np.ndarray:
+def _decode_with_gdcm(dataset: Dataset, path: Path, where: str) -> np.ndarray:
     """Compressed pixels through SimpleITK; it applies the rescaling and turns MONOCHROME1 round, which is then undone."""
     import SimpleITK as sitk
 
@@ -78,7 +82,7 @@ def _decode_with_gdcm(dataset: Dataset, path: Path) -> np.ndarray:
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     except RuntimeError:
         name = dataset.file_meta.TransferSyntaxUID.name
-        raise InputError(f"X-ray {path} is compressed ({name}) and cannot be decoded: store it uncompressed, or install pylibjpeg") from None
+        raise InputError(f"{where} is compressed ({name}) and cannot be decoded: store it uncompressed, or install pylibjpeg") from None
     slope, intercept = float(dataset.get("RescaleSlope", 1) or 1), float(dataset.get("RescaleIntercept", 0) or 0)
     stored = array if (slope, intercept) == (1.0, 0.0) else np.round((array - intercept) / slope)
     return sum(stored_range(int(dataset.BitsStored), dataset)) - stored if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else stored

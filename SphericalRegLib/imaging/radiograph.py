@@ -15,7 +15,7 @@ from SphericalRegLib.imaging.collimator import open_mask
 from SphericalRegLib.imaging.geometry_file import parse_geometry, read_geometry
 from SphericalRegLib.imaging.geometry_values import GeometryValues, complete, first_known, from_camera
 from SphericalRegLib.imaging.normalization import air_bright, to_line_integral
-from SphericalRegLib.imaging.pixels import StoredImage, read_pixels
+from SphericalRegLib.imaging.pixels import StoredImage, read_mask, read_pixels
 
 if TYPE_CHECKING:
     import torch
@@ -206,10 +206,10 @@ def usable_pixels(stored: StoredImage, mask: str | Path | np.ndarray | None, whe
     usable = np.ones(stored.grey.shape, dtype=bool) if stored.valid is None else stored.valid.copy()
     if mask is not None:
         name = "mask" if isinstance(mask, np.ndarray) else f"mask {mask}"
-        grey = mask if isinstance(mask, np.ndarray) else read_pixels(mask).grey
-        if grey.shape != usable.shape:
-            raise InputError(f"{name} has {grey.shape[::-1]} pixels (columns, rows), expected the X-ray's {stored.size_px}")
-        usable &= grey != 0
+        kept = mask != 0 if isinstance(mask, np.ndarray) else read_mask(mask)
+        if kept.shape != usable.shape:
+            raise InputError(f"{name} has {kept.shape[::-1]} pixels (columns, rows), expected the X-ray's {stored.size_px}")
+        usable &= kept
         if not usable.any():
             raise InputError(f"{name} excludes every pixel of {where}: zero excludes, anything else includes")
     broken = int(np.count_nonzero(~np.isfinite(stored.grey) & usable))

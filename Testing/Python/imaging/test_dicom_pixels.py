@@ -148,6 +148,21 @@ def test_shutter_collimator_and_padding_are_masked(tmp_path):
     assert not mask[:4].any() and mask[4:].all()
 
 
+def test_a_mask_is_read_as_stored(tmp_path):
+    """Whatever a display would make of it: zero excludes."""
+    keep = np.zeros((1, ROWS, COLUMNS), np.uint16)
+    keep[:, 10:30, 10:40] = 1
+    path = write(tmp_path / "x.dcm", **GOOD)
+    display = {"RescaleSlope": 1, "RescaleIntercept": -1024, "VOILUTFunction": "SIGMOID", "WindowCenter": 0, "WindowWidth": 9}
+    mask = write(tmp_path / "mask.dcm", keep, modality="OT", **display)
+    assert np.array_equal(Radiograph.read(path, mask=mask, collimator=False).mask, keep[0] > 0)
+    mask.write_text("no mask")
+    with pytest.raises(InputError, match=r"^mask .*mask\.dcm"):
+        Radiograph.read(path, mask=mask)
+    with pytest.raises(InputError, match=r"^mask .*none\.png does not exist"):
+        Radiograph.read(path, mask=tmp_path / "none.png")
+
+
 def test_collimator_edges_that_do_not_lie_in_the_image_are_ignored(tmp_path):
     edges = {"Left": -184, "Right": 184}
     tags = {f"Collimator{side}VerticalEdge": value for side, value in edges.items()}
