@@ -149,7 +149,9 @@ def _pixel_spacing(
         return scanned
     if field_mm is not None:
         header.warn(f"the pixel spacing is estimated: {field_mm.origin} of {field_mm.value:g} mm over {columns} columns")
-        return Sourced((field_mm.value / columns,) * 2, f"{field_mm.origin} / Columns (0028,0011)")
+        aspect = header.spacing("PixelAspectRatio") or Sourced((1.0, 1.0), "")
+        across, down = (field_mm.value / columns * side / aspect.value[0] for side in aspect.value)
+        return Sourced((across, down), f"{field_mm.origin} / Columns (0028,0011){aspect.origin and f' x {aspect.origin}'}")
     return None
 
 

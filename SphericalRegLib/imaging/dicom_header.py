@@ -129,6 +129,15 @@ class Header:
             return None
         return Sourced((found.value[1], found.value[0]), found.origin)
 
+    def image_group(self, *keywords: str) -> Dataset:
+        """Group 0028 of the top level, and these elements of it as this frame has them."""
+        group = self.dataset.group_dataset(0x0028)
+        for keyword in keywords:
+            found = self.raw(keyword)
+            if found is not None:
+                setattr(group, keyword, found[0])
+        return group
+
     def warn(self, message: str) -> None:
         if message not in self.warnings:
             self.warnings.append(message)

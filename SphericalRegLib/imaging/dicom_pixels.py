@@ -1,7 +1,4 @@
-"""The pixels of a DICOM X-ray: frame, modality LUT, and which of them the file itself declares to be no image.
-
-A linear window is for looking at an image and only clips it, so it is not applied; a VOI LUT or a sigmoid is part of a display image's curve and is.
-"""
+"""The pixels of a DICOM X-ray: one frame, decoded, and which of its pixels the file itself declares to be no image."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from pydicom.dataset import Dataset
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.dicom import DicomGeometry, geometry_of
 from SphericalRegLib.imaging.dicom_header import Header, read_dataset, signed_as_stored, tag_text
-from SphericalRegLib.imaging.dicom_values import rescaled, stored_range
+from SphericalRegLib.imaging.dicom_values import displayed, rescaled, stored_range
 from SphericalRegLib.imaging.pixels import StoredImage, choose_frame, single_channel
 
 
@@ -30,7 +27,7 @@ def read_dicom(path: str | Path, frame: int | None = None) -> StoredImage:
     grey = rescaled(header, stored)
     values = replace(geometry.values, warnings=tuple(header.warnings))
     if values.intensity is not None and values.intensity.value == "display":
-        grey = _display_curve(header.dataset, grey)
+        grey = displayed(header, grey)
     bits = int(header.dataset.get("BitsStored", 0) or header.dataset.get("BitsAllocated", 16))
     return StoredImage(grey.astype(np.float32), str(stored.dtype), bits, geometry.frames, geometry.frame, values, valid)
 
@@ -44,7 +41,7 @@ def stored_frame(path: Path, frame: int | None, what: str) -> tuple[Header, Dico
     geometry = geometry_of(header, where)
     if "PixelData" not in dataset and "FloatPixelData" not in dataset:
         raise InputError(f"{where} is a DICOM file without pixels")
-    return header, geometry, _decode(dataset, path, where, frames, geometry)[header.frame]
+    return header, geometry, _decode(header, path, where, geometry)
 
 
 def _frame_count(dataset: Dataset, where: str) -> int:
@@ -54,24 +51,30 @@ def _frame_count(dataset: Dataset, where: str) -> int:
         raise InputError(f"{where}: {tag_text('NumberOfFrames')} is {dataset.get('NumberOfFrames')!r}, expected a number") from None
 
 
-def _decode(dataset: Dataset, path: Path, where: str, frames: int, geometry: DicomGeometry) -> np.ndarray:
-    """(frames, H, W) stored values."""
+def _decode(header: Header, path: Path, where: str, geometry: DicomGeometry) -> np.ndarray:
+    """(H, W) stored values of the header's frame."""
+    dataset = header.dataset
     try:
-        array = dataset.pixel_array
+        array = _pixel_array(dataset, header.frame, geometry.frames)
     except Exception as error:  # pydicom and its plugins raise nearly anything, from AttributeError to plugin-specific types
         compressed = getattr(dataset.file_meta.get("TransferSyntaxUID", None), "is_compressed", False) if hasattr(dataset, "file_meta") else False
         if not compressed:
             raise InputError(f"{where} has damaged or incomplete pixels: {_first_line(error)}") from None
-        array = _decode_with_gdcm(dataset, path, where)
-    if int(dataset.get("SamplesPerPixel", 1) or 1) > 1:
-        array = array if array.ndim == 4 else array[None]
-    elif array.ndim == 2:
-        array = array[None]
-    array = single_channel(array, where)
+        array = _decode_with_gdcm(dataset, path, where)[header.frame]
+    (array,) = single_channel(array[None], where)
     columns, rows = geometry.size_px
-    if array.shape != (frames, rows, columns):
-        raise InputError(f"{where} holds {array.shape} pixels (frames, rows, columns), its header says {(frames, rows, columns)}")
+    if array.shape != (rows, columns):
+        raise InputError(f"{where} holds {array.shape} pixels (rows, columns), its header says {(rows, columns)}")
     return array
+
+
+def _pixel_array(dataset: Dataset, frame: int, frames: int) -> np.ndarray:
+    """(H, W) or (H, W, channels) of one frame; before pydicom 3 all of them are decoded for it."""
+    try:
+        from pydicom.pixels import pixel_array
+    except ImportError:
+        return dataset.pixel_array[frame] if frames > 1 else dataset.pixel_array
+    return pixel_array(dataset, index=frame)
 
 
 def _decode_with_gdcm(dataset: Dataset, path: Path, where: str) -> np.ndarray:
@@ -86,17 +89,6 @@ def _decode_with_gdcm(dataset: Dataset, path: Path, where: str) -> np.ndarray:
     slope, intercept = float(dataset.get("RescaleSlope", 1) or 1), float(dataset.get("RescaleIntercept", 0) or 0)
     stored = array if (slope, intercept) == (1.0, 0.0) else np.round((array - intercept) / slope)
     return sum(stored_range(int(dataset.BitsStored), dataset)) - stored if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else stored
-
-
-def _display_curve(dataset: Dataset, grey: np.ndarray) -> np.ndarray:
-    """The VOI LUT or sigmoid of a display image, if it has one."""
-    has_lut = bool(dataset.get("VOILUTSequence"))
-    if not has_lut and str(dataset.get("VOILUTFunction", "")).upper() != "SIGMOID":
-        return grey
-    from pydicom.pixels import apply_voi_lut
-
-    values = np.round(grey).astype(np.int32) if has_lut else grey
-    return np.asarray(apply_voi_lut(values, dataset, prefer_lut=has_lut), dtype=np.float64)
 
 
 def _valid_pixels(header: Header, stored: np.ndarray) -> np.ndarray | None:

@@ -1,7 +1,8 @@
-"""What the values of a DICOM X-ray mean, as far as its header tells: modality LUT, kind of intensity, polarity.
+"""What the values of a DICOM X-ray mean, as far as its header tells: modality LUT, display curve, kind of intensity, polarity.
 
 How stored values relate to the beam is said by Pixel Intensity Relationship (LIN, LOG, DISP) and its sign; where they are missing, by custom:
 fluoroscopy (XA, RF) shows air bright, general radiography (CR, DX) shows bone bright, and MONOCHROME1 turns either round.
+A linear window is for looking at an image and only clips it, so it is not applied; a VOI LUT or a sigmoid is part of a display image's curve and is.
 """
 
 from __future__ import annotations
@@ -12,17 +13,30 @@ from pydicom.dataset import Dataset
 from SphericalRegLib.imaging.dicom_header import Header, tag_text
 from SphericalRegLib.imaging.geometry_values import Sourced, assumed
 
+try:
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+except ImportError:  # before pydicom 3, as in Slicer up to 5.10
+    from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut
+
 FLUOROSCOPY = ("XA", "RF")
+_DISPLAY = ("VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept")
 
 
 def rescaled(header: Header, stored: np.ndarray) -> np.ndarray:
     """Stored values after the modality LUT, float64."""
     if header.raw("ModalityLUTSequence") is not None:
-        from pydicom.pixels import apply_modality_lut
-
-        return np.asarray(apply_modality_lut(stored, header.dataset), dtype=np.float64)
+        return np.asarray(apply_modality_lut(stored, header.image_group("ModalityLUTSequence")), dtype=np.float64)
     intercept = header.number("RescaleIntercept")
     return stored.astype(np.float64) * _slope(header) + (0.0 if intercept is None else intercept.value)
+
+
+def displayed(header: Header, grey: np.ndarray) -> np.ndarray:
+    """Values of a display image after its VOI LUT or sigmoid, if it has one."""
+    has_lut, function = header.raw("VOILUTSequence") is not None, header.text("VOILUTFunction")
+    if not has_lut and (function is None or function.value != "SIGMOID"):
+        return grey
+    values = np.round(grey).astype(np.int32) if has_lut else grey
+    return np.asarray(apply_voi_lut(values, header.image_group(*_DISPLAY), prefer_lut=has_lut), dtype=np.float64)
 
 
 def full_scale(header: Header) -> Sourced[float] | None:

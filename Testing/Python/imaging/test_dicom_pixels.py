@@ -114,6 +114,13 @@ def test_voi_lut_of_a_display_image_is_applied_and_a_window_is_not(tmp_path):
     lut["LUTDescriptor"].VR = "US"
     with_lut = read_pixels(write(tmp_path / "a.dcm", **GOOD, VOILUTSequence=Sequence([lut])))
     assert np.array_equal(with_lut.grey, 2.0 * counts()[0])
+    of_frame = Dataset()
+    of_frame.FrameVOILUTSequence = Sequence([Dataset()])
+    of_frame.FrameVOILUTSequence[0].VOILUTSequence = Sequence([lut])
+    plain = Dataset()
+    path = write(tmp_path / "c.dcm", counts(2), **GOOD, PerFrameFunctionalGroupsSequence=Sequence([plain, of_frame]))
+    assert np.array_equal(read_pixels(path, 0).grey, counts(2)[0])
+    assert np.array_equal(read_pixels(path, 1).grey, 2.0 * counts(2)[1])
     windowed = read_pixels(write(tmp_path / "b.dcm", **GOOD, WindowCenter=2000, WindowWidth=100))
     assert np.array_equal(windowed.grey, counts()[0])
 
