@@ -16,7 +16,7 @@ from SphericalRegLib.imaging.geometry_values import Sourced, assumed
 try:
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 except ImportError:  # before pydicom 3, as in Slicer up to 5.10
-    from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut
+    from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut  # type: ignore[no-redef]
 
 FLUOROSCOPY = ("XA", "RF")
 _DISPLAY = ("VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept")

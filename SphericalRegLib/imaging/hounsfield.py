@@ -77,12 +77,13 @@ def _constant_backgrounds(values: np.ndarray) -> list[float]:
     sample = _sample(values)
     sample = sample[sample >= PADDING_BELOW_HU]
 
-    def fills(value: float, count: int) -> bool:
-        return count > 0 and count >= _BACKGROUND_SHARE * sample.size and _togetherness(values, value) >= _BACKGROUND_TOGETHER
+    def fills(value: float) -> bool:
+        count = int(np.count_nonzero(sample == value))
+        return 0 < count >= _BACKGROUND_SHARE * sample.size and _togetherness(values, value) >= _BACKGROUND_TOGETHER
 
     levels, counts = np.unique(sample[sample < _BACKGROUND_BELOW_HU], return_counts=True)
-    found = [float(levels[counts.argmax()])] if len(levels) and fills(levels[counts.argmax()], counts.max()) else []
-    if fills(0, np.count_nonzero(sample == 0)) and _share_of_faces(values, 0) >= 0.99:
+    found = [value for value in map(float, levels[counts.argsort()][-1:]) if fills(value)]
+    if fills(0) and _share_of_faces(values, 0) >= 0.99:
         found.append(0.0)
     return found
 

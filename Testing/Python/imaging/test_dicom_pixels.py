@@ -14,6 +14,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, JPEG2000Lossless
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.imaging import dicom_pixels
 from SphericalRegLib.imaging.dicom import read_dicom_geometry
 from SphericalRegLib.imaging.pixels import read_pixels
 from SphericalRegLib.imaging.radiograph import Radiograph
@@ -219,7 +220,15 @@ def test_compressed_garbage_is_named(tmp_path):
         Radiograph.read(path)
 
 
-def test_compressed_image_is_decoded(tmp_path):
+@pytest.mark.parametrize("plugins", [True, False])
+def test_compressed_image_is_decoded(tmp_path, plugins, monkeypatch):
+    """By pydicom where it has a plugin, else by ITK, which turns MONOCHROME1 round."""
+
+    def no_plugin(*_arguments):
+        raise RuntimeError("no plugin")
+
+    if not plugins:
+        monkeypatch.setattr(dicom_pixels, "_pixel_array", no_plugin)
     image = sitk.GetImageFromArray(counts())
     writer = sitk.ImageFileWriter()
     for tag, value in {"0008|0060": "XA", "0018|1110": "1020", "0018|1164": "0.3\\0.25"}.items():
