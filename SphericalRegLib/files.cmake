@@ -66,6 +66,7 @@ set(MODULE_PYTHON_SCRIPTS
   imaging/dicom_header.py
   imaging/dicom_pixels.py
   imaging/dicom_series.py
+  imaging/dicom_values.py
   imaging/files.py
   imaging/geometry_file.py
   imaging/geometry_values.py

@@ -12,8 +12,7 @@ from slicer.i18n import tr as _
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.geometry_file import read_geometry, write_geometry
-from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced, describe_origins, first_known
-from SphericalRegLib.imaging.pixels import StoredImage
+from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced, describe_origins, first_known, with_defaults
 from SphericalRegLib.mrml.detector import placed_camera
 from SphericalRegLib.mrml.geometry_attribute import keep_geometry, kept_geometry
 from SphericalRegLib.mrml.xrays import node_geometry, stored_image
@@ -76,8 +75,10 @@ class GeometrySection:
         else:
             values = from_parameters(p, self.known)
             if edited(values, self.known):
-                self.known = values
                 keep_geometry(xray, values)
+                # Whether white is bone by default goes with the intensity.
+                self.known = replace(values, inverted=known_geometry(xray).inverted)
+                p.inverted = self.known.inverted.value
                 if p.initial == SCENE:  # the X-ray that was placed is what will be registered
                     self.panel.initial.refresh_placed()
         show_origins(self.ui, self.known)
@@ -113,11 +114,12 @@ def known_geometry(xray: Any) -> GeometryValues:
         return GeometryValues(
             **{name: Sourced(value, PLACED) for name, value in vars(placed.camera).items()},
             intensity=Sourced("line_integral", PLACED),
-            inverted=Sourced(False, PLACED),
+            inverted=Sourced(True, PLACED),
             mirrored=Sourced(False, PLACED),
         )
     stored = stored_image(xray, 0)
-    return first_known(kept_geometry(xray), dicom_geometry(xray), node_geometry(xray), _assumed(stored))
+    known = first_known(kept_geometry(xray), dicom_geometry(xray), node_geometry(xray))
+    return with_defaults(known, stored.size_px, stored.likely_intensity)
 
 
 def dicom_geometry(xray: Any) -> GeometryValues:
@@ -130,19 +132,9 @@ def dicom_geometry(xray: Any) -> GeometryValues:
     from SphericalRegLib.imaging.dicom import read_dicom_geometry
 
     try:
-        return read_dicom_geometry(path).values
+        return read_dicom_geometry(path).as_read_by_itk
     except InputError as error:
         return GeometryValues(warnings=(str(error),))
-
-
-def _assumed(stored: StoredImage) -> GeometryValues:
-    columns, rows = stored.size_px
-    return GeometryValues(
-        principal_point_px=Sourced(((columns - 1) / 2, (rows - 1) / 2), _("default: the middle of the image")),
-        intensity=stored.likely_intensity,
-        inverted=Sourced(False, _("default: white is air")),
-        mirrored=Sourced(False, _("default: as seen from the source")),
-    )
 
 
 def to_parameters(values: GeometryValues, parameters: Any) -> None:

@@ -66,7 +66,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.path.resolve().name if self.path.name in ("", "..") else self.path.name  # a link keeps its own name
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,9 @@ def _locate(folder: Path, named: dict[str, Any], key: str, suffixes: tuple[str, 
         if not path.exists():
             raise InputError(f"{folder / 'case.json'}: {key} leads to {path}, which does not exist")
         return path
-    found = [candidate for suffix in suffixes if (candidate := folder / f"{key}{suffix}").is_file()]
+    # Some machines and programs write suffixes in capitals.
+    named_so = [path for path in folder.iterdir() if path.name.startswith(f"{key}.") and path.name[len(key) :].lower() in suffixes]
+    found = sorted(path for path in named_so if path.is_file())
     if folder_allowed and (folder / key).is_dir():
         found.append(folder / key)
     if len(found) > 1:

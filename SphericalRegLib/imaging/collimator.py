@@ -95,7 +95,7 @@ def find_open_field(signal: np.ndarray, usable: np.ndarray | None = None) -> Ope
     factor = max(1, round(max(signal.shape) / SEARCH_SIZE))
     small = _block_mean(signal, factor)
     if usable is not None and not usable.all():
-        small = _fill(small, _block_mean(usable, factor) > 0.99)
+        small = _fill(small, _block_mean(usable, factor) == 1)
     for level, field_share in ((_level(small), FIELD_SHARE), (_level(_without_scatter(small)), FIELD_SHARE_WITHOUT_SCATTER)):
         field = _best_field(level, field_share)
         if field is not None:

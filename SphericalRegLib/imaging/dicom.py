@@ -22,11 +22,11 @@ import numpy as np
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.dicom_header import Header, read_dataset, tag_text
+from SphericalRegLib.imaging.dicom_values import bone_bright, full_scale, intensity_kind, is_dark_first
 from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced
 from SphericalRegLib.imaging.starts import PATIENT_DIRECTIONS_RAS, Start
 
 XRAY_MODALITIES = ("XA", "RF", "DX", "CR", "RG", "MG", "IO", "PX", "XC", "OT", "SC", "")
-FLUOROSCOPY = ("XA", "RF")
 # View Position as written by general radiography, as our named views: the side named is the one at the detector.
 VIEW_POSITIONS = {"AP": "ap", "PA": "pa", "LL": "left", "RL": "right"}
 SHORTEST_SDD_MM = 100.0
@@ -41,6 +41,7 @@ class DicomGeometry:
         modality: e.g. "XA".
         size_px: (columns, rows).
         frames: number of frames; ``values`` belong to ``frame``.
+        dark_first: MONOCHROME1, the lowest value is shown white.
     """
 
     values: GeometryValues
@@ -48,6 +49,13 @@ class DicomGeometry:
     size_px: tuple[int, int]
     frames: int
     frame: int
+    dark_first: bool = False
+
+    @property
+    def as_read_by_itk(self) -> GeometryValues:
+        """``values`` for the image as ITK reads it, and Slicer with it: MONOCHROME1 comes turned round."""
+        inverted = self.values.inverted
+        return self.values if inverted is None or not self.dark_first else replace(self.values, inverted=replace(inverted, value=not inverted.value))
 
 
 def read_dicom_geometry(path: str | Path, frame: int = 0) -> DicomGeometry:
@@ -57,18 +65,18 @@ def read_dicom_geometry(path: str | Path, frame: int = 0) -> DicomGeometry:
         InputError: not DICOM, not an image, or not an X-ray.
     """
     path = Path(path)
-    return geometry_of(Header(read_dataset(path, pixels=False), frame), path)
+    return geometry_of(Header(read_dataset(path, pixels=False), frame), f"X-ray {path}")
 
 
-def geometry_of(header: Header, path: Path) -> DicomGeometry:
-    """The geometry in a header that is already read."""
+def geometry_of(header: Header, where: str) -> DicomGeometry:
+    """The geometry in a header that is already read; ``where``: how messages call the file."""
     dataset = header.dataset
     modality = str(dataset.get("Modality", "") or "").upper()
     if modality not in XRAY_MODALITIES:
-        raise InputError(f"X-ray {path} is a DICOM file of modality {modality}, expected a projection X-ray (XA, RF, DX or CR)")
+        raise InputError(f"{where} is a DICOM file of modality {modality}, expected a projection X-ray (XA, RF, DX or CR)")
     columns, rows = int(dataset.get("Columns", 0) or 0), int(dataset.get("Rows", 0) or 0)
     if columns < 1 or rows < 1:
-        raise InputError(f"X-ray {path} is a DICOM file without an image (no Rows and Columns)")
+        raise InputError(f"{where} is a DICOM file without an image (no Rows and Columns)")
     sdd, sod = _distances(header)
     spacing = _pixel_spacing(header, columns, sdd, sod)
     start = _start(header)
@@ -78,12 +86,15 @@ def geometry_of(header: Header, path: Path) -> DicomGeometry:
         pixel_spacing_mm=spacing,
         size_px=Sourced((columns, rows), "Columns (0028,0011), Rows (0028,0010)"),
         principal_point_px=_principal_point(header, columns, rows, spacing),
+        intensity=intensity_kind(header, modality),
+        inverted=bone_bright(header, modality),
+        full_scale=full_scale(header),
         mirrored=_mirrored(header, start),
         start=start,
         image_axes=_image_axes(header),
     )
     frames = int(header.dataset.get("NumberOfFrames", 1) or 1)
-    return DicomGeometry(replace(values, warnings=tuple(header.warnings)), modality, (columns, rows), frames, header.frame)
+    return DicomGeometry(replace(values, warnings=tuple(header.warnings)), modality, (columns, rows), frames, header.frame, is_dark_first(header))
 
 
 def _distances(header: Header) -> tuple[Sourced[float] | None, Sourced[float] | None]:
@@ -138,7 +149,9 @@ def _pixel_spacing(
         return scanned
     if field_mm is not None:
         header.warn(f"the pixel spacing is estimated: {field_mm.origin} of {field_mm.value:g} mm over {columns} columns")
-        return Sourced((field_mm.value / columns,) * 2, f"{field_mm.origin} / Columns (0028,0011)")
+        aspect = header.spacing("PixelAspectRatio") or Sourced((1.0, 1.0), "")
+        across, down = (field_mm.value / columns * side / aspect.value[0] for side in aspect.value)
+        return Sourced((across, down), f"{field_mm.origin} / Columns (0028,0011){aspect.origin and f' x {aspect.origin}'}")
     return None
 
 

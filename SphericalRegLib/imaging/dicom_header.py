@@ -23,25 +23,37 @@ from SphericalRegLib.imaging.files import require_file
 from SphericalRegLib.imaging.geometry_values import Sourced
 
 
-def read_dataset(path: str | Path, pixels: bool = True) -> Dataset:
+def read_dataset(path: str | Path, pixels: bool = True, what: str = "X-ray", only: list[str] | None = None) -> Dataset:
     """A DICOM file.
+
+    Args:
+        pixels: read them, too.
+        what: how messages call it.
+        only: keywords of the elements to read; those that tell what kind of file it is must be among them. None: all.
 
     Raises:
         InputError: it is missing, empty, or not DICOM.
     """
     path = Path(path)
-    require_file(path, "X-ray")
+    require_file(path, what)
     try:
         # Files sent over a network often lack the preamble; "force" reads them, and anything else as well, hence the check below.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about values of odd length or kind, which are told below in our own words
-            dataset = pydicom.dcmread(path, force=True, stop_before_pixels=not pixels)
+            dataset = pydicom.dcmread(path, force=True, stop_before_pixels=not pixels, specific_tags=only)
             known = sum(element.tag in (0x00080016, 0x00080060, 0x00280010, 0x00280011) for element in dataset)
     except (InvalidDicomError, EOFError, OSError, ValueError, KeyError, NotImplementedError, AttributeError, TypeError) as error:
-        raise InputError(f"X-ray {path} cannot be read as DICOM: {error}") from None
+        raise InputError(f"{what} {path} cannot be read as DICOM: {error}") from None
     if known == 0:
-        raise InputError(f"X-ray {path} is not a DICOM file: it has neither a modality nor an image size")
+        raise InputError(f"{what} {path} is not a DICOM file: it has neither a modality nor an image size")
     return dataset
+
+
+def signed_as_stored(value: float, dataset: Dataset) -> float:
+    """A value that a header gives of signed pixels, where it was written as if they were unsigned."""
+    bits = int(dataset.get("BitsAllocated", 16) or 16)
+    signed = int(dataset.get("PixelRepresentation", 0) or 0) == 1
+    return value - 2**bits if signed and value >= 2 ** (bits - 1) else value
 
 
 def tag_text(keyword: str) -> str:
@@ -116,6 +128,15 @@ class Header:
             self.warn(f"{found.origin} is {found.value[0]:g}\\{found.value[1]:g}, which means that it was not recorded")
             return None
         return Sourced((found.value[1], found.value[0]), found.origin)
+
+    def image_group(self, *keywords: str) -> Dataset:
+        """Group 0028 of the top level, and these elements of it as this frame has them."""
+        group = self.dataset.group_dataset(0x0028)
+        for keyword in keywords:
+            found = self.raw(keyword)
+            if found is not None:
+                setattr(group, keyword, found[0])
+        return group
 
     def warn(self, message: str) -> None:
         if message not in self.warnings:

@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
 from SphericalRegLib.errors import InputError
 
+from .dicom_header import read_dataset, signed_as_stored
 from .grid import RAS_FROM_LPS
+from .pixels import DICOM_SUFFIXES
 
 _HEADER = [
     "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "ImageType", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "PixelPaddingValue", "RescaleSlope", "RescaleIntercept", "PixelRepresentation",
+    "BitsAllocated",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 _UNEVEN = 0.1  # of the slice distance; scanners round positions to about 0.01 mm
@@ -61,15 +62,30 @@ class DicomSeries:
 
 def find_series(folder: Path) -> list[DicomSeries]:
     """All DICOM series with images in a folder and the folders below it."""
+    return _series_among(folder.rglob("*"))
+
+
+def _series_among(paths: Iterable[Path]) -> list[DicomSeries]:
     found: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in paths if path.is_file()):
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER)
-        except (InvalidDicomError, OSError, ValueError, EOFError, NotImplementedError):
+            header = _header(path) if _may_be_dicom(path) else Dataset()
+        except (InputError, OSError):
             continue  # a DICOMDIR, a viewer's files, notes: whatever else lies on a patient's disc
         if "Rows" in header and "SeriesInstanceUID" in header:
-            found[str(header.SeriesInstanceUID)].append((path, header))
+            found[str(header.SeriesInstanceUID or "")].append((path, header))
     return [DicomSeries(uid, tuple(images)) for uid, images in found.items()]
+
+
+def _header(path: Path) -> Dataset:
+    return read_dataset(path, pixels=False, what="CT", only=_HEADER)
+
+
+def _may_be_dicom(path: Path) -> bool:
+    """By its first bytes, or by its name: a search must not read through films and archives. A file without a preamble begins with group 8 or 2."""
+    with path.open("rb") as stream:
+        head = stream.read(132)
+    return head[128:] == b"DICM" or head[:2] in (b"\x08\0", b"\0\x08", b"\x02\0") or path.suffix.lower() in DICOM_SUFFIXES
 
 
 def choose_series(folder: Path, wanted: str | None) -> DicomSeries:
@@ -83,13 +99,11 @@ def choose_series(folder: Path, wanted: str | None) -> DicomSeries:
         raise InputError(f"{folder} holds no DICOM images; expected a folder with a CT series.")
     if wanted is not None:
         fitting = [series for series in everything if series.uid == wanted or str(series.first.get("SeriesNumber")) == wanted]
-        fitting = fitting or [series for series in everything if series.uid.endswith(wanted)]
+        fitting = fitting or [series for series in everything if wanted and series.uid.endswith(wanted)]
         if len(fitting) != 1:
             raise InputError(f"{len(fitting) or 'No'} series of {folder} fit {wanted!r}; expected one of: {_listed(fitting or everything)}.")
         everything = fitting
-    candidates = [series for series in everything if series.modality == "CT"]
-    if not candidates:
-        raise InputError(f"{folder} holds no CT; expected a DICOM series with modality CT, found {_listed(everything)}.")
+    candidates = _cts(everything, folder)
     candidates = [series for series in candidates if series.slices > 1 and not series.is_scout] or candidates
     if len(candidates) > 1:
         raise InputError(f"{folder} holds {len(candidates)} CT series; choose one by its number or UID (`series`): {_listed(candidates)}.")
@@ -97,9 +111,27 @@ def choose_series(folder: Path, wanted: str | None) -> DicomSeries:
 
 
 def series_of(path: Path) -> DicomSeries:
-    """The series in a file's folder that the file belongs to."""
-    uid = str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"]).get("SeriesInstanceUID", ""))
-    return choose_series(path.parent, uid)
+    """The CT that a file belongs to: itself, if it holds several slices, else the files of its series beside it.
+
+    Raises:
+        InputError: not DICOM, no CT, or a slice that does not tell its series.
+    """
+    header = _header(path)
+    uid = str(header.get("SeriesInstanceUID", "") or "")
+    alone = DicomSeries(uid, ((path, header),))
+    (alone,) = _cts([alone], path)
+    if alone.slices > 1:
+        return alone
+    if not uid:
+        raise InputError(f"{path} is one slice and has no SeriesInstanceUID; expected a slice that tells its series, or the folder of a CT.")
+    return next((series for series in _series_among(path.parent.iterdir()) if series.uid == uid), alone)
+
+
+def _cts(found: list[DicomSeries], where: Path) -> list[DicomSeries]:
+    candidates = [series for series in found if series.modality == "CT"]
+    if not candidates:
+        raise InputError(f"{where} holds no CT; expected a DICOM series with modality CT, found {_listed(found)}.")
+    return candidates
 
 
 def read_series(series: DicomSeries) -> tuple[np.ndarray, np.ndarray, float | None]:
@@ -161,10 +193,13 @@ def _plane(own: Dataset, shared: Dataset, path: Path) -> _Plane:
     assert position is not None and orientation is not None and spacing is not None
     if spacing.min() <= 0:
         raise InputError(f"{path} has the PixelSpacing {spacing.tolist()}; expected two positive lengths in mm.")
-    axes = orientation.reshape(2, 3)
-    if np.abs(axes @ axes.T - np.eye(2)).max() > 0.01:
+    across, down = orientation.reshape(2, 3)
+    if np.abs([across @ across - 1, down @ down - 1, across @ down]).max() > 0.01:
         raise InputError(f"{path} has the ImageOrientationPatient {orientation.tolist()}; expected two perpendicular unit vectors.")
-    return _Plane(position, orientation, spacing[::-1])  # PixelSpacing is (between rows, between columns)
+    # Written with few digits they are neither quite of length 1 nor quite perpendicular, which would scale and shear the grid.
+    across = across / np.linalg.norm(across)
+    down = down - (across @ down) * across
+    return _Plane(position, np.concatenate((across, down / np.linalg.norm(down))), spacing[::-1])  # PixelSpacing is (between rows, between columns)
 
 
 def _find(own: Dataset, shared: Dataset, group: str, name: str) -> object:
@@ -239,10 +274,7 @@ def _declared_padding(header: Dataset) -> float | None:
     value = header.get("PixelPaddingValue")
     if value is None:
         return None
-    value = int(value)
-    if int(header.get("PixelRepresentation", 0) or 0) == 1 and value >= 2**15:
-        value -= 2**16  # a signed value written as unsigned
-    return value * float(header.get("RescaleSlope", 1) or 1) + float(header.get("RescaleIntercept", 0) or 0)
+    return signed_as_stored(float(value), header) * float(header.get("RescaleSlope", 1) or 1) + float(header.get("RescaleIntercept", 0) or 0)
 
 
 def _listed(series: Iterable[DicomSeries]) -> str:

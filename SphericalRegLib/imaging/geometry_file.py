@@ -7,7 +7,8 @@ Keys, with units and frames (pairs are [column, row]; the image is the one store
 - ``size_px``: optional; checked against the image.
 - ``principal_point_px``: where the central ray meets the detector; (0, 0) is the centre of the first pixel. Optional: the image's middle.
 - ``sod_mm``: optional, source to the centre of the object; only starts from named views use it.
-- ``intensity``: "counts", "display" or "line_integral"; ``inverted``: white is bone; ``mirrored``: stored as seen from the detector's side.
+- ``intensity``: "counts", "display" or "line_integral"; ``inverted``: white is bone (by default in line integrals only); ``mirrored``: stored as seen
+  from the detector's side.
 - ``frame``: which frame of a multi-frame X-ray, from 0; ``i0``: detector counts without an object; ``collimator``: false switches the search for its
   border off. All optional.
 - ``initial_camera_from_world``, ``camera2_from_camera1`` (in geometry_2.json): 4 x 4, rigid, mm, of the un-mirrored camera.
@@ -35,8 +36,9 @@ from SphericalRegLib.imaging.geometry_values import INTENSITIES, GeometryValues,
 RIGID_TOLERANCE = 1e-3
 
 _RELATION = re.compile(r"camera\d*_from_camera1")
-_NO_KEYS = {"camera_from_camera1", "start", "image_axes", "warnings"}
-_KEYS = frozenset(entry.name for entry in fields(GeometryValues)) - _NO_KEYS | {"camera2_from_camera1"}
+_NO_KEYS = {"camera_from_camera1", "full_scale", "start", "image_axes", "warnings"}
+KEYS = frozenset(entry.name for entry in fields(GeometryValues)) - _NO_KEYS | {"camera2_from_camera1"}
+"""Of a geometry file."""
 
 
 def read_geometry(path: str | Path, view: int = 1) -> GeometryValues:
@@ -53,7 +55,7 @@ def read_geometry(path: str | Path, view: int = 1) -> GeometryValues:
 
 
 def parse_geometry(content: Mapping[str, Any], where: str = "geometry", origin: str = "user", view: int = 1) -> GeometryValues:
-    """The values of a mapping with the keys of ``geometry.json``.
+    """The values of a mapping with the keys of ``geometry.json``; None is as good as no key.
 
     Args:
         where: named in messages.
@@ -62,7 +64,7 @@ def parse_geometry(content: Mapping[str, Any], where: str = "geometry", origin: 
     Raises:
         InputError: a key is misspelt, has the wrong type, is not positive, not finite, not plausible in its unit, or is not a rigid transform.
     """
-    refuse_misspelt(content, _KEYS | {key for key in content if _RELATION.fullmatch(key)}, where)
+    refuse_misspelt(content, KEYS | {key for key in content if _RELATION.fullmatch(key)}, where)
 
     def sourced(key: str, check: Any) -> Sourced[Any] | None:
         if key not in content or content[key] is None:
@@ -91,7 +93,7 @@ def write_geometry(
     camera: Camera,
     *,
     intensity: str = "counts",
-    inverted: bool = False,
+    inverted: bool | None = None,
     mirrored: bool = False,
     initial_camera_from_world: np.ndarray | None = None,
     camera_from_camera1: np.ndarray | None = None,
@@ -102,6 +104,7 @@ def write_geometry(
 
     Args:
         camera: of the image as stored (mirrored if ``mirrored``).
+        inverted: white is bone; None: as is usual with ``intensity``.
         notes: further keys, kept beside the others.
 
     Raises:
@@ -114,7 +117,7 @@ def write_geometry(
         "size_px": [int(v) for v in camera.size_px],
         "principal_point_px": [float(v) for v in camera.principal_point_px],
         "intensity": intensity,
-        "inverted": inverted,
+        "inverted": intensity == "line_integral" if inverted is None else inverted,
         "mirrored": mirrored,
     }
     if initial_camera_from_world is not None:

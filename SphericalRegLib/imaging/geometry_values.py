@@ -2,7 +2,7 @@
 
 A DICOM header, a ``geometry.json`` and a user each know a part. Each part is a ``GeometryValues``; ``first_known`` lays them over each other
 and ``complete`` makes the whole that a reader needs, or refuses with the name of what is missing. Nothing is ever filled in silently: an
-assumed value carries an origin that starts with "default".
+assumed value is marked as one.
 
 Frames: all values describe the image *as stored in its file*. A mirrored image is un-mirrored, and its camera with it, by ``Radiograph.read``.
 """
@@ -29,14 +29,16 @@ PLAUSIBLE_MM = {"sdd_mm": (100.0, 5000.0), "sod_mm": (10.0, 5000.0), "pixel_spac
 
 @dataclass(frozen=True)
 class Sourced(Generic[T]):
-    """A value and where it comes from: a tag's name and number, a file, "default: ..." or "user"."""
+    """A value and where it comes from: a tag's name and number, a file, "default: ..." or "user". ``is_default``: it is assumed, not known."""
 
     value: T
     origin: str
+    is_default: bool = False
 
-    @property
-    def is_default(self) -> bool:
-        return self.origin.startswith("default")
+
+def assumed(value: T, why: str) -> Sourced[T]:
+    """A value that nobody gave."""
+    return Sourced(value, f"default: {why}", is_default=True)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class GeometryValues:
     """The part of an X-ray's geometry that one source knows; ``None`` where it does not.
 
     Pairs are (column, row). ``inverted``: white is bone. ``mirrored``: the stored image is the one seen from the detector's side.
+    ``full_scale``: the largest value that the image's type can hold, in the image's own values; inverted counts are taken from it.
     ``initial_camera_from_world`` and ``camera_from_camera1`` are (4, 4) float64 and belong to the un-mirrored camera. ``start``: C-arm angles or
     a named view. ``image_axes``: patient directions (of RLAPHF) in which the stored rows and columns run. ``frame``: which of several, from 0.
     ``i0``: detector counts without an object. ``collimator``: whether its border is to be searched for.
@@ -56,6 +59,7 @@ class GeometryValues:
     principal_point_px: Sourced[tuple[float, float]] | None = None
     intensity: Sourced[str] | None = None
     inverted: Sourced[bool] | None = None
+    full_scale: Sourced[float] | None = None
     mirrored: Sourced[bool] | None = None
     initial_camera_from_world: Sourced[np.ndarray] | None = None
     camera_from_camera1: Sourced[np.ndarray] | None = None
@@ -78,12 +82,6 @@ class ViewGeometry:
     values: GeometryValues
 
 
-def from_user(**given: Any) -> GeometryValues:
-    """Values given in a call or typed by a user; ``None`` means not given."""
-    known: dict[str, Any] = {name: Sourced(value, "user") for name, value in given.items() if value is not None}
-    return GeometryValues(**known)
-
-
 def from_camera(camera: Camera, origin: str = "user") -> GeometryValues:
     return GeometryValues(
         sdd_mm=Sourced(camera.sdd_mm, origin),
@@ -102,16 +100,35 @@ def first_known(*parts: GeometryValues) -> GeometryValues:
     return GeometryValues(**chosen, warnings=tuple(w for part in parts for w in part.warnings))
 
 
-def complete(values: GeometryValues, image_size_px: tuple[int, int], default_intensity: Sourced[str], where: str) -> ViewGeometry:
-    """Check the values against the image and fill in what may be assumed.
-
-    The central ray through the middle of the image, white = air and an unmirrored image are assumptions with a "default" origin; distances and
-    sizes are never assumed.
+def with_defaults(values: GeometryValues, image_size_px: tuple[int, int], default_intensity: Sourced[str]) -> GeometryValues:
+    """What may be assumed filled in, with a "default" origin: the central ray through the middle of the image, white = air (in line integrals white =
+    bone), an unmirrored image.
 
     Args:
         values: all that is known.
         image_size_px: (columns, rows) of the stored image.
         default_intensity: what the kind of file suggests.
+    """
+    columns, rows = image_size_px
+    intensity = values.intensity or default_intensity
+    usual = assumed(True, "line integrals show bone white") if intensity.value == "line_integral" else assumed(False, "white is air")
+    return replace(
+        values,
+        size_px=values.size_px or Sourced((columns, rows), "image"),
+        principal_point_px=values.principal_point_px or assumed(((columns - 1) / 2, (rows - 1) / 2), "the central ray meets the middle of the image"),
+        intensity=intensity,
+        inverted=values.inverted or usual,
+        mirrored=values.mirrored or assumed(False, "the image is the one seen from the source"),
+    )
+
+
+def complete(values: GeometryValues, image_size_px: tuple[int, int], default_intensity: Sourced[str], where: str) -> ViewGeometry:
+    """Check the values against the image and fill in what may be assumed.
+
+    Distances and sizes are never assumed.
+
+    Args:
+        values, image_size_px, default_intensity: as of ``with_defaults``.
         where: the image's name, for messages.
 
     Raises:
@@ -138,15 +155,7 @@ def complete(values: GeometryValues, image_size_px: tuple[int, int], default_int
             f"{where}: the image has {columns} x {rows} pixels (columns x rows), but size_px ({values.size_px.origin}) says "
             f"{values.size_px.value[0]} x {values.size_px.value[1]}: the geometry belongs to another image or another resolution"
         )
-    filled = replace(
-        values,
-        size_px=values.size_px or Sourced((columns, rows), "image"),
-        principal_point_px=values.principal_point_px
-        or Sourced(((columns - 1) / 2, (rows - 1) / 2), "default: the central ray meets the middle of the image"),
-        intensity=values.intensity or default_intensity,
-        inverted=values.inverted or Sourced(False, "default: white is air"),
-        mirrored=values.mirrored or Sourced(False, "default: the image is the one seen from the source"),
-    )
+    filled = with_defaults(values, image_size_px, default_intensity)
     camera = Camera(
         sdd_mm=float(_value(filled.sdd_mm)),
         pixel_spacing_mm=_pair(_value(filled.pixel_spacing_mm), float),

@@ -67,24 +67,25 @@ def find_padding(values: np.ndarray, padding: Padding = "auto", declared: float 
     mask = values < PADDING_BELOW_HU
     if declared is not None and declared < _BACKGROUND_BELOW_HU:
         np.logical_or(mask, values == np.float32(declared), out=mask)
-    background = _constant_background(values)
-    if background is not None:
+    for background in _constant_backgrounds(values):
         np.logical_or(mask, values == background, out=mask)
     return _none_if_empty(mask)
 
 
-def _constant_background(values: np.ndarray) -> np.float32 | None:
+def _constant_backgrounds(values: np.ndarray) -> list[float]:
+    """The values of rules 3 and 4 that a CT has."""
     sample = _sample(values)
     sample = sample[sample >= PADDING_BELOW_HU]
-    if not sample.size:
-        return None
-    levels, counts = np.unique(sample, return_counts=True)
-    value, count = levels[counts.argmax()], counts.max()
-    if count < _BACKGROUND_SHARE * sample.size or _togetherness(values, value) < _BACKGROUND_TOGETHER:
-        return None
-    if value < _BACKGROUND_BELOW_HU or (value == 0 and _share_of_faces(values, value) >= 0.99):
-        return value
-    return None
+
+    def fills(value: float) -> bool:
+        count = int(np.count_nonzero(sample == value))
+        return 0 < count >= _BACKGROUND_SHARE * sample.size and _togetherness(values, value) >= _BACKGROUND_TOGETHER
+
+    levels, counts = np.unique(sample[sample < _BACKGROUND_BELOW_HU], return_counts=True)
+    found = [value for value in map(float, levels[counts.argsort()][-1:]) if fills(value)]
+    if fills(0) and _share_of_faces(values, 0) >= 0.99:
+        found.append(0.0)
+    return found
 
 
 def _togetherness(values: np.ndarray, value: float) -> float:

@@ -126,7 +126,7 @@ def _header1(data: bytes, order: str, path: Path) -> NiftiHeader:
     return NiftiHeader(
         dim=get("8h", 40),
         dtype=_dtype(get("h", 70)[0], order, path),
-        offset=int(get("f", 108)[0]),
+        offset=_offset(get("f", 108)[0], path),
         slope=get("f", 112)[0],
         intercept=get("f", 116)[0],
         pixdim=get("8f", 76),
@@ -146,7 +146,7 @@ def _header2(data: bytes, order: str, path: Path) -> NiftiHeader:
     return NiftiHeader(
         dim=get("8q", 16),
         dtype=_dtype(get("h", 12)[0], order, path),
-        offset=get("q", 168)[0],
+        offset=_offset(get("q", 168)[0], path),
         slope=get("d", 176)[0],
         intercept=get("d", 184)[0],
         pixdim=get("8d", 104),
@@ -157,6 +157,13 @@ def _header2(data: bytes, order: str, path: Path) -> NiftiHeader:
         sform=np.array(get("12d", 400), dtype=np.float64).reshape(3, 4),
         mm_per_unit=_MM_PER_UNIT.get(get("i", 500)[0] & 7, 1.0),
     )
+
+
+def _offset(value: float, path: Path) -> int:
+    """Bytes from the file's start to the voxels; NIfTI-1 writes it as floating point."""
+    if not 0 <= value < np.inf:
+        raise InputError(f"{path} is damaged: its header says that the voxels begin at byte {value}.")
+    return int(value)
 
 
 def _dtype(code: int, order: str, path: Path) -> np.dtype:

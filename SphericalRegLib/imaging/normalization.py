@@ -32,7 +32,7 @@ def to_line_integral(
     grey: np.ndarray,
     usable: np.ndarray,
     intensity: str,
-    inverted: bool = False,
+    inverted: bool,
     i0: float | None = None,
     full_scale: float | None = None,
     where: str = "X-ray",
@@ -43,11 +43,11 @@ def to_line_integral(
         grey: (H, W) stored values.
         usable: (H, W) bool, pixels that the statistics are taken from.
         intensity: "counts": L = log I0 - log I, counts clamped a factor of two beyond their robust range, so that dead and hot pixels stay near the
-            others; "display": -log((g + 0.5) / 1.5) of the robustly normalised grey; "line_integral": taken as they are.
-        inverted: white is bone. Counts are then taken from ``full_scale``, display values from the sum of their robust limits. Without meaning
-            for line integrals.
+            others; "display": -log((g + 0.5) / 1.5) of the robustly normalised grey; "line_integral": taken as they are, if white is bone.
+        inverted: white is bone. Counts are then taken from ``full_scale``, display values from the sum of their robust limits. Line integrals are
+            taken from their upper robust limit where white is air.
         i0: counts without an object; the default is the 99.9th percentile, the brightest air in the image. A wrong value only adds a constant.
-        full_scale: the largest value that the file can hold.
+        full_scale: the largest value that ``grey`` could have.
 
     Returns:
         (H, W) float32.
@@ -64,7 +64,7 @@ def to_line_integral(
     if not high > low:
         raise InputError(f"{where}: every pixel inside the mask has the value {low:g}: nothing to register")
     if intensity == "line_integral":
-        return grey.astype(np.float32)
+        return (grey if inverted else high - grey).astype(np.float32)
     if inverted:
         grey = (full_scale if intensity == "counts" and full_scale is not None else low + high) - grey
     if intensity == "display":
@@ -82,8 +82,8 @@ def to_line_integral(
     raise InputError(f"{where}: intensity is {intensity!r}, expected counts, display or line_integral")
 
 
-def air_bright(grey: np.ndarray, usable: np.ndarray, intensity: str, inverted: bool) -> np.ndarray:
+def air_bright(grey: np.ndarray, usable: np.ndarray, inverted: bool) -> np.ndarray:
     """The stored values as a signal in [0, 1] where air is bright: what the collimator search looks at."""
     low, high = robust_range(grey, usable)
     signal = np.clip((grey - low) / max(high - low, 1e-12), 0, 1)
-    return 1 - signal if inverted or intensity == "line_integral" else signal
+    return 1 - signal if inverted else signal

@@ -9,7 +9,7 @@ import numpy as np
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.files import require_file
-from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced
+from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced, assumed
 
 ITK_SUFFIXES = (".png", ".tif", ".tiff", ".nrrd", ".nhdr", ".mha", ".mhd", ".nii", ".nii.gz", ".jpg", ".jpeg", ".bmp")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -27,7 +27,7 @@ class StoredImage:
         value_type: e.g. "uint16", of the file.
         bits: significant bits of an integer type, 0 for floating point.
         frames: frames in the file; ``frame`` is the one read.
-        header: geometry that the file itself knows (DICOM), else empty.
+        header: what the file itself knows of the geometry: all that a DICOM header says, of other files the full scale.
         note: what was done on reading that a user should know, in words; empty if nothing.
         valid: (H, W) bool, False where the file itself says that there is no image (DICOM's shutter, collimator, padding); None: everywhere.
     """
@@ -41,23 +41,28 @@ class StoredImage:
     valid: np.ndarray | None = None
     note: str = ""
 
+    @classmethod
+    def from_array(cls, grey: np.ndarray, frames: int = 1, frame: int = 0, note: str = "") -> StoredImage:
+        """Grey values (H, W) in the type that they were stored in, of a file that says no more about them."""
+        kind = grey.dtype
+        if kind.kind == "f":
+            return cls(grey.astype(np.float32), str(kind), 0, frames, frame, note=note)
+        bits, highest = (1, 1) if kind.kind == "b" else (8 * kind.itemsize, np.iinfo(kind).max)
+        header = GeometryValues(full_scale=Sourced(float(highest), f"{kind} values"))
+        return cls(grey.astype(np.float32), str(kind), bits, frames, frame, header, note=note)
+
     @property
     def size_px(self) -> tuple[int, int]:
         return (self.grey.shape[1], self.grey.shape[0])
 
     @property
-    def full_scale(self) -> float | None:
-        """The largest value that the stored type can hold."""
-        return float(2**self.bits - 1) if self.bits else None
-
-    @property
     def likely_intensity(self) -> Sourced[str]:
         """What such a file usually holds when nobody says: 8 bits are a display image, more are counts, floating point is line integrals."""
         if self.bits == 0:
-            return Sourced("line_integral", "default: floating-point file")
+            return assumed("line_integral", "floating-point file")
         if self.bits <= 8:
-            return Sourced("display", f"default: {self.bits}-bit file")
-        return Sourced("counts", f"default: {self.bits}-bit file")
+            return assumed("display", f"{self.bits}-bit file")
+        return assumed("counts", f"{self.bits}-bit file")
 
 
 def suffix_of(path: Path) -> str:
@@ -86,45 +91,55 @@ def read_pixels(path: str | Path, frame: int | None = None) -> StoredImage:
         InputError: missing, empty, unknown or damaged file; coloured (equal colour channels are no colour); three-dimensional
             without ``frame``; absurd size.
     """
-    path = Path(path)
+    path, where = Path(path), f"X-ray {path}"
     require_file(path, "X-ray")
     if is_dicom(path):
         from SphericalRegLib.imaging.dicom_pixels import read_dicom
 
         stored = read_dicom(path, frame)
-        check_size(stored.grey, path)
+        check_size(stored.grey, where)
         return stored
-    if suffix_of(path) == ".npy":
-        array = _read_npy(path)
-    elif suffix_of(path) in ITK_SUFFIXES:
-        array = _read_itk(path)
-    else:
-        raise InputError(f"X-ray {path} has the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+    array = _read_array(path, where)
     note = f"stored in {array.shape[-1]} channels that hold one grey image: read as grey" if array.ndim == 4 else ""
-    array = single_channel(array, path)
-    frames = array.shape[0]
-    chosen = choose_frame(frames, frame, path)
-    grey = array[chosen]
-    check_size(grey, path)
-    return StoredImage(grey.astype(np.float32), str(array.dtype), bits_of(array.dtype), frames, chosen, note=note)
+    array = single_channel(array, where)
+    chosen = choose_frame(len(array), frame, where)
+    check_size(array[chosen], where)
+    return StoredImage.from_array(array[chosen], len(array), chosen, note)
 
 
-def bits_of(dtype: np.dtype) -> int:
-    return 0 if dtype.kind == "f" else (1 if dtype.kind == "b" else dtype.itemsize * 8)
+def read_mask(path: str | Path) -> np.ndarray:
+    """(H, W) bool: where a file of a kind that ``read_pixels`` takes holds anything but zero, as stored. Raises as that does."""
+    path, where = Path(path), f"mask {path}"
+    require_file(path, "mask")
+    if is_dicom(path):
+        from SphericalRegLib.imaging.dicom_pixels import stored_frame
+
+        return stored_frame(path, None, "mask")[2] != 0
+    array = single_channel(_read_array(path, where), where)
+    return array[choose_frame(len(array), None, where)] != 0
 
 
-def choose_frame(frames: int, frame: int | None, path: Path) -> int:
+def _read_array(path: Path, where: str) -> np.ndarray:
+    """(frames, H, W) or (frames, H, W, channels) of a file that is not DICOM."""
+    if suffix_of(path) == ".npy":
+        return _read_npy(path, where)
+    if suffix_of(path) in ITK_SUFFIXES:
+        return _read_itk(path, where)
+    raise InputError(f"{where} has the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+
+
+def choose_frame(frames: int, frame: int | None, where: str) -> int:
     """The frame asked for, or the only one."""
     if frame is None:
         if frames > 1:
-            raise InputError(f"X-ray {path} has {frames} frames: say which one with \"frame\" in geometry.json (0 to {frames - 1})")
+            raise InputError(f"{where} has {frames} frames: say which one with \"frame\" in geometry.json (0 to {frames - 1})")
         return 0
     if not 0 <= frame < frames:
-        raise InputError(f"X-ray {path} has {frames} frame{'s' if frames > 1 else ''}, frame {frame} was asked for (the first is 0)")
+        raise InputError(f"{where} has {frames} frame{'s' if frames > 1 else ''}, frame {frame} was asked for (the first is 0)")
     return int(frame)
 
 
-def single_channel(array: np.ndarray, path: Path) -> np.ndarray:
+def single_channel(array: np.ndarray, where: str) -> np.ndarray:
     """(frames, H, W) from (frames, H, W, channels): a grey image stored as colours is one channel, an alpha channel is dropped.
 
     Many programs export grey images as RGB. Where all channels are equal nothing is guessed; where they are not, a conversion to grey would be.
@@ -137,33 +152,33 @@ def single_channel(array: np.ndarray, path: Path) -> np.ndarray:
     channels = array.shape[-1]
     colours = array[..., : 3 if channels >= 3 else 1]
     if any(not np.array_equal(colours[..., 0], colours[..., c]) for c in range(1, colours.shape[-1])):
-        raise InputError(f"X-ray {path} is a colour image, expected a grey one (a screenshot with annotations, perhaps?)")
+        raise InputError(f"{where} is a colour image, expected a grey one (a screenshot with annotations, perhaps?)")
     return colours[..., 0]
 
 
-def check_size(grey: np.ndarray, path: Path) -> None:
+def check_size(grey: np.ndarray, where: str) -> None:
     rows, columns = grey.shape
     if min(rows, columns) < MIN_SIDE or max(rows, columns) > MAX_SIDE:
-        raise InputError(f"X-ray {path} has {columns} x {rows} pixels, expected {MIN_SIDE} to {MAX_SIDE} on each side")
+        raise InputError(f"{where} has {columns} x {rows} pixels, expected {MIN_SIDE} to {MAX_SIDE} on each side")
 
 
-def _read_npy(path: Path) -> np.ndarray:
+def _read_npy(path: Path, where: str) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"X-ray {path} cannot be read as an .npy array of numbers: {error}") from None
+        raise InputError(f"{where} cannot be read as an .npy array of numbers: {error}") from None
     if array.dtype.kind not in "fiub":
-        raise InputError(f"X-ray {path} holds values of type {array.dtype}, expected integers or real numbers")
+        raise InputError(f"{where} holds values of type {array.dtype}, expected integers or real numbers")
     if array.ndim == 2:
         return array[None]
     if array.ndim == 3 and array.shape[-1] in (3, 4):
         return array[None]
     if array.ndim == 3:
         return array
-    raise InputError(f"X-ray {path} is an array of shape {array.shape}, expected (rows, columns) or (frames, rows, columns)")
+    raise InputError(f"{where} is an array of shape {array.shape}, expected (rows, columns) or (frames, rows, columns)")
 
 
-def _read_itk(path: Path) -> np.ndarray:
+def _read_itk(path: Path, where: str) -> np.ndarray:
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
@@ -172,16 +187,16 @@ def _read_itk(path: Path) -> np.ndarray:
         reader.ReadImageInformation()
         image = reader.Execute()
     except RuntimeError as error:
-        raise InputError(f"X-ray {path} cannot be read: {_last_sentence(error)}") from None
+        raise InputError(f"{where} cannot be read: {_last_sentence(error)}") from None
     array = sitk.GetArrayViewFromImage(image).copy()
     if array.dtype.kind not in "fiub":
-        raise InputError(f"X-ray {path} holds values of type {array.dtype}, expected integers or real numbers")
+        raise InputError(f"{where} holds values of type {array.dtype}, expected integers or real numbers")
     dimension = image.GetDimension()
     if dimension == 2:
         return array[None]
     if dimension == 3:
         return array
-    raise InputError(f"X-ray {path} has {dimension} dimensions, expected a two-dimensional image")
+    raise InputError(f"{where} has {dimension} dimensions, expected a two-dimensional image")
 
 
 def _last_sentence(error: Exception) -> str:

@@ -13,9 +13,9 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.collimator import open_mask
 from SphericalRegLib.imaging.geometry_file import parse_geometry, read_geometry
-from SphericalRegLib.imaging.geometry_values import GeometryValues, complete, first_known, from_camera, from_user
+from SphericalRegLib.imaging.geometry_values import GeometryValues, complete, first_known, from_camera
 from SphericalRegLib.imaging.normalization import air_bright, to_line_integral
-from SphericalRegLib.imaging.pixels import StoredImage, read_pixels
+from SphericalRegLib.imaging.pixels import StoredImage, read_mask, read_pixels
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +46,8 @@ class Radiograph:
     known: GeometryValues = field(default_factory=GeometryValues, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "image", np.asarray(self.image).astype(np.float32, copy=False))
+        object.__setattr__(self, "mask", np.asarray(self.mask).astype(bool, copy=False))
         if self.image.ndim != 2 or self.image.shape != self.mask.shape:
             raise InputError(f"X-ray {self.name}: image {self.image.shape} and mask {self.mask.shape} must be two-dimensional and alike")
         rows, columns = self.image.shape
@@ -73,7 +75,7 @@ class Radiograph:
             geometry: a ``Camera``, a mapping with the keys of geometry.json, such a file, or None for a DICOM file that knows its own. It
                 describes the image as stored; what it leaves open is taken from the DICOM header.
             intensity: "counts", "display" or "line_integral".
-            inverted: white is bone.
+            inverted: white is bone; by default in line integrals only.
             mirrored: stored as seen from the detector's side. The image and its camera are un-mirrored.
             mask: file or (H, W) array of the stored image; zero excludes a pixel.
             collimator: find the collimated border and mask it (by default yes).
@@ -84,8 +86,8 @@ class Radiograph:
             InputError: anything that cannot be used, in one sentence.
         """
         path = Path(path)
-        given = from_user(intensity=intensity, inverted=inverted, mirrored=mirrored, frame=frame, collimator=collimator, i0=i0)
-        values = first_known(given, geometry_values(geometry))
+        said = {"intensity": intensity, "inverted": inverted, "mirrored": mirrored, "frame": frame, "collimator": collimator, "i0": i0}
+        values = first_known(parse_geometry(said, f"X-ray {path}"), geometry_values(geometry))
         stored = read_pixels(path, None if values.frame is None else values.frame.value)
         return cls.from_stored(stored, values, mask=mask, name=path.name, where=f"X-ray {path}")
 
@@ -116,9 +118,9 @@ class Radiograph:
         if collimator is None:
             collimator = view.values.collimator is None or view.values.collimator.value
         if collimator:
-            usable = usable & open_field(stored, usable, view.intensity, view.inverted)[0]
-        i0 = None if view.values.i0 is None else view.values.i0.value
-        image = to_line_integral(stored.grey, usable, view.intensity, view.inverted, i0, stored.full_scale, where)
+            usable = usable & open_field(stored, usable, view.inverted)[0]
+        i0, full_scale = (None if known is None else known.value for known in (view.values.i0, view.values.full_scale))
+        image = to_line_integral(stored.grey, usable, view.intensity, view.inverted, i0, full_scale, where)
         finite = np.isfinite(image)
         if not finite.all():
             image = np.where(finite, image, np.median(image[usable])).astype(np.float32)
@@ -204,10 +206,10 @@ def usable_pixels(stored: StoredImage, mask: str | Path | np.ndarray | None, whe
     usable = np.ones(stored.grey.shape, dtype=bool) if stored.valid is None else stored.valid.copy()
     if mask is not None:
         name = "mask" if isinstance(mask, np.ndarray) else f"mask {mask}"
-        grey = mask if isinstance(mask, np.ndarray) else read_pixels(mask).grey
-        if grey.shape != usable.shape:
-            raise InputError(f"{name} has {grey.shape[::-1]} pixels (columns, rows), expected the X-ray's {stored.size_px}")
-        usable &= grey != 0
+        kept = mask != 0 if isinstance(mask, np.ndarray) else read_mask(mask)
+        if kept.shape != usable.shape:
+            raise InputError(f"{name} has {kept.shape[::-1]} pixels (columns, rows), expected the X-ray's {stored.size_px}")
+        usable &= kept
         if not usable.any():
             raise InputError(f"{name} excludes every pixel of {where}: zero excludes, anything else includes")
     broken = int(np.count_nonzero(~np.isfinite(stored.grey) & usable))
@@ -216,10 +218,9 @@ def usable_pixels(stored: StoredImage, mask: str | Path | np.ndarray | None, whe
     return usable
 
 
-def open_field(stored: StoredImage, usable: np.ndarray, intensity: str, inverted: bool) -> tuple[np.ndarray, str]:
-    """(H, W) bool: pixels that the collimator leaves open, and its shape in words ("" where there is none)."""
-    air_is_high = not (inverted or intensity == "line_integral")
-    mask, fields = open_mask(stored.grey, usable, air_is_high, lambda counted: air_bright(stored.grey, counted, intensity, inverted))
+def open_field(stored: StoredImage, usable: np.ndarray, inverted: bool) -> tuple[np.ndarray, str]:
+    """(H, W) bool: pixels that the collimator leaves open, and its shape in words ("" where there is none). ``inverted``: white is bone."""
+    mask, fields = open_mask(stored.grey, usable, not inverted, lambda counted: air_bright(stored.grey, counted, inverted))
     return mask, " in a blanked ".join(field.shape for field in reversed(fields))
 
 

@@ -47,13 +47,18 @@ class Start:
         """
         from SphericalRegLib.geometry.views import c_arm_view
 
-        fraction = 0.75 if sod_mm is None else min(max(sod_mm / camera.sdd_mm, 0.05), 0.95)
+        fraction = sod_fraction(sod_mm, camera)
         pose = c_arm_view(self.primary_deg, self.secondary_deg, camera, centre_ras_mm.tolist(), fraction, base=self.base).numpy().copy()
         if image_down is None:
             return pose
         direction = np.array(PATIENT_DIRECTIONS_RAS[image_down], dtype=float)
         turned = [_quarter_turns(k) @ pose for k in range(4)]
         return max(turned, key=lambda candidate: float(candidate[1, :3] @ direction))
+
+
+def sod_fraction(sod_mm: float | None, camera: Camera) -> float:
+    """Where a view puts the object's centre between source (0) and detector (1): three quarters of the way where the distance is not known."""
+    return 0.75 if sod_mm is None else min(max(sod_mm / camera.sdd_mm, 0.05), 0.95)
 
 
 def _quarter_turns(count: int) -> np.ndarray:

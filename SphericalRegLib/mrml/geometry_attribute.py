@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..imaging.geometry_file import parse_geometry
+from ..imaging.geometry_file import KEYS, parse_geometry
 from ..imaging.geometry_values import GeometryValues, Sourced, describe_origins
 from .frames import lasting
 
@@ -17,8 +17,11 @@ GEOMETRY = "SphericalReg.Geometry"
 
 
 def keep_geometry(node: Any, values: GeometryValues) -> None:
-    """Write what is known into the node's attribute (of a run: its sequence's), so that it is saved with the scene."""
-    known = describe_origins(values)
+    """Write what is known into the node's attribute (of a run: its sequence's), so that it is saved with the scene.
+
+    What is only assumed is left out, and what a geometry file cannot say: a header says it again.
+    """
+    known = {name: sourced for name, sourced in describe_origins(values).items() if name in KEYS and not sourced.is_default}
     content = {
         "values": {name: sourced.value.tolist() if isinstance(sourced.value, np.ndarray) else sourced.value for name, sourced in known.items()},
         "origins": {name: sourced.origin for name, sourced in known.items()},

@@ -246,7 +246,7 @@ def _on_detector(xray: Any, placed: PlacedCamera, stored: StoredImage, mask: Any
         grey = np.ascontiguousarray(grey[:, ::-1])  # it was drawn on the image as stored
     image = stored.grey
     usable = usable_pixels(replace(stored, valid=np.isfinite(image)), grey, f"X-ray {xray.GetName()!r}")
-    usable = usable & open_field(stored, usable, "line_integral", False)[0]
+    usable = usable & open_field(stored, usable, inverted=True)[0]
     return Radiograph(image, usable, placed.camera, "line_integral", is_mirrored(xray), xray.GetName())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..imaging.geometry_values import GeometryValues, Sourced, first_known
-from ..imaging.pixels import StoredImage, bits_of
+from ..imaging.pixels import StoredImage
 from ..imaging.radiograph import Radiograph
 from .detector import PlacedCamera, set_image
 from .voxels import voxels
@@ -39,7 +39,7 @@ def stored_image(node: Any, frame: int | None = None) -> StoredImage:
     chosen = 0 if frame is None else int(frame)
     if not 0 <= chosen < frames:
         raise InputError(f"The X-ray {name} has no frame {chosen}; expected 0 to {frames - 1}.")
-    return StoredImage(values[chosen].astype(np.float32), str(values.dtype), bits_of(values.dtype), frames, chosen)
+    return StoredImage.from_array(values[chosen], frames, chosen)
 
 
 def node_geometry(node: Any) -> GeometryValues:

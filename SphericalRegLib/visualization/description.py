@@ -18,7 +18,16 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging import grid
 from SphericalRegLib.imaging.case import CaseFiles, ViewFiles, find_case_files, overlap_problem, view_geometry
 from SphericalRegLib.imaging.geometry_file import read_geometry
-from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced, ViewGeometry, complete, describe_origins, first_known, start_pose
+from SphericalRegLib.imaging.geometry_values import (
+    GeometryValues,
+    Sourced,
+    ViewGeometry,
+    complete,
+    describe_origins,
+    first_known,
+    start_pose,
+    with_defaults,
+)
 from SphericalRegLib.imaging.normalization import robust_range
 from SphericalRegLib.imaging.pixels import StoredImage, is_dicom, read_pixels, suffix_of
 from SphericalRegLib.imaging.radiograph import open_field, usable_pixels
@@ -39,6 +48,7 @@ LABELS = {
     "principal_point_px": "principal point, column and row",
     "intensity": "intensity",
     "inverted": "inverted (white is bone)",
+    "full_scale": "largest value that the image's type can hold",
     "mirrored": "mirrored (seen from the detector)",
     "initial_camera_from_world": "initial camera_from_world",
     "camera_from_camera1": "camera_from_camera1",
@@ -208,7 +218,7 @@ def _view_sections(view: ViewFiles, number: int, suffix: str, volume: Volume | N
         values = complete_view.values
     except InputError as error:
         problem = str(error)
-        values = first_known(values, GeometryValues(intensity=stored.likely_intensity))
+        values = with_defaults(values, stored.size_px, stored.likely_intensity)
     sections = [
         _xray_section(view, stored, values, usable, suffix, note),
         _geometry_section(values, f"Geometry{suffix}", complete_view, problem),
@@ -238,9 +248,7 @@ def _read_some_frame(path: Path, frame: int | None) -> tuple[StoredImage, str]:
 def _xray_section(view: ViewFiles, stored: StoredImage, values: GeometryValues, usable: np.ndarray, suffix: str, note: str) -> Section:
     percents = (0.1, 1, 50, 99, 99.9)
     levels = np.percentile(stored.grey[usable], percents)
-    intensity = values.intensity or stored.likely_intensity
-    inverted = bool(values.inverted.value) if values.inverted is not None else False
-    mask, shape = open_field(stored, usable, intensity.value, inverted)
+    mask, shape = open_field(stored, usable, values.inverted is not None and values.inverted.value)
     used = float((mask & usable).mean())
     columns, rows = stored.size_px
     kind = f"{stored.value_type}, {stored.bits} bits" if stored.bits else f"{stored.value_type}, floating point"

@@ -68,6 +68,22 @@ def test_case_folder_is_read(case):
     np.testing.assert_allclose(loaded.initial_camera_from_world, POSE, atol=1e-12)
 
 
+def test_a_case_is_named_after_its_folder(case, monkeypatch):
+    (case / "below").mkdir()
+    for start, path in ((case, "."), (case / "below", ".."), (case.parent, "case")):
+        monkeypatch.chdir(start)
+        assert load_case(path).name == "case"
+
+
+def test_suffixes_may_be_written_in_capitals(case):
+    (case / "xray.png").rename(case / "xray.PNG")
+    (case / "ct.nii.gz").rename(case / "ct.NII.GZ")
+    assert load_case(case).views[0].radiograph.name == "xray.PNG"
+    write_xray(case / "xray.tif")
+    with pytest.raises(InputError, match=r"several files for xray: xray\.PNG, xray\.tif"):
+        load_case(case)
+
+
 def test_truth_is_never_opened(case, monkeypatch):
     (case / "truth.json").write_text("this is not even JSON")
     opened: list[str] = []

@@ -98,6 +98,7 @@ def test_magnification_completes_the_distances(tmp_path):
         ({"DetectorElementSpacing": [0.1, 0.2], "DetectorBinning": [3, 2]}, (0.4, 0.3)),
         ({"IntensifierSize": 240}, (4.0, 4.0)),
         ({"FieldOfViewDimensions": [80, 120], "FieldOfViewShape": "RECTANGLE"}, (2.0, 2.0)),
+        ({"IntensifierSize": 240, "PixelAspectRatio": [6, 5]}, (4.0, 4.8)),  # vertical first
         ({"CassetteSize": "18CMX24CM", "CassetteOrientation": "LANDSCAPE"}, (4.0, 4.0)),
         ({"NominalScannedPixelSpacing": [0.3, 0.2]}, (0.2, 0.3)),
     ],

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, JPEG2000Lossless
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.imaging import dicom_pixels
+from SphericalRegLib.imaging.dicom import read_dicom_geometry
 from SphericalRegLib.imaging.pixels import read_pixels
 from SphericalRegLib.imaging.radiograph import Radiograph
 
@@ -58,6 +61,14 @@ def encodings() -> dict[str, tuple[np.ndarray, dict]]:
             linear / 2,
             {"PixelIntensityRelationship": "LIN", "PixelIntensityRelationshipSign": 1, "RescaleSlope": 2, "RescaleIntercept": 0},
         ),
+        "linear negative rescaled": (
+            4095 - linear,
+            {"PixelIntensityRelationship": "LIN", "PixelIntensityRelationshipSign": -1, "RescaleSlope": 2, "RescaleIntercept": 0},
+        ),
+        "linear turned by its slope": (
+            linear,
+            {"PixelIntensityRelationship": "LIN", "PixelIntensityRelationshipSign": 1, "RescaleSlope": -1, "RescaleIntercept": 0},
+        ),
     }
 
 
@@ -67,8 +78,34 @@ def test_every_encoding_of_one_x_ray_gives_the_same_line_integrals(tmp_path, nam
     radiograph = Radiograph.read(write(tmp_path / "x.dcm", np.round(pixels).astype(np.uint16)[None], modality="DX", **GOOD, **tags))
     truth = np.log(4000.0) - np.log(counts()[0])
     slope, offset = np.polyfit(truth.ravel(), radiograph.image.ravel(), 1)
-    assert slope > 0
+    assert slope == pytest.approx(400 if "logarithm" in name else 1, rel=1e-2)
     np.testing.assert_allclose((radiograph.image - offset) / slope, truth, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["logarithm", "logarithm negative"])
+@pytest.mark.parametrize("kind", ["line_integral", "display"])
+def test_a_users_geometry_describes_the_image_as_stored(tmp_path, name, kind):
+    pixels, tags = encodings()[name]
+    path = write(tmp_path / "x.dcm", pixels.astype(np.uint16)[None], modality="DX", **GOOD, **tags)
+    assert np.array_equal(read_pixels(path).grey, pixels)
+    truth = np.log(4000.0) - np.log(counts()[0])
+    for inverted in ({}, {"inverted": name == "logarithm negative"}):
+        image = Radiograph.read(path, {"intensity": kind, **inverted}).image
+        assert np.corrcoef(image.ravel(), truth.ravel())[0, 1] > 0.98
+
+
+def test_the_geometry_alone_says_what_the_values_mean(tmp_path):
+    """Slicer has the pixels from elsewhere. It reads them with ITK, which turns MONOCHROME1 round."""
+    for photometric, itk_inverted in (("MONOCHROME2", True), ("MONOCHROME1", True)):
+        path = write(tmp_path / "x.dcm", modality="DX", **GOOD, PhotometricInterpretation=photometric)
+        geometry, header = read_dicom_geometry(path), read_pixels(path).header
+        assert geometry.values == header
+        assert geometry.values.intensity.value == "display"
+        assert geometry.values.inverted.value == (photometric == "MONOCHROME2")
+        assert geometry.values.full_scale.value == 4095
+        itk = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0]
+        assert np.array_equal(itk, counts()[0] if photometric == "MONOCHROME2" else 4095 - counts()[0])
+        assert geometry.as_read_by_itk.inverted.value is itk_inverted
 
 
 def test_voi_lut_of_a_display_image_is_applied_and_a_window_is_not(tmp_path):
@@ -78,6 +115,13 @@ def test_voi_lut_of_a_display_image_is_applied_and_a_window_is_not(tmp_path):
     lut["LUTDescriptor"].VR = "US"
     with_lut = read_pixels(write(tmp_path / "a.dcm", **GOOD, VOILUTSequence=Sequence([lut])))
     assert np.array_equal(with_lut.grey, 2.0 * counts()[0])
+    of_frame = Dataset()
+    of_frame.FrameVOILUTSequence = Sequence([Dataset()])
+    of_frame.FrameVOILUTSequence[0].VOILUTSequence = Sequence([lut])
+    plain = Dataset()
+    path = write(tmp_path / "c.dcm", counts(2), **GOOD, PerFrameFunctionalGroupsSequence=Sequence([plain, of_frame]))
+    assert np.array_equal(read_pixels(path, 0).grey, counts(2)[0])
+    assert np.array_equal(read_pixels(path, 1).grey, 2.0 * counts(2)[1])
     windowed = read_pixels(write(tmp_path / "b.dcm", **GOOD, WindowCenter=2000, WindowWidth=100))
     assert np.array_equal(windowed.grey, counts()[0])
 
@@ -102,6 +146,29 @@ def test_shutter_collimator_and_padding_are_masked(tmp_path):
     pixels[0, :4] = 3999
     mask = Radiograph.read(write(tmp_path / "d.dcm", pixels, **GOOD, PixelPaddingValue=3999), collimator=False).mask
     assert not mask[:4].any() and mask[10:30, 10:40].all()
+    pixels = counts().astype(np.int16)
+    pixels[0, :4] = -2000
+    path = write(tmp_path / "e.dcm", pixels, **GOOD, PixelRepresentation=1, BitsStored=16, HighBit=15)
+    dataset = pydicom.dcmread(path)
+    dataset.add_new(0x00280120, "US", 65536 - 2000)  # signed, written as unsigned
+    dataset.save_as(path)
+    mask = Radiograph.read(path, collimator=False).mask
+    assert not mask[:4].any() and mask[4:].all()
+
+
+def test_a_mask_is_read_as_stored(tmp_path):
+    """Whatever a display would make of it: zero excludes."""
+    keep = np.zeros((1, ROWS, COLUMNS), np.uint16)
+    keep[:, 10:30, 10:40] = 1
+    path = write(tmp_path / "x.dcm", **GOOD)
+    display = {"RescaleSlope": 1, "RescaleIntercept": -1024, "VOILUTFunction": "SIGMOID", "WindowCenter": 0, "WindowWidth": 9}
+    mask = write(tmp_path / "mask.dcm", keep, modality="OT", **display)
+    assert np.array_equal(Radiograph.read(path, mask=mask, collimator=False).mask, keep[0] > 0)
+    mask.write_text("no mask")
+    with pytest.raises(InputError, match=r"^mask .*mask\.dcm"):
+        Radiograph.read(path, mask=mask)
+    with pytest.raises(InputError, match=r"^mask .*none\.png does not exist"):
+        Radiograph.read(path, mask=tmp_path / "none.png")
 
 
 def test_collimator_edges_that_do_not_lie_in_the_image_are_ignored(tmp_path):
@@ -153,9 +220,15 @@ def test_compressed_garbage_is_named(tmp_path):
         Radiograph.read(path)
 
 
-def test_compressed_image_is_decoded(tmp_path):
-    import SimpleITK as sitk
+@pytest.mark.parametrize("plugins", [True, False])
+def test_compressed_image_is_decoded(tmp_path, plugins, monkeypatch):
+    """By pydicom where it has a plugin, else by ITK, which turns MONOCHROME1 round."""
 
+    def no_plugin(*_arguments):
+        raise RuntimeError("no plugin")
+
+    if not plugins:
+        monkeypatch.setattr(dicom_pixels, "_pixel_array", no_plugin)
     image = sitk.GetImageFromArray(counts())
     writer = sitk.ImageFileWriter()
     for tag, value in {"0008|0060": "XA", "0018|1110": "1020", "0018|1164": "0.3\\0.25"}.items():
@@ -166,6 +239,10 @@ def test_compressed_image_is_decoded(tmp_path):
     writer.Execute(image[:, :, 0])
     assert pydicom.dcmread(tmp_path / "x.dcm").file_meta.TransferSyntaxUID.is_compressed
     assert np.array_equal(read_pixels(tmp_path / "x.dcm").grey, counts()[0])
+    dataset = pydicom.dcmread(tmp_path / "x.dcm")
+    dataset.PhotometricInterpretation = "MONOCHROME1"
+    dataset.save_as(tmp_path / "x.dcm")
+    assert np.array_equal(read_pixels(tmp_path / "x.dcm").grey, counts()[0]), "as stored"
 
 
 def test_file_without_preamble_is_read(tmp_path):

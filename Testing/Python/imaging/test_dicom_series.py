@@ -198,3 +198,48 @@ def test_slices_that_do_not_belong_together(tmp_path):
     (folder / "003.dcm").write_bytes((folder / "003.dcm").read_bytes()[:-40])
     with pytest.raises(InputError, match=r"pixels of .*003\.dcm cannot be read"):
         Volume.read(folder)
+
+
+def test_a_slice_leads_to_its_own_series_only(tmp_path):
+    """Not to another whose UID ends alike, not to copies in folders below, and a slice without a UID to none."""
+    folder = write_series(tmp_path / "ct")
+    write_series(folder / "copy", tissue() + 1)
+    write_series(folder, tissue() + 1, prefix="b", SeriesInstanceUID="9.1.2.3.4")
+    np.testing.assert_array_equal(Volume.read(folder / "003.dcm").hu, tissue())
+    write_series(tmp_path, tissue()[:, :, :1], prefix="alone", SeriesInstanceUID="")
+    write_series(tmp_path, prefix="other")
+    with pytest.raises(InputError, match=r"alone000\.dcm is one slice and has no SeriesInstanceUID"):
+        Volume.read(tmp_path / "alone000.dcm")
+    with pytest.raises(InputError, match=r"No series .* fit ''"):
+        Volume.read(folder, series="")
+
+
+def without_preamble(folder):
+    for path in folder.iterdir():
+        data = Dataset(pydicom.dcmread(path))
+        pydicom.filewriter.dcmwrite(path.with_suffix(""), data, implicit_vr=True, little_endian=True, enforce_file_format=False)
+        path.unlink()
+    return folder
+
+
+def test_slices_without_preamble(tmp_path):
+    folder = without_preamble(write_series(tmp_path / "ct"))
+    assert (folder / "003").read_bytes()[128:132] != b"DICM"
+    (folder / "film.mp4").write_bytes(b"\x08\0" + np.random.default_rng(0).bytes(5000))
+    np.testing.assert_array_equal(Volume.read(folder).hu, tissue())
+    (folder / "003").rename(folder / "003.dcm")
+    np.testing.assert_array_equal(Volume.read(folder / "003.dcm").hu, tissue())
+
+
+@pytest.mark.parametrize("content", [b"not DICOM " * 100, b"\0" * 128 + b"DICM", np.random.default_rng(0).bytes(3000)])
+def test_a_file_that_is_dicom_by_its_name_only(tmp_path, content):
+    (tmp_path / "ct.dcm").write_bytes(content)
+    with pytest.raises(InputError, match=r"CT .*ct\.dcm (is not a DICOM file|cannot be read as DICOM)"):
+        Volume.read(tmp_path / "ct.dcm")
+    with pytest.raises(InputError, match="holds no DICOM images"):
+        Volume.read(tmp_path)
+
+
+def test_directions_of_a_length_that_is_not_quite_one_scale_nothing(tmp_path):
+    volume = Volume.read(write_series(tmp_path / "ct", orientation=[1.004, 0, 0, 0.003, 0.997, 0]))
+    np.testing.assert_allclose(volume.world_from_voxel, [[-0.8, 0, 0, -10], [0, -0.5, 0, -20], [0, 0, 2.5, 30], [0, 0, 0, 1]], atol=1e-12)

@@ -79,6 +79,21 @@ def test_line_integrals_are_taken_as_they_are(tmp_path):
     assert np.array_equal(Radiograph.read(save(tmp_path / "x.nrrd", truth), CAMERA).image, truth)
 
 
+def test_line_integrals_are_bone_bright_unless_somebody_says_otherwise(tmp_path):
+    truth = line_integrals()
+    path = save(tmp_path / "x.npy", 5 - truth)
+    np.testing.assert_allclose(Radiograph.read(path, CAMERA, inverted=False).image, truth, atol=1e-5)
+    assert Radiograph.read(path, CAMERA).known.inverted.value is True
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint16])
+def test_inverted_counts_are_taken_from_what_their_type_can_hold(tmp_path, kind):
+    truth = line_integrals()
+    counts = (np.iinfo(kind).max - np.round(20000 * np.exp(-truth))).astype(kind)
+    image = Radiograph.read(save(tmp_path / "x.nrrd", counts), CAMERA, intensity="counts", inverted=True, collimator=False).image
+    np.testing.assert_allclose(image, truth, atol=0.01)
+
+
 def test_kind_follows_the_file_when_nobody_says(tmp_path):
     grey = np.round(200 * np.exp(-line_integrals())).astype(np.uint8)
     assert Radiograph.read(save(tmp_path / "a.png", grey), CAMERA).intensity == "display"
@@ -186,6 +201,31 @@ def test_tensor_gives_image_and_mask():
     image = line_integrals()
     tensor, mask = Radiograph(image, image > 0, CAMERA).tensor()
     assert tensor.shape == mask.shape == (ROWS, COLUMNS) and mask.numpy().sum() == (image > 0).sum()
+
+
+def test_image_and_mask_are_what_they_are_said_to_be():
+    image = line_integrals()
+    radiograph = Radiograph(image.astype(np.float64), (image > 0).astype(np.uint8), CAMERA)
+    assert (radiograph.image.dtype, radiograph.mask.dtype) == (np.float32, bool)
+    assert radiograph.image[radiograph.mask].shape == (np.count_nonzero(image > 0),)
+    assert [str(tensor.dtype) for tensor in radiograph.tensor()] == ["torch.float32", "torch.bool"]
+
+
+@pytest.mark.parametrize(
+    "given,message",
+    [
+        ({"i0": -1}, "i0 is -1, expected a number above zero"),
+        ({"i0": float("nan")}, "i0 is nan, expected a finite number"),
+        ({"frame": 0.5}, "frame is 0.5, expected a frame number"),
+        ({"inverted": 1}, "inverted is 1, expected true or false"),
+        ({"intensity": "grey"}, "expected one of counts"),
+    ],
+)
+def test_arguments_are_checked_as_a_geometry_file_is(tmp_path, given, message):
+    path = save(tmp_path / "x.png", _grey())
+    with pytest.raises(InputError, match=message) as caught:
+        Radiograph.read(path, CAMERA, **{"intensity": "counts", **given})
+    assert "x.png" in str(caught.value)
 
 
 def _grey() -> np.ndarray:

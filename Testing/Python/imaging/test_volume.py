@@ -140,6 +140,16 @@ def test_a_constant_background_of_zero_is_found():
     assert volume.valid is not None and volume.valid.sum() == 1000
 
 
+def test_padding_is_found_beside_more_air_of_one_value():
+    """A cleaned CT: its air is exactly -1000, outside the scanner's circle it is -1024."""
+    hu = body((40, 30, 20))
+    hu[hu < -900] = -1000
+    hu[:8] = -1024
+    assert (hu == -1000).sum() > (hu == -1024).sum()
+    volume = Volume.from_array(hu, np.eye(4))
+    assert volume.valid is not None and not volume.valid[:8].any() and volume.valid[8:].all()
+
+
 @pytest.mark.parametrize("kind", ["noisy", "clipped", "exact", "soft"])
 def test_air_is_not_padding(kind):
     hu = body()

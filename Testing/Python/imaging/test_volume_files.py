@@ -179,6 +179,8 @@ def write_damaged(folder):
     case("huge.mha", "voxels; expected at most", text.replace(b"DimSize = 12 11 10", b"DimSize = 30000 30000 30000"))
     raw.unlink()
     case("huge.nii", "voxels; expected at most", patched(good, ("8h", 40, (3, 30000, 30000, 30000, 1, 1, 1, 1))))
+    for name, offset in (("nan", np.nan), ("inf", np.inf), ("negative", -352.0)):
+        case(f"begins_at_{name}.nii", "the voxels begin at byte", patched(good, ("f", 108, (offset,))))
     case("micrometres.mha", "units wrong", itk_image(ct, spacing=(700.0, 800.0, 2500.0)))
     case("metres.mha", "units wrong", itk_image(ct, spacing=(0.0007, 0.0008, 0.0025)))
     case("long.mha", "at most 3000 mm a side", itk_image(np.repeat(ct, 20, axis=0), spacing=(29, 1, 1)))

@@ -12,9 +12,12 @@ import pytest
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
-from SphericalRegLib.imaging.geometry_values import from_user
+from SphericalRegLib.imaging.geometry_file import parse_geometry
+from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced, assumed, describe_origins, with_defaults
+from SphericalRegLib.imaging.starts import Start
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.mrml.detector import PlacedCamera, is_mirrored, placed_camera, set_image
+from SphericalRegLib.mrml.geometry_attribute import keep_geometry, kept_geometry
 from SphericalRegLib.mrml.labelling import with_parts
 from SphericalRegLib.mrml.matrices import to_vtk
 from SphericalRegLib.mrml.provenance import describe, result_of, transform_of
@@ -95,14 +98,14 @@ def xray_node(scene: Any) -> Any:
 
 
 def test_an_xray_node_becomes_a_radiograph(xray_node: Any) -> None:
-    radiograph = radiograph_from_node(xray_node, from_user(sdd_mm=1000.0), collimator=False)
+    radiograph = radiograph_from_node(xray_node, parse_geometry({"sdd_mm": 1000}), collimator=False)
     assert radiograph.camera == Camera(1000, (0.5, 0.6), (50, 40), (24.5, 19.5))
     assert radiograph.intensity == "display"
     assert np.unravel_index(radiograph.image.argmax(), radiograph.image.shape) == pytest.approx((12, 33), abs=1)  # the dark spot is the dense one
 
 
 def test_a_mirrored_xray_is_unmirrored_and_says_so(scene: Any, xray_node: Any) -> None:
-    given = from_user(sdd_mm=1000.0, mirrored=True, principal_point_px=(20.0, 18.0))
+    given = parse_geometry({"sdd_mm": 1000, "mirrored": True, "principal_point_px": [20, 18]})
     radiograph = radiograph_from_node(xray_node, given, collimator=False)
     assert radiograph.camera.principal_point_px == (29.0, 18.0)
     assert np.unravel_index(radiograph.image.argmax(), radiograph.image.shape) == pytest.approx((12, 49 - 33), abs=1)
@@ -113,7 +116,7 @@ def test_spacing_of_one_is_no_spacing(scene: Any, xray_node: Any) -> None:
     xray_node.SetSpacing(1, 1, 1)
     assert node_geometry(xray_node).pixel_spacing_mm is None
     with pytest.raises(InputError, match="pixel spacing is not known"):
-        radiograph_from_node(xray_node, from_user(sdd_mm=1000.0))
+        radiograph_from_node(xray_node, parse_geometry({"sdd_mm": 1000}))
 
 
 def test_a_mask_node_excludes(scene: Any, xray_node: Any) -> None:
@@ -121,8 +124,22 @@ def test_a_mask_node_excludes(scene: Any, xray_node: Any) -> None:
     keep = np.zeros((1, 40, 50), np.uint8)
     keep[0, 5:30, 10:45] = 1
     set_voxels(mask, keep, np.eye(4))
-    radiograph = radiograph_from_node(xray_node, from_user(sdd_mm=1000.0), mask=mask, collimator=False)
+    radiograph = radiograph_from_node(xray_node, parse_geometry({"sdd_mm": 1000}), mask=mask, collimator=False)
     assert np.array_equal(radiograph.mask, keep[0] > 0)
+
+
+def test_the_geometry_of_a_header_is_kept_without_what_no_file_can_say(xray_node: Any) -> None:
+    """C-arm angles and sides are read from the header again; what was only assumed is assumed again."""
+    header = GeometryValues(
+        sdd_mm=Sourced(1020.0, "DistanceSourceToDetector (0018,1110)"),
+        start=Sourced(Start("pa", 30, -12.5), "PositionerPrimaryAngle (0018,1510)"),
+        image_axes=Sourced(("L", "F"), "PatientOrientation (0020,0020)"),
+        initial_camera_from_world=Sourced(np.eye(4), "user"),
+    )
+    keep_geometry(xray_node, with_defaults(header, (50, 40), assumed("counts", "16-bit file")))
+    kept = describe_origins(kept_geometry(xray_node))
+    assert set(kept) == {"sdd_mm", "size_px", "initial_camera_from_world"}
+    assert kept["sdd_mm"] == header.sdd_mm
 
 
 def test_frames_must_be_chosen(scene: Any) -> None:

@@ -14,7 +14,8 @@ from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.se3 import se3_exp
 from SphericalRegLib.geometry.views import c_arm_view
 from SphericalRegLib.imaging.attenuation import attenuation
-from SphericalRegLib.imaging.geometry_values import describe_origins, from_camera, from_user
+from SphericalRegLib.imaging.geometry_file import parse_geometry
+from SphericalRegLib.imaging.geometry_values import describe_origins, from_camera
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.mrml.detector import placed_camera
 from SphericalRegLib.mrml.frames import browser_of, run_of, stored_frame
@@ -97,7 +98,7 @@ def test_a_run_is_recognised(scene: Any, run: Any, slices: Any, images: np.ndarr
 
 def test_the_geometry_of_a_run_outlasts_its_frames(run: Any) -> None:
     """A proxy takes over the attributes of each frame that it shows."""
-    keep_geometry(run, from_user(sdd_mm=1020.0))
+    keep_geometry(run, parse_geometry({"sdd_mm": 1020}))
     browser_of(run)[0].SetSelectedItemNumber(2)  # type: ignore[index]
     assert describe_origins(kept_geometry(run))["sdd_mm"].value == 1020.0
 

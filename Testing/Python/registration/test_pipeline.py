@@ -18,14 +18,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 import registration_phantom as phantom
 
 from SphericalRegLib.errors import InputError
-from SphericalRegLib.geometry.se3 import retract
+from SphericalRegLib.geometry.se3 import retract, transform_points
 from SphericalRegLib.geometry.views import named_view
 from SphericalRegLib.imaging.case import View
+from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced
 from SphericalRegLib.optimization.result import Status
 from SphericalRegLib.progress import Cancelled, Progress
 from SphericalRegLib.registration import pipeline
 from SphericalRegLib.registration.options import MultiStart, RegistrationOptions, Stage
 from SphericalRegLib.registration.pipeline import prepare, register
+from SphericalRegLib.registration.plan import as_views, plan_from
 from SphericalRegLib.registration.result import RegistrationResult
 
 QUICK = RegistrationOptions(
@@ -199,6 +201,14 @@ def test_without_an_initial_pose_the_named_views_are_tried(pyramid) -> None:
     centre = torch.as_tensor(phantom.ct().centre_ras_mm)
     np.testing.assert_allclose(result.initial_camera_from_world, named_view("left", phantom.CAMERA, centre).numpy(), atol=1e-12)
     assert "named views" in result.notes[0] and "left" in result.notes[0]
+
+
+@pytest.mark.parametrize("sod_mm,at_mm", [(680.0, 680.0), (None, 750.0), (2000.0, 950.0)])
+def test_named_views_put_the_ct_where_the_x_ray_says_it_is(pyramid, sod_mm, at_mm) -> None:
+    known = GeometryValues(sod_mm=None if sod_mm is None else Sourced(sod_mm, "geometry.json: sod_mm"))
+    views = as_views(replace(phantom.radiograph(phantom.true_pose()), known=known))
+    for pose in plan_from("ap", views, pyramid, QUICK).first.poses:
+        np.testing.assert_allclose(transform_points(pose, pyramid.centre), [0, 0, at_mm], atol=1e-9)
 
 
 def test_named_views_that_miss_the_ct_are_left_out() -> None:

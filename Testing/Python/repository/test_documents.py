@@ -61,7 +61,7 @@ def test_the_readme_names_all_that_a_case_folder_may_hold() -> None:
     from SphericalRegLib.imaging import geometry_file
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for word in (*geometry_file._KEYS, "case.json", "mask.png", "labels.nii.gz", "truth.json", "--label", "--initial regressor"):
+    for word in (*geometry_file.KEYS, "case.json", "mask.png", "labels.nii.gz", "truth.json", "--label", "--initial regressor"):
         assert word in text, word
 
 

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from SphericalRegModule import choices, xray_view
 
@@ -333,3 +334,40 @@ def test_cancel_in_the_moment_of_the_result(chosen: Any, phantom: Any, wait: Cal
     assert "Cancelled" in chosen.ui.statusLabel.text
     assert phantom.ct.GetParentTransformNode() is None
     assert chosen._parameterNode.placedXray is None
+
+
+def test_a_dicom_xray_is_read_as_the_command_line_reads_it(
+    slicer: ModuleType, widget: Any, phantom: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Radiography shows bone bright, and its header tells where the detector stands: values are edited all the same."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "imaging"))
+    from dicom_xrays import GOOD, write
+
+    from SphericalRegLib.imaging.radiograph import Radiograph
+    from SphericalRegLib.mrml.matrices import node_from_voxel
+    from SphericalRegLib.mrml.voxels import set_voxels
+
+    path = write(tmp_path / "x.dcm", modality="DX", **GOOD, ViewPosition="AP", PositionerPrimaryAngle=20, PositionerSecondaryAngle=5)
+    xray = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "DX")
+    set_voxels(xray, pydicom.dcmread(path).pixel_array[None], node_from_voxel(phantom.xray))
+    xray.SetAttribute("DICOM.instanceUIDs", "1.2.3")
+    monkeypatch.setattr(slicer, "dicomDatabase", SimpleNamespace(fileForInstance=lambda uid: str(path)), raising=False)
+    ui, p = widget.ui, widget._parameterNode
+    ui.xraySelector.setCurrentNode(xray)
+    assert (p.intensity, p.inverted, ui.sddOriginLabel.toolTip) == ("display", True, "DistanceSourceToDetector (0018,1110)")
+    read = widget.logic.readRequest(phantom.ct, xray, initial="ap").radiograph
+    assert np.array_equal(read.image, Radiograph.read(path).image)
+    ui.sddSpinBox.value = 1000
+    assert ui.errorLabel.text == ""
+    assert widget.logic.readRequest(phantom.ct, xray, initial="ap").radiograph.camera.sdd_mm == 1000
+
+
+def test_white_is_bone_goes_with_the_intensity_until_somebody_chooses(chosen: Any, phantom: Any) -> None:
+    ui, p = chosen.ui, chosen._parameterNode
+    for intensity, inverted in (("line_integral", True), ("counts", False)):
+        ui.intensityComboBox.setCurrentIndex(ui.intensityComboBox.findText(intensity))
+        assert (p.intensity, p.inverted) == (intensity, inverted)
+        assert chosen.logic.readRequest(phantom.ct, phantom.xray, initial="ap").radiograph.known.inverted.value is inverted
+    ui.invertedCheckBox.click()
+    ui.intensityComboBox.setCurrentIndex(ui.intensityComboBox.findText("display"))
+    assert (p.intensity, p.inverted) == ("display", True)
