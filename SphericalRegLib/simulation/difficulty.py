@@ -12,6 +12,7 @@ import numpy as np
 from SphericalRegLib.errors import InputError
 
 from .detector import DisplayCurve, Shutter
+from .spectrum import TUBE_KVP
 
 Range = tuple[float, float]
 
@@ -39,6 +40,9 @@ class Difficulty:
         wires, screws, clamps: how many at most; each image draws a number from 0 (from 1 where `always_tools`) to it.
         always_tools: every image has at least one of each kind that is allowed.
         continued_mm: how far the patient goes on beyond the CT's cut ends.
+
+    Raises:
+        InputError: a tube voltage that there is no spectrum for, or negative filtration.
     """
 
     name: str
@@ -61,6 +65,12 @@ class Difficulty:
     clamps: int = 0
     always_tools: bool = False
     continued_mm: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not TUBE_KVP[0] <= min(self.kvp) <= max(self.kvp) <= TUBE_KVP[1]:
+            raise InputError(f"the level {self.name!r} has a tube voltage of {self.kvp} kVp, expected {TUBE_KVP[0]:g} to {TUBE_KVP[1]:g} kVp")
+        if min(self.filtration_mm_al) < 0.0:
+            raise InputError(f"the level {self.name!r} has a filtration of {self.filtration_mm_al} mm Al, expected at least 0")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,9 @@ import numpy as np
 from ..imaging.nist import DENSITY_G_PER_CM3, mass_attenuation
 from .materials import MATERIALS
 
+TUBE_KVP = (40.0, 150.0)
+"""Tube voltages that the spectrum is made for."""
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -37,8 +40,8 @@ def tungsten_spectrum(kvp: float, filtration_mm_al: float = 3.0, bin_kev: float 
     Raises:
         ValueError: for a voltage outside 40-150 kVp or negative filtration.
     """
-    if not 40.0 <= kvp <= 150.0:
-        raise ValueError(f"tube voltage must lie in 40-150 kVp, not {kvp:g}")
+    if not TUBE_KVP[0] <= kvp <= TUBE_KVP[1]:
+        raise ValueError(f"tube voltage must lie in {TUBE_KVP[0]:g}-{TUBE_KVP[1]:g} kVp, not {kvp:g}")
     if filtration_mm_al < 0.0:
         raise ValueError(f"filtration must not be negative, not {filtration_mm_al:g} mm Al")
     count = max(1, int(np.ceil((kvp - 10.0) / bin_kev)))
