@@ -11,16 +11,10 @@ arXiv 1812.01537; Barfoot, "State Estimation for Robotics", chapter 7.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-import numpy as np
 import torch
 from torch import Tensor
 
-from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.quaternions import polynomial, quaternion_from_matrix, quaternion_log, sinc, split_small
-
-Array = TypeVar("Array", Tensor, np.ndarray)
 
 
 def hat(omega: Tensor) -> Tensor:
@@ -120,28 +114,6 @@ def recentred(camera_from_world: Tensor, centre: Tensor, new_centre: Tensor) -> 
     return _from_centre(rotation, translation, new_centre)
 
 
-def check_rigid(transform: Array, name: str, tolerance: float = 1e-4) -> Array:
-    """Returns `transform` (..., 4, 4), tensor or array, or raises InputError saying how it is not a rigid motion; `name` says which one it is.
-
-    `tolerance` bounds |R^T R - I|: a matrix written with six decimals passes, one with a scale or a reflection does not.
-    """
-    values = transform.detach().cpu().numpy() if isinstance(transform, Tensor) else np.asarray(transform)
-    if values.shape[-2:] != (4, 4):
-        raise InputError(f"{name} must be a 4 x 4 matrix, but its shape is {tuple(values.shape)}.")
-    if not np.issubdtype(values.dtype, np.number) or not np.isfinite(values).all():
-        raise InputError(f"{name} must hold finite numbers only.")
-    values = values.astype(np.float64)
-    if np.abs(values[..., 3, :] - np.array([0.0, 0.0, 0.0, 1.0])).max(initial=0.0) > tolerance:
-        raise InputError(f"{name} must have the last row 0 0 0 1, but it is {_numbers(values.reshape(-1, 4, 4)[0, 3])}.")
-    rotation = values[..., :3, :3]
-    defect = np.abs(np.swapaxes(rotation, -1, -2) @ rotation - np.eye(3)).max(initial=0.0)
-    if defect > tolerance:
-        raise InputError(f"{name} must be rigid, but its upper left 3 x 3 block is not a rotation: R^T R differs from the identity by {defect:.3g}.")
-    if (np.linalg.det(rotation) < 0).any():
-        raise InputError(f"{name} must be rigid, but its upper left 3 x 3 block is a reflection (its determinant is -1).")
-    return transform
-
-
 def orthonormalise(transform: Tensor) -> Tensor:
     """The rigid transform (..., 4, 4) nearest to one that drifted by round-off (polar decomposition of the rotation, by the SVD)."""
     u, _, vh = torch.linalg.svd(transform[..., :3, :3])
@@ -194,7 +166,3 @@ def _cotangent_remainder(square: Tensor) -> Tensor:
     small, x, angle = split_small(square)
     series = polynomial(x, (1 / 12, 1 / 720, 1 / 30240, 1 / 1209600, 1 / 47900160, 691 / 1307674368000, 1 / 74724249600))
     return torch.where(small, series, (1 - 0.5 * angle * torch.cos(0.5 * angle) / torch.sin(0.5 * angle)) / angle**2)
-
-
-def _numbers(row: np.ndarray) -> str:
-    return " ".join(f"{value:g}" for value in row)

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.case import find_case_files, load_case
-from SphericalRegLib.imaging.geometry_file import parse_geometry, read_geometry, rigid_matrix, write_geometry
+from SphericalRegLib.imaging.geometry_file import parse_geometry, read_geometry, write_geometry
 from SphericalRegLib.imaging.radiograph import Radiograph
 
 CAMERA = Camera(1020.0, (1.5, 1.25), (40, 32), (18.0, 17.25))
@@ -128,11 +128,9 @@ def test_size_and_principal_point_may_be_left_to_the_image(case):
 
 
 def test_rounded_rotation_is_accepted_and_made_exact():
-    rounded = np.round(POSE, 4)
-    rounded[:3, :3] = np.round(ROTATION + 2e-5, 4)
-    exact = rigid_matrix(rounded.tolist(), "pose")
+    exact = parse_geometry({"initial_camera_from_world": np.round(POSE, 4).tolist()}).initial_camera_from_world.value
     np.testing.assert_allclose(exact[:3, :3].T @ exact[:3, :3], np.eye(3), atol=1e-14)
-    np.testing.assert_allclose(exact, rounded, atol=2e-4)
+    np.testing.assert_allclose(exact, POSE, atol=2e-4)
 
 
 BAD_GEOMETRY = {
