@@ -13,9 +13,11 @@ import SimpleITK as sitk
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.geometry.views import c_arm_view
 from SphericalRegLib.imaging.case import find_case_files, load_case
 from SphericalRegLib.imaging.geometry_file import parse_geometry, read_geometry, write_geometry
 from SphericalRegLib.imaging.radiograph import Radiograph
+from SphericalRegLib.imaging.volume import Volume
 
 CAMERA = Camera(1020.0, (1.5, 1.25), (40, 32), (18.0, 17.25))
 ROTATION = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
@@ -66,6 +68,18 @@ def test_case_folder_is_read(case):
     assert loaded.views[0].radiograph.camera == CAMERA and loaded.views[0].radiograph.intensity == "counts"
     np.testing.assert_array_equal(loaded.views[0].camera_from_camera1, np.eye(4))
     np.testing.assert_allclose(loaded.initial_camera_from_world, POSE, atol=1e-12)
+
+
+def test_a_long_ct_may_be_empty_where_it_reaches_behind_the_source(case):
+    """A patient in the middle of 1.9 m of table: from cranial 45 degrees the empty end of the grid lies behind the source."""
+    image = sitk.ReadImage(str(case / "ct.nii.gz"))
+    image = sitk.ConstantPad(image, (0, 0, 310), (0, 0, 310), -1000.0)
+    sitk.WriteImage(image, str(case / "ct.nii.gz"))
+    volume = Volume.read(case / "ct.nii.gz")
+    pose = c_arm_view(0, 45, CAMERA, volume.centre_ras_mm.tolist(), 0.6).numpy()
+    assert (volume.box_corners_ras() @ pose[2, :3] + pose[2, 3]).min() < 0
+    edit(case / "geometry.json", initial_camera_from_world=pose.tolist())
+    assert load_case(case).volume.shape == volume.shape
 
 
 def test_truth_is_never_opened(case, monkeypatch):
