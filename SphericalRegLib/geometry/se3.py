@@ -92,9 +92,15 @@ def transform_points(transform: Tensor, points: Tensor) -> Tensor:
     return points @ transform[..., :3, :3].transpose(-1, -2) + transform[..., None, :3, 3]
 
 
+def about_centre(camera_from_world: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """(R, t), (..., 3, 3) and (..., 3), of x_cam = R (x_world - c) + t, c being `centre` (3,); t is where c lies in the camera, mm."""
+    rotation = camera_from_world[..., :3, :3]
+    return rotation, camera_from_world[..., :3, 3] + _apply(rotation, _like(centre, camera_from_world))
+
+
 def retract(camera_from_world: Tensor, delta: Tensor, centre: Tensor) -> Tensor:
     """The pose (..., 4, 4) that a step delta = (omega, v) (..., 6), rad and mm in world axes on the right about `centre` (3,), leads to."""
-    rotation, translation = _about_centre(camera_from_world, centre)
+    rotation, translation = about_centre(camera_from_world, centre)
     turned = rotation @ so3_exp(delta[..., :3])
     shifted = translation + _apply(rotation, delta[..., 3:])
     return _from_centre(turned, shifted, centre)
@@ -102,15 +108,15 @@ def retract(camera_from_world: Tensor, delta: Tensor, centre: Tensor) -> Tensor:
 
 def local(camera_from_world_a: Tensor, camera_from_world_b: Tensor, centre: Tensor) -> Tensor:
     """The step delta (..., 6) with retract(a, delta, centre) == b: rad and mm in world axes on the right about `centre` (3,)."""
-    rotation_a, translation_a = _about_centre(camera_from_world_a, centre)
-    rotation_b, translation_b = _about_centre(camera_from_world_b, centre)
+    rotation_a, translation_a = about_centre(camera_from_world_a, centre)
+    rotation_b, translation_b = about_centre(camera_from_world_b, centre)
     inverse = rotation_a.transpose(-1, -2)
     return torch.cat((so3_log(inverse @ rotation_b), _apply(inverse, translation_b - translation_a)), dim=-1)
 
 
 def recentred(camera_from_world: Tensor, centre: Tensor, new_centre: Tensor) -> Tensor:
     """The pose (..., 4, 4) of the same body in a shifted world, where what lay at `centre` (3,) lies at `new_centre`: R and t about it stay."""
-    rotation, translation = _about_centre(camera_from_world, centre)
+    rotation, translation = about_centre(camera_from_world, centre)
     return _from_centre(rotation, translation, new_centre)
 
 
@@ -120,12 +126,6 @@ def orthonormalise(transform: Tensor) -> Tensor:
     sign = torch.linalg.det(u @ vh)
     last = torch.stack((torch.ones_like(sign), torch.ones_like(sign), sign), dim=-1)
     return make_transform((u * last[..., None, :]) @ vh, transform[..., :3, 3])
-
-
-def _about_centre(camera_from_world: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """(R, t) of x_cam = R (x_world - c) + t."""
-    rotation = camera_from_world[..., :3, :3]
-    return rotation, camera_from_world[..., :3, 3] + _apply(rotation, _like(centre, camera_from_world))
 
 
 def _from_centre(rotation: Tensor, translation: Tensor, centre: Tensor) -> Tensor:

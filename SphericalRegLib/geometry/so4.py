@@ -21,6 +21,7 @@ from SphericalRegLib.geometry.quaternions import (
     quaternion_log_and_jacobian,
     quaternion_multiply,
 )
+from SphericalRegLib.geometry.se3 import make_transform
 
 __all__ = [
     "matrix_from_quaternion",
@@ -84,9 +85,7 @@ def se3_from_so4(g: Tensor, h: Tensor, rho_mm: float) -> Tensor:
     """
     half = 0.5 * quaternion_log(quaternion_multiply(g, quaternion_conjugate(h)))
     rotation = matrix_from_quaternion(quaternion_multiply(quaternion_exp(-half), g))
-    top = torch.cat((rotation, 2.0 * rho_mm * half[..., None]), dim=-1)
-    last = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=top.dtype, device=top.device).expand(*top.shape[:-2], 1, 4)
-    return torch.cat((top, last), dim=-2)
+    return make_transform(rotation, 2.0 * rho_mm * half)
 
 
 def so4_matrix(p: Tensor, q: Tensor) -> Tensor:
