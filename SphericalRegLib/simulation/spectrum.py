@@ -20,15 +20,6 @@ class Spectrum:
     energy_kev: np.ndarray
     weight: np.ndarray
 
-    @property
-    def mean_kev(self) -> float:
-        return float((self.energy_kev * self.weight).sum())
-
-
-def monoenergetic(energy_kev: float) -> Spectrum:
-    """A beam of one energy: the limit in which the transmission is exp(-line integral)."""
-    return Spectrum(np.array([float(energy_kev)]), np.array([1.0]))
-
 
 def tungsten_spectrum(kvp: float, filtration_mm_al: float = 3.0, bin_kev: float = 2.0) -> Spectrum:
     """Bremsstrahlung of a thick target at `kvp` behind `filtration_mm_al` of aluminium, as an energy-integrating detector weighs it.
