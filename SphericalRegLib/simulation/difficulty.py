@@ -31,7 +31,8 @@ class Difficulty:
         scintillator_mm: standard deviation of the blur after detection: it correlates the noise.
         dose_quanta_per_mm2: quanta that reach the detector behind the patient (median of the open field).
         electronic_quanta: standard deviation of the electronic noise, quanta per pixel.
-        shading: relative change of the signal from one edge of the image to the other (heel effect, gain), along a random direction.
+        shading: relative change of the signal from one edge of the image to the other (heel effect, gain), along a random direction; where that is a
+            diagonal, 1.41 times as much from corner to corner.
         full_well: detector saturation as a multiple of the median signal in the field; air beyond it is lost.
         shutter_share: open part of the detector's half width and half height; (1, 1) means no shutter.
         circle_chance: probability that the opening is round.
