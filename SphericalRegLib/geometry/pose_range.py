@@ -45,6 +45,8 @@ class PoseRange:
         if self.about is not None:
             rigid = checked_rigid(self.about, "The pose that a pose range lies about")
             object.__setattr__(self, "about", tuple(tuple(row) for row in rigid.tolist()))
+        if not 0 < self.sod_fraction < 1:
+            raise InputError(f"The pose range has sod_fraction {self.sod_fraction}: expected a number between 0 and 1.")
         unknown = [view for view in self.views if view not in NAMED_VIEWS]
         if unknown or not self.views:
             raise InputError(f"The pose range names the views {list(self.views)}: expected some of {', '.join(NAMED_VIEWS)}.")

@@ -93,6 +93,12 @@ def test_perturbations_are_in_camera_axes_and_of_all_sizes() -> None:
     assert (delta[:, :3].norm(dim=1) < math.radians(2.0)).double().mean() > 0.05
 
 
+@pytest.mark.parametrize("fraction", [0.0, 1.0, float("nan")])
+def test_a_centre_that_is_not_between_source_and_detector_is_named(fraction) -> None:
+    with pytest.raises(InputError, match="sod_fraction"):
+        PoseRange(sod_fraction=fraction)
+
+
 @pytest.mark.parametrize("views", [(), ("top",), ("ap", "oblique")])
 def test_unknown_views_are_named(views) -> None:
     with pytest.raises(InputError, match="ap, pa"):
