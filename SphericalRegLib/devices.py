@@ -48,12 +48,14 @@ def one_torch_thread() -> Iterator[None]:
 
     For many small operations, most of them too short to be worth a second one: on two threads (hyperthreads of one core), which wait for each other
     between operations, a registration took a sixth to two fifths longer. The renderer's own threads are not touched. Torch has one such number for
-    the process, which new threads begin with: where several are inside at once, all of them leave with what the first one found.
+    the process, which new threads begin with, and one for each thread: where several are inside at once, each stays on one thread until it leaves,
+    and all of them leave with what the first one found.
     """
     import torch
 
     with _lock:
-        _threads_before.append(_threads_before[0] if _threads_before else torch.get_num_threads())
+        found = torch.get_num_threads()  # a thread takes up the process's number when first asked, and must not do so only inside
+        _threads_before.append(_threads_before[0] if _threads_before else found)
     torch.set_num_threads(1)
     try:
         yield

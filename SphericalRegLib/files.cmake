@@ -55,6 +55,7 @@ set(MODULE_PYTHON_SCRIPTS
   geometry/pnp.py
   geometry/pose_range.py
   geometry/quaternions.py
+  geometry/rigid.py
   geometry/se3.py
   geometry/so4.py
   geometry/views.py

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from SphericalRegLib.errors import InputError
-from SphericalRegLib.geometry.se3 import check_rigid
+from SphericalRegLib.geometry.rigid import checked_rigid
 from SphericalRegLib.imaging.case import Case, View
 from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback, pace, silent
 from SphericalRegLib.simulation.poses import draw_start
@@ -88,8 +88,7 @@ def joined_case(cases: Sequence[Case], relation: np.ndarray) -> Case:
     same_grid = first.volume.shape == second.volume.shape and np.allclose(first.volume.world_from_voxel, second.volume.world_from_voxel, atol=1e-3)
     if not same_grid or not np.array_equal(first.volume.hu, second.volume.hu):
         raise InputError(f"The CTs of {first.path} and {second.path} differ; expected two X-rays of one CT.")
-    check_rigid(np.asarray(relation), "camera2_from_camera1")
-    views = (first.views[0], View(second.views[0].radiograph, np.asarray(relation, dtype=np.float64)))
+    views = (first.views[0], View(second.views[0].radiograph, checked_rigid(relation, "camera2_from_camera1")))
     return Case(first.path, first.volume, views, first.initial_camera_from_world)
 
 
@@ -179,13 +178,7 @@ def read_relation(path: str | Path) -> np.ndarray:
     except ValueError:
         raise InputError(f"{path} is not JSON; expected camera2_from_camera1 as 4 x 4 numbers.") from None
     matrix = content.get("camera2_from_camera1") if isinstance(content, dict) else content
-    try:
-        array = np.array(matrix, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{path} holds no matrix; expected camera2_from_camera1 as 4 x 4 numbers.") from None
-    if array.shape != (4, 4):
-        raise InputError(f"{path}: camera2_from_camera1 has shape {array.shape}; expected 4 x 4 numbers.")
-    return check_rigid(array, f"{path}: camera2_from_camera1")
+    return checked_rigid(matrix, f"{path}: camera2_from_camera1")
 
 
 def _register(case: Case, start: np.ndarray, index: int, registrar: StartRegistrar, errors: Callable[[np.ndarray], PoseErrors]) -> Outcome:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from SphericalRegLib.errors import InputError
-from SphericalRegLib.geometry.se3 import check_rigid
+from SphericalRegLib.geometry.rigid import checked_rigid
 from SphericalRegLib.imaging.files import read_json_object
 
 
@@ -31,10 +31,7 @@ def load_truth(case: str | Path) -> Truth:
     for key in ("camera_from_world", "fiducials_ras_mm"):
         if key not in content:
             raise InputError(f"truth file {path} has no {key}")
-    pose = _numbers(content["camera_from_world"], f"{path}: camera_from_world", "4 x 4 numbers")
-    if pose.shape != (4, 4):
-        raise InputError(f"{path}: camera_from_world has shape {pose.shape}, expected 4 x 4 numbers")
-    check_rigid(pose, f"{path}: camera_from_world")
+    pose = checked_rigid(content["camera_from_world"], f"{path}: camera_from_world")
     fiducials = _numbers(content["fiducials_ras_mm"], f"{path}: fiducials_ras_mm", "a list of [x, y, z]")
     if fiducials.ndim != 2 or fiducials.shape[1] != 3 or not len(fiducials):
         raise InputError(f"{path}: fiducials_ras_mm has shape {fiducials.shape}, expected a list of [x, y, z] with at least one point")

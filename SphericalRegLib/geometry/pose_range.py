@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from .camera import Camera
-from .se3 import check_rigid, make_transform, so3_exp
+from .rigid import checked_rigid
+from .se3 import make_transform, so3_exp
 from .views import NAMED_VIEWS, c_arm_view
 
 
@@ -43,7 +43,10 @@ class PoseRange:
 
     def __post_init__(self) -> None:
         if self.about is not None:
-            check_rigid(np.asarray(self.about), "The pose that a pose range lies about")
+            rigid = checked_rigid(self.about, "The pose that a pose range lies about")
+            object.__setattr__(self, "about", tuple(tuple(row) for row in rigid.tolist()))
+        if not 0 < self.sod_fraction < 1:
+            raise InputError(f"The pose range has sod_fraction {self.sod_fraction}: expected a number between 0 and 1.")
         unknown = [view for view in self.views if view not in NAMED_VIEWS]
         if unknown or not self.views:
             raise InputError(f"The pose range names the views {list(self.views)}: expected some of {', '.join(NAMED_VIEWS)}.")

@@ -11,16 +11,10 @@ arXiv 1812.01537; Barfoot, "State Estimation for Robotics", chapter 7.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-import numpy as np
 import torch
 from torch import Tensor
 
-from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.quaternions import polynomial, quaternion_from_matrix, quaternion_log, sinc, split_small
-
-Array = TypeVar("Array", Tensor, np.ndarray)
 
 
 def hat(omega: Tensor) -> Tensor:
@@ -98,9 +92,15 @@ def transform_points(transform: Tensor, points: Tensor) -> Tensor:
     return points @ transform[..., :3, :3].transpose(-1, -2) + transform[..., None, :3, 3]
 
 
+def about_centre(camera_from_world: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """(R, t), (..., 3, 3) and (..., 3), of x_cam = R (x_world - c) + t, c being `centre` (3,); t is where c lies in the camera, mm."""
+    rotation = camera_from_world[..., :3, :3]
+    return rotation, camera_from_world[..., :3, 3] + _apply(rotation, _like(centre, camera_from_world))
+
+
 def retract(camera_from_world: Tensor, delta: Tensor, centre: Tensor) -> Tensor:
     """The pose (..., 4, 4) that a step delta = (omega, v) (..., 6), rad and mm in world axes on the right about `centre` (3,), leads to."""
-    rotation, translation = _about_centre(camera_from_world, centre)
+    rotation, translation = about_centre(camera_from_world, centre)
     turned = rotation @ so3_exp(delta[..., :3])
     shifted = translation + _apply(rotation, delta[..., 3:])
     return _from_centre(turned, shifted, centre)
@@ -108,38 +108,16 @@ def retract(camera_from_world: Tensor, delta: Tensor, centre: Tensor) -> Tensor:
 
 def local(camera_from_world_a: Tensor, camera_from_world_b: Tensor, centre: Tensor) -> Tensor:
     """The step delta (..., 6) with retract(a, delta, centre) == b: rad and mm in world axes on the right about `centre` (3,)."""
-    rotation_a, translation_a = _about_centre(camera_from_world_a, centre)
-    rotation_b, translation_b = _about_centre(camera_from_world_b, centre)
+    rotation_a, translation_a = about_centre(camera_from_world_a, centre)
+    rotation_b, translation_b = about_centre(camera_from_world_b, centre)
     inverse = rotation_a.transpose(-1, -2)
     return torch.cat((so3_log(inverse @ rotation_b), _apply(inverse, translation_b - translation_a)), dim=-1)
 
 
 def recentred(camera_from_world: Tensor, centre: Tensor, new_centre: Tensor) -> Tensor:
     """The pose (..., 4, 4) of the same body in a shifted world, where what lay at `centre` (3,) lies at `new_centre`: R and t about it stay."""
-    rotation, translation = _about_centre(camera_from_world, centre)
+    rotation, translation = about_centre(camera_from_world, centre)
     return _from_centre(rotation, translation, new_centre)
-
-
-def check_rigid(transform: Array, name: str, tolerance: float = 1e-4) -> Array:
-    """Returns `transform` (..., 4, 4), tensor or array, or raises InputError saying how it is not a rigid motion; `name` says which one it is.
-
-    `tolerance` bounds |R^T R - I|: a matrix written with six decimals passes, one with a scale or a reflection does not.
-    """
-    values = transform.detach().cpu().numpy() if isinstance(transform, Tensor) else np.asarray(transform)
-    if values.shape[-2:] != (4, 4):
-        raise InputError(f"{name} must be a 4 x 4 matrix, but its shape is {tuple(values.shape)}.")
-    if not np.issubdtype(values.dtype, np.number) or not np.isfinite(values).all():
-        raise InputError(f"{name} must hold finite numbers only.")
-    values = values.astype(np.float64)
-    if np.abs(values[..., 3, :] - np.array([0.0, 0.0, 0.0, 1.0])).max(initial=0.0) > tolerance:
-        raise InputError(f"{name} must have the last row 0 0 0 1, but it is {_numbers(values.reshape(-1, 4, 4)[0, 3])}.")
-    rotation = values[..., :3, :3]
-    defect = np.abs(np.swapaxes(rotation, -1, -2) @ rotation - np.eye(3)).max(initial=0.0)
-    if defect > tolerance:
-        raise InputError(f"{name} must be rigid, but its upper left 3 x 3 block is not a rotation: R^T R differs from the identity by {defect:.3g}.")
-    if (np.linalg.det(rotation) < 0).any():
-        raise InputError(f"{name} must be rigid, but its upper left 3 x 3 block is a reflection (its determinant is -1).")
-    return transform
 
 
 def orthonormalise(transform: Tensor) -> Tensor:
@@ -148,12 +126,6 @@ def orthonormalise(transform: Tensor) -> Tensor:
     sign = torch.linalg.det(u @ vh)
     last = torch.stack((torch.ones_like(sign), torch.ones_like(sign), sign), dim=-1)
     return make_transform((u * last[..., None, :]) @ vh, transform[..., :3, 3])
-
-
-def _about_centre(camera_from_world: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """(R, t) of x_cam = R (x_world - c) + t."""
-    rotation = camera_from_world[..., :3, :3]
-    return rotation, camera_from_world[..., :3, 3] + _apply(rotation, _like(centre, camera_from_world))
 
 
 def _from_centre(rotation: Tensor, translation: Tensor, centre: Tensor) -> Tensor:
@@ -194,7 +166,3 @@ def _cotangent_remainder(square: Tensor) -> Tensor:
     small, x, angle = split_small(square)
     series = polynomial(x, (1 / 12, 1 / 720, 1 / 30240, 1 / 1209600, 1 / 47900160, 691 / 1307674368000, 1 / 74724249600))
     return torch.where(small, series, (1 - 0.5 * angle * torch.cos(0.5 * angle) / torch.sin(0.5 * angle)) / angle**2)
-
-
-def _numbers(row: np.ndarray) -> str:
-    return " ".join(f"{value:g}" for value in row)

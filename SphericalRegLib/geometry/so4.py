@@ -21,6 +21,7 @@ from SphericalRegLib.geometry.quaternions import (
     quaternion_log_and_jacobian,
     quaternion_multiply,
 )
+from SphericalRegLib.geometry.se3 import make_transform
 
 __all__ = [
     "matrix_from_quaternion",
@@ -32,7 +33,6 @@ __all__ = [
     "se3_from_so4",
     "so4_distance",
     "so4_from_se3",
-    "so4_matrix",
     "so4_residual",
     "so4_residual_and_tangent",
 ]
@@ -84,16 +84,7 @@ def se3_from_so4(g: Tensor, h: Tensor, rho_mm: float) -> Tensor:
     """
     half = 0.5 * quaternion_log(quaternion_multiply(g, quaternion_conjugate(h)))
     rotation = matrix_from_quaternion(quaternion_multiply(quaternion_exp(-half), g))
-    top = torch.cat((rotation, 2.0 * rho_mm * half[..., None]), dim=-1)
-    last = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=top.dtype, device=top.device).expand(*top.shape[:-2], 1, 4)
-    return torch.cat((top, last), dim=-2)
-
-
-def so4_matrix(p: Tensor, q: Tensor) -> Tensor:
-    """The 4 x 4 rotation (..., 4, 4) x -> p x conj(q), x as the vector (w, x, y, z)."""
-    basis = torch.eye(4, dtype=p.dtype, device=p.device)
-    columns = quaternion_multiply(quaternion_multiply(p[..., None, :], basis), quaternion_conjugate(q)[..., None, :])
-    return columns.transpose(-1, -2)
+    return make_transform(rotation, 2.0 * rho_mm * half)
 
 
 def safe_norm(vector: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def cortical_bone_hu(energy_kev: float) -> float:
 
 
 def water_bone_fractions(hu: np.ndarray, ct_energy_kev: float = 70.0) -> tuple[np.ndarray, np.ndarray]:
-    """Parts of water and of cortical bone, (a_w, a_b), each of the shape of `hu`, that make up a voxel.
+    """Parts of water and of cortical bone, (a_w, a_b), each of the shape of `hu` and its precision (float32 at least), that make up a voxel.
 
     Relative to the solid material: a_w grams of water per cm3 and 1.92 a_b grams of bone, so mu(E) = a_w mu_w(E) + a_b mu_b(E) at any energy.
     With s = `SOFT_TISSUE_HU` and b = `cortical_bone_hu(ct_energy_kev)`:
@@ -71,7 +71,8 @@ def water_bone_fractions(hu: np.ndarray, ct_energy_kev: float = 70.0) -> tuple[n
 
     Both are continuous, so is the mass, and at the CT's energy the mixture attenuates exactly as the Hounsfield unit says.
     """
-    hu = np.asarray(hu, dtype=np.float32)
+    hu = np.asarray(hu)
+    hu = hu.astype(np.result_type(hu, np.float32), copy=False)
     full = cortical_bone_hu(ct_energy_kev)
     share = np.clip((hu - SOFT_TISSUE_HU) / (full - SOFT_TISSUE_HU), 0.0, 1.0)
     water = (1.0 - share) * np.clip(1.0 + np.minimum(hu, SOFT_TISSUE_HU) / 1000.0, 0.0, None)

@@ -24,9 +24,11 @@ import numpy as np
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.imaging.attenuation import AttenuationModel
 from SphericalRegLib.imaging.files import read_json_object, refuse_misspelt
 from SphericalRegLib.imaging.geometry_file import read_geometry
 from SphericalRegLib.imaging.geometry_values import GeometryValues, start_pose
+from SphericalRegLib.imaging.grid import content_corners
 from SphericalRegLib.imaging.pixels import SUFFIXES, is_dicom, suffix_of
 from SphericalRegLib.imaging.radiograph import Radiograph
 from SphericalRegLib.imaging.volume import Volume
@@ -111,8 +113,9 @@ def load_case(path: str | Path) -> Case:
 
 
 def overlap_problem(camera: Camera, camera_from_world: np.ndarray, volume: Volume) -> str | None:
-    """Why an X-ray taken at a pose cannot show the CT, in words, or None where it can."""
-    points = volume.box_corners_ras() @ camera_from_world[:3, :3].T + camera_from_world[:3, 3]
+    """Why an X-ray taken at a pose cannot show the CT, in words, or None where it can. Air does not count: a long CT may be empty at its ends."""
+    corners = content_corners(volume.hu >= AttenuationModel.air_below_hu, volume.world_from_voxel)
+    points = corners @ camera_from_world[:3, :3].T + camera_from_world[:3, 3]
     depth = points[:, 2]
     if (depth <= 0).all():
         return "the CT lies behind the X-ray source: is the matrix the inverse of what it should be?"

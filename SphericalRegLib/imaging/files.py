@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from SphericalRegLib.errors import InputError
 
@@ -71,12 +71,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     The temporary name keeps the suffix: writers choose the format by it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix="".join(path.suffixes[-2:]), dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".writing-{uuid4().hex[:12]}{''.join(path.suffixes[-2:])}")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # as open as any new file; `tempfile` makes private ones
     try:
         write(temporary)
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -86,9 +84,3 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write an object as indented JSON, atomically; numbers that JSON cannot hold (NaN, infinity) are refused with ValueError."""
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -29,11 +29,9 @@ import numpy as np
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.geometry.rigid import checked_rigid
 from SphericalRegLib.imaging.files import read_json_object, refuse_misspelt, write_json
 from SphericalRegLib.imaging.geometry_values import INTENSITIES, GeometryValues, Sourced, implausible
-
-# Entries of a rotation printed with four decimals are off by 5e-5; ten times that is a typing error, not a rounding one.
-RIGID_TOLERANCE = 1e-3
 
 _RELATION = re.compile(r"camera\d*_from_camera1")
 _NO_KEYS = {"camera_from_camera1", "full_scale", "start", "image_axes", "warnings"}
@@ -83,8 +81,8 @@ def parse_geometry(content: Mapping[str, Any], where: str = "geometry", origin: 
         frame=sourced("frame", _index),
         i0=sourced("i0", _above_zero),
         collimator=sourced("collimator", _boolean),
-        initial_camera_from_world=sourced("initial_camera_from_world", rigid_matrix),
-        camera_from_camera1=sourced(f"camera{view}_from_camera1", rigid_matrix) if view > 1 else None,
+        initial_camera_from_world=sourced("initial_camera_from_world", checked_rigid),
+        camera_from_camera1=sourced(f"camera{view}_from_camera1", checked_rigid) if view > 1 else None,
     )
 
 
@@ -126,34 +124,6 @@ def write_geometry(
         content[f"camera{view}_from_camera1"] = np.asarray(camera_from_camera1, dtype=float).tolist()
     parse_geometry(content, str(path), view=view)
     write_json(Path(path), content)
-
-
-def rigid_matrix(value: Any, where: str) -> np.ndarray:
-    """A 4 x 4 rigid transform as float64; the rotation is brought back to exact orthogonality (polar decomposition).
-
-    Raises:
-        InputError: not 4 x 4 finite numbers, last row not (0, 0, 0, 1), scaled or sheared, or a reflection.
-    """
-    try:
-        matrix = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{where} is not a matrix of numbers, expected 4 rows of 4") from None
-    if matrix.shape != (4, 4):
-        raise InputError(f"{where} has shape {matrix.shape}, expected 4 rows of 4 numbers")
-    if not np.isfinite(matrix).all():
-        raise InputError(f"{where} holds numbers that are not finite")
-    if np.abs(matrix[3] - (0, 0, 0, 1)).max() > 1e-6:
-        raise InputError(f"{where} has the last row {matrix[3].tolist()}, expected [0, 0, 0, 1]: is it transposed?")
-    rotation = matrix[:3, :3]
-    error = np.abs(rotation.T @ rotation - np.eye(3)).max()
-    if error > RIGID_TOLERANCE:
-        raise InputError(f"{where} is not rigid: its 3 x 3 part is off a rotation by {error:.2g} (scaled or sheared?)")
-    if np.linalg.det(rotation) < 0:
-        raise InputError(f"{where} is a reflection (determinant -1), expected a rotation: a mirrored image is said with \"mirrored\": true")
-    left, _, right = np.linalg.svd(rotation)
-    matrix[:3, :3] = left @ right
-    matrix[3] = (0, 0, 0, 1)
-    return matrix
 
 
 def _number(value: Any, where: str) -> float:

@@ -84,6 +84,16 @@ def box_corners(shape: Sequence[int]) -> np.ndarray:
     return unit * np.asarray(shape, dtype=np.float64) - 0.5
 
 
+def content_corners(present: np.ndarray, world_from_voxel: np.ndarray) -> np.ndarray:
+    """Corners (8, 3), world mm, of the smallest box of whole voxels that holds everything that is `present` (I, J, K) bool; something must be."""
+    bounds = []
+    for axis in range(3):
+        hit = np.flatnonzero(present.any(axis=tuple(other for other in range(3) if other != axis)))
+        bounds.append((hit[0] - 0.5, hit[-1] + 0.5))
+    corners = np.stack(np.meshgrid(*bounds, indexing="ij"), axis=-1).reshape(8, 3)
+    return apply(world_from_voxel, corners)
+
+
 def world_from_voxel_of(image: sitk.Image) -> np.ndarray:
     """`world_from_voxel` (RAS) of a 3D SimpleITK image, whose own origin, spacing and direction are LPS."""
     lps = np.eye(4)

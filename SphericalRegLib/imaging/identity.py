@@ -16,6 +16,8 @@ from .attenuation import Attenuation
 
 MASS_TOLERANCE = 0.05
 MOMENT_TOLERANCE_MM = 3.0
+"""On grids of 2 or 4 mm the sample CTs' mass changes by up to .6 %, their centre of mass by .2 mm and their extent by .3 mm; the two differ from each
+other by 40 %, 12 mm and 7 mm."""
 
 
 @dataclass(frozen=True)

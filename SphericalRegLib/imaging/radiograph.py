@@ -141,11 +141,6 @@ class Radiograph:
         part = np.s_[top : top + rows, left : left + columns]
         return replace(self, image=self.image[part], mask=self.mask[part], camera=self.camera.crop(left, top, columns, rows))
 
-    def crop_border(self, pixels: int) -> Radiograph:
-        """Without ``pixels`` on each side."""
-        width, height = self.camera.size_px
-        return self.crop(pixels, pixels, width - 2 * pixels, height - 2 * pixels)
-
     def resize(self, columns: int, rows: int) -> Radiograph:
         """The same field of view on another grid: the mean over each new pixel's area when shrinking, linear interpolation when enlarging.
 
@@ -162,10 +157,6 @@ class Radiograph:
         masked = vertical @ np.where(self.mask, self.image, np.float32(0)) @ horizontal
         image = np.where(share > 1e-3, masked / np.maximum(share, 1e-3), plain).astype(np.float32)
         return replace(self, image=image, mask=share >= 0.5, camera=self.camera.resize(columns, rows))
-
-    def with_mask(self, mask: np.ndarray) -> Radiograph:
-        """Narrowed by a further (H, W) bool mask."""
-        return replace(self, mask=self.mask & np.asarray(mask, dtype=bool))
 
     def tensor(self, device: str | torch.device = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
         """Image (H, W) float32 and mask (H, W) bool on a device."""

@@ -23,7 +23,7 @@ MOST_VOXELS = 2**31
 class StoredGrid:
     """What a file holds: values (I, J, K), its affine (4, 4) to RAS mm, its name, and the value that it declares as padding, if it does.
 
-    The values are Fortran-contiguous, in the file's type or float32, and nobody else's: they may be written to.
+    The values are in the file's type or float32, nobody else's (they may be written to), and Fortran-contiguous where they come from a file or image.
     """
 
     values: np.ndarray

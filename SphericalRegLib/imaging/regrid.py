@@ -1,13 +1,10 @@
-"""Arithmetic of other grids: resampling with anti-aliasing, and the part of a grid that a camera sees."""
+"""Resampling a grid with anti-aliasing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-
-from SphericalRegLib.errors import InputError
-from SphericalRegLib.geometry.camera import Camera
 
 
 def resampled_grid(shape: Sequence[int], world_from_voxel: np.ndarray, spacing_mm: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
@@ -35,52 +32,6 @@ def resample(values: np.ndarray, valid: np.ndarray | None, shape: Sequence[int],
     mean = _apply_kernels(np.where(valid, values, np.float32(0)), kernels)
     np.divide(mean, weight, out=mean, where=weight > 0)
     return mean, weight >= 0.5
-
-
-def seen_box(shape: Sequence[int], world_from_voxel: np.ndarray, camera: Camera, camera_from_world: np.ndarray, margin_mm: float) -> np.ndarray:
-    """Smallest box of voxels (2, 3), first and past-the-last, that holds all of a grid that a camera sees at poses (..., 4, 4).
-
-    What is seen is the pyramid from the source to the detector's outline, widened by `margin_mm` on all sides; its part within the grid is a convex
-    body, whose extent along each axis is a small linear programme.
-
-    Raises:
-        InputError: if the grid is seen at none of the poses.
-    """
-    from scipy.optimize import linprog  # slow to import, and reading a CT does not need it
-
-    poses = np.asarray(camera_from_world, dtype=np.float64).reshape(-1, 4, 4)
-    low, high = np.full(3, np.inf), np.full(3, -np.inf)
-    bounds = [(-0.5, size - 0.5) for size in shape]
-    normals, offsets = _pyramid(camera, margin_mm)
-    for pose in poses:
-        camera_from_voxel = pose @ world_from_voxel
-        a, b = normals @ camera_from_voxel[:3, :3], offsets - normals @ camera_from_voxel[:3, 3]
-        for axis in range(3):
-            for sign in (1.0, -1.0):
-                solved = linprog(sign * np.eye(3)[axis], A_ub=a, b_ub=b, bounds=bounds, method="highs")
-                if solved.status == 0:
-                    value = solved.x[axis]
-                    low[axis], high[axis] = min(low[axis], value), max(high[axis], value)
-    if not np.isfinite(low).all():
-        raise InputError("The CT lies outside the X-ray's field of view at the given pose; expected it between source and detector.")
-    first = np.clip(np.floor(low + 0.5 - 1e-6), 0, np.asarray(shape) - 1)
-    return np.stack([first, np.clip(np.ceil(high + 0.5 + 1e-6), first + 1, shape)]).astype(int)
-
-
-def _pyramid(camera: Camera, margin_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """Half-spaces (6, 3), (6,): x_camera is seen if normals @ x <= offsets."""
-    spacing, size, centre = (np.asarray(v, dtype=np.float64) for v in (camera.pixel_spacing_mm, camera.size_px, camera.principal_point_px))
-    slope_low, slope_high = (-0.5 - centre) * spacing / camera.sdd_mm, (size - 0.5 - centre) * spacing / camera.sdd_mm
-    normals, offsets = [], []
-    for axis in range(2):
-        for slope, sign in ((slope_low[axis], -1.0), (slope_high[axis], 1.0)):
-            normal = np.array([0.0, 0.0, -slope])
-            normal[axis] = 1.0
-            normals.append(sign * normal)
-            offsets.append(margin_mm * float(np.linalg.norm(normal)))
-    normals += [np.array([0.0, 0.0, -1.0]), np.array([0.0, 0.0, 1.0])]
-    offsets += [margin_mm, camera.sdd_mm + margin_mm]
-    return np.array(normals), np.array(offsets)
 
 
 def _kernel(old: int, new: int, ratio: float) -> np.ndarray:

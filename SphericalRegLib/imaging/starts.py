@@ -28,7 +28,7 @@ class Start:
         return f"{self.base}, {across}, {along} degrees"
 
     def beam_ras(self) -> np.ndarray:
-        """(3,) unit vector from source to detector, in RAS."""
+        """(3,) unit vector from source to detector, in RAS: that of `geometry.views.c_arm_view`, without torch (a test holds them together)."""
         zero = {"pa": 0.0, "left": 90.0, "ap": 180.0, "right": -90.0}[self.base]
         primary, secondary = math.radians(zero + self.primary_deg), math.radians(self.secondary_deg)
         flat = math.cos(secondary)

@@ -17,13 +17,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.rigid import checked_rigid
 
 from .files import read_json_object, require_file, write_atomically
 from .grid import RAS_FROM_LPS
 
 ITK_SUFFIXES = (".tfm", ".txt", ".h5", ".hdf5", ".hdf", ".mat", ".xfm")
 _WRITTEN = (".tfm", ".txt", ".h5")
-_RIGID = 1e-3  # |R^T R - I|: a matrix typed with four decimals passes, a scale of 0.1 % does not
 
 
 def ras_from_itk(matrix: np.ndarray) -> np.ndarray:
@@ -46,11 +46,11 @@ def read_pose(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
-        return _rigid(_read_itk(path, "a pose"), f"The pose in {path}")
+        return checked_rigid(_read_itk(path, "a pose"), f"The pose in {path}")
     content = read_json_object(path, "The pose file")
     if "camera_from_world" not in content:
         raise InputError(f"{path} has no camera_from_world; expected a 4 x 4 matrix under that key.")
-    return _rigid(content["camera_from_world"], f"camera_from_world in {path}")
+    return checked_rigid(content["camera_from_world"], f"camera_from_world in {path}")
 
 
 def read_transform(path: str | Path) -> np.ndarray:
@@ -112,22 +112,3 @@ def _read_itk(path: Path, what: str) -> np.ndarray:
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
         raise InputError(f"The transform in {path} is singular or not finite; expected an invertible one.")
     return ras_from_itk(matrix)
-
-
-def _rigid(matrix: object, what: str) -> np.ndarray:
-    try:
-        pose = np.array(matrix, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{what} is not a matrix of numbers; expected 4 rows of 4 numbers.") from None
-    if pose.shape != (4, 4) or not np.isfinite(pose).all():
-        raise InputError(f"{what} has shape {pose.shape} or holds NaN; expected 4 rows of 4 finite numbers.")
-    if not np.allclose(pose[3], (0, 0, 0, 1), atol=1e-6):
-        raise InputError(f"{what} has the last row {pose[3].tolist()}; expected 0, 0, 0, 1.")
-    rotation = pose[:3, :3]
-    defect = np.abs(rotation.T @ rotation - np.eye(3)).max()
-    if defect > _RIGID or np.linalg.det(rotation) < 0:
-        kind = "mirrors" if np.linalg.det(rotation) < 0 else f"scales or shears (R^T R differs from the identity by {defect:.2g})"
-        raise InputError(f"{what} is not rigid: it {kind}; expected a rotation and a translation.")
-    u, _, vt = np.linalg.svd(rotation)
-    pose[:3, :3] = u @ vt
-    return pose

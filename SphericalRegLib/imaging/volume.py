@@ -10,13 +10,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from SphericalRegLib.errors import InputError
-from SphericalRegLib.geometry.camera import Camera
 
 from . import grid
 from .files import write_atomically
 from .hounsfield import AIR_HU, Padding, check_finite, check_hounsfield, find_padding
 from .reading import MOST_VOXELS, StoredGrid, grid_from_sitk, read_grid
-from .regrid import resample, resampled_grid, seen_box
+from .regrid import resample, resampled_grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,18 +174,6 @@ class Volume:
         affine[:3, 3] = grid.apply(self.world_from_voxel, low)
         labels, valid = (None if array is None else array[box].copy(order="K") for array in (self.labels, self.valid))
         return replace(self, hu=self.hu[box].copy(order="K"), world_from_voxel=affine, labels=labels, valid=valid)
-
-    def crop_to_field_of_view(self, camera: Camera, camera_from_world: np.ndarray, margin_mm: float = 20.0) -> Volume:
-        """The smallest box with all that a camera sees of the CT at poses (..., 4, 4), and `margin_mm` on all sides for poses nearby.
-
-        Rays that leave the box sideways leave the field of view there; along the beam nothing is lost. So projections at these poses are unchanged.
-
-        Raises:
-            InputError: if the CT is seen at none of the poses.
-        """
-        first, end = seen_box(self.shape, self.world_from_voxel, camera, camera_from_world, margin_mm)
-        end = np.maximum(end, np.minimum(first + 2, self.shape))
-        return self.crop_to_box(np.minimum(first, end - 2), end)
 
     def resample(self, spacing_mm: float | Sequence[float]) -> Volume:
         """The CT on a grid with the same axes and centre and another spacing (one number, or one for each axis).

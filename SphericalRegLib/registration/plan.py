@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..geometry.se3 import check_rigid, orthonormalise
+from ..geometry.rigid import checked_rigid
 from ..geometry.views import NAMED_VIEWS, named_view
 from ..imaging.case import View
 from ..imaging.radiograph import Radiograph
@@ -97,11 +97,8 @@ def plan_from(initial: Any, views: Sequence[View], pyramid: VolumePyramid, optio
         which = f"the named view{'s' if len(names) > 1 else ''} {', '.join(names)}"
         first = Round(poses, options.wide_start, poses, poses[:0], f"{which} {'were' if len(names) > 1 else 'was'} searched, as without a model")
         return Plan(first, (), options.closer_start, (f"Initial pose: no matrix was given; searched around {which}.",))  # wide at once
-    pose = initial if isinstance(initial, Tensor) else torch.from_numpy(np.array(_numbers(initial)))
-    check_rigid(pose, "The initial pose")
-    if pose.shape != (4, 4):
-        raise InputError(f"The initial pose has shape {tuple(pose.shape)}; expected one camera_from_world (4, 4).")
-    start = orthonormalise(pose.to(device=pyramid.device, dtype=torch.float64))[None]
+    given = initial.detach().cpu().numpy() if isinstance(initial, Tensor) else initial
+    start = torch.from_numpy(checked_rigid(given, "The initial pose")).to(pyramid.device)[None]
     first = Round(start, options.multi_start, start, start[:0])
     return Plan(first, _wider(first, options), None if options.multi_start is None else options.closer_start)
 
@@ -137,14 +134,8 @@ def as_views(radiographs: Radiograph | View | Sequence[Radiograph | View]) -> tu
     for number, view in enumerate(given, start=1):
         if not isinstance(view, View):
             raise InputError(f"X-ray {number} does not say where its camera stands to the first; expected a View with camera_from_camera1.")
-        check_rigid(np.asarray(view.camera_from_camera1), f"camera_from_camera1 of X-ray {number}")
+        relation = checked_rigid(view.camera_from_camera1, f"camera_from_camera1 of X-ray {number}")
+        given[number - 1] = replace(view, camera_from_camera1=relation)
     if np.abs(given[0].camera_from_camera1 - np.eye(4)).max() > 1e-9:
         raise InputError("camera_from_camera1 of the first X-ray must be the identity.")
     return tuple(given)
-
-
-def _numbers(values: Any) -> np.ndarray:
-    try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"The initial pose is {values!r}; expected a 4 x 4 matrix camera_from_world or a view's name.") from None

@@ -31,11 +31,11 @@ def crop_to_content(radiograph: Radiograph, poses: Tensor, corners: Tensor, marg
     """
     low, high, in_front, meets = _extent(radiograph, poses, corners, margin_mm)
     if not bool(in_front.any()):
-        raise InputError(f"X-ray {radiograph.name}: the CT lies behind the X-ray source at the initial pose; expected it in front.")
+        raise InputError(f"X-ray {radiograph.name!r}: the CT lies behind the X-ray source at the initial pose; expected it in front.")
     if not bool(meets.any()):
         raise InputError(
-            f"X-ray {radiograph.name}: the projection of the CT falls outside the image at the initial pose; "
-            "expected them to meet (is the initial pose or the geometry of another view?)."
+            f"X-ray {radiograph.name!r}: the projection of the CT falls outside the image at the initial pose; "
+            "expected them to meet: do the initial pose and the geometry belong to this view?"
         )
     columns, rows = radiograph.camera.size_px
     # One wild pose of many must not blow the region up: the 95th percentile of each side holds the rest.

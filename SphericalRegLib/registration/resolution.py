@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..geometry.camera import Camera
+from ..imaging import grid
 from ..imaging.attenuation import Attenuation
-from ..imaging.grid import voxel_spacing
 from ..rendering.projector import Projector
 from ..rendering.unseen import UnseenRays
 
@@ -34,21 +34,14 @@ def coarsened(attenuation: Attenuation, spacing_mm: float) -> Attenuation:
 
 def block_factors(attenuation: Attenuation, spacing_mm: float) -> tuple[int, int, int]:
     """How many voxels along each axis make one coarse voxel."""
-    spacing = voxel_spacing(attenuation.world_from_voxel)
+    spacing = grid.voxel_spacing(attenuation.world_from_voxel)
     i, j, k = (max(1, min(int(1.25 * spacing_mm / step), size // 8)) for step, size in zip(spacing, attenuation.mu.shape))
     return i, j, k
 
 
 def content_corners(attenuation: Attenuation) -> np.ndarray:
     """Corners (8, 3), world mm, of the smallest box of voxels that holds everything that attenuates more than a hundredth of the maximum."""
-    present = attenuation.mu > 0.01 * attenuation.mu.max()
-    bounds = []
-    for axis in range(3):
-        hit = np.flatnonzero(present.any(axis=tuple(other for other in range(3) if other != axis)))
-        bounds.append((hit[0] - 0.5, hit[-1] + 0.5))
-    corners = np.stack(np.meshgrid(*bounds, indexing="ij"), axis=-1).reshape(8, 3)
-    affine = attenuation.world_from_voxel
-    return corners @ affine[:3, :3].T + affine[:3, 3]
+    return grid.content_corners(attenuation.mu > 0.01 * attenuation.mu.max(), attenuation.world_from_voxel)
 
 
 class VolumePyramid:

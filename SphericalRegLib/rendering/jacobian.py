@@ -8,10 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
-def centre_in_camera(camera_from_world: Tensor, centre: Tensor) -> Tensor:
-    """t (..., 3): the CT's centre c in camera coordinates, mm."""
-    return camera_from_world[..., :3, :3] @ centre.to(camera_from_world) + camera_from_world[..., :3, 3]
+from ..geometry.se3 import hat
 
 
 def tangent_from_matrix(camera_from_world: Tensor, change: Tensor, centre: Tensor) -> Tensor:
@@ -34,12 +31,8 @@ def matrix_from_tangent_gradient(camera_from_world: Tensor, gradient: Tensor, ce
     """The adjoint of `tangent_from_matrix`: gradient (..., 6) by the tangent -> gradient (..., 4, 4) by the pose matrix (last row zero)."""
     rotation = camera_from_world[..., :3, :3]
     g_omega, g_v = gradient[..., :3], gradient[..., 3:]
-    zero = torch.zeros_like(g_omega[..., 0])
-    hat = torch.stack(
-        [zero, -g_omega[..., 2], g_omega[..., 1], g_omega[..., 2], zero, -g_omega[..., 0], -g_omega[..., 1], g_omega[..., 0], zero], dim=-1
-    ).unflatten(-1, (3, 3))
     g_shift = (rotation @ g_v[..., None])[..., 0]
-    g_rotation = 0.5 * rotation @ hat + g_shift[..., :, None] * centre.to(gradient)
+    g_rotation = 0.5 * rotation @ hat(g_omega) + g_shift[..., :, None] * centre.to(gradient)
     out = torch.zeros_like(camera_from_world)
     out[..., :3, :3] = g_rotation
     out[..., :3, 3] = g_shift

@@ -1,4 +1,4 @@
-"""Rays of a camera in a CT's voxel indices, in torch: for what is not worth a kernel."""
+"""Rays of a camera, in its own coordinates and in the world's less the CT's centre, in torch: for what is not worth a kernel."""
 
 from __future__ import annotations
 

@@ -6,14 +6,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 from PIL import Image
 
@@ -23,7 +22,9 @@ from SphericalRegLib.geometry.pose_range import PoseRange
 from SphericalRegLib.geometry.views import NAMED_VIEWS, named_view
 from SphericalRegLib.imaging.files import read_json_object, write_atomically, write_json
 from SphericalRegLib.imaging.geometry_file import write_geometry
+from SphericalRegLib.imaging.grid import is_sheared
 from SphericalRegLib.imaging.nist import DENSITY_G_PER_CM3
+from SphericalRegLib.imaging.reading import read_grid
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.progress import Progress, ProgressCallback, pace, silent
 
@@ -91,6 +92,8 @@ class SimulationOptions:
                 raise InputError(f"there is no view {view!r}: known are {', '.join(NAMED_VIEWS)}")
         if not self.views:
             raise InputError("simulation needs at least one view")
+        if not 0.0 < self.sod_fraction < 1.0:
+            raise InputError(f"sod_fraction must lie between 0 and 1 (the CT between source and detector), not {self.sod_fraction:g}")
         if self.fiducials < 1:
             raise InputError(f"the number of fiducials must be at least 1, not {self.fiducials}")
         numbers = (self.rotation_range_deg, *self.translation_range_mm, self.start_sigma_deg, self.start_sigma_mm)
@@ -201,12 +204,15 @@ def simulate_cases(
 ) -> list[Path]:
     """Make `count` case folders `case_000`, `case_001`, ... that share one CT; those that are there already (same options) are kept.
 
+    The number in a name has as many digits as the first call needed, three at least.
+
     Args:
         volume: the CT.
         out_dir: folder of the set.
         count: number of cases.
         options: what the cases are drawn from.
-        ct: the CT's file or DICOM folder; case.json then points there. Without it, the volume (and its labels) is written to `out_dir` once.
+        ct: the CT's file or DICOM folder; case.json then points there. Without it, the volume (and its labels) is written to `out_dir` once: as
+            NIfTI, or as NRRD where its grid is sheared.
         threads: cores for the rays; default all.
         device: "cpu" or "cuda:N".
         progress: called several times a second, with rate and time left.
@@ -215,8 +221,8 @@ def simulate_cases(
         The folders.
 
     Raises:
-        InputError: the folder holds cases made with other options or of another CT, or is a file; the CT's file is missing, the CT is too small,
-            or a field of view shows too little bone.
+        InputError: the folder holds cases made with other options or of another CT, or that CT's file, or is a file; the CT's file is missing, the
+            CT is too small, or a field of view shows too little bone.
     """
     options = options or SimulationOptions()
     out = Path(out_dir)
@@ -226,7 +232,7 @@ def simulate_cases(
         raise InputError(f"{out} is a file, expected a folder for the cases")
     if ct is not None and not Path(ct).exists():
         raise InputError(f"the CT {ct} does not exist")
-    width = max(3, len(str(count - 1)))
+    width = _digits(out, count)
     folders = [out / f"case_{index:0{width}d}" for index in range(count)]
     fingerprint = _fingerprint(volume)
     missing = [index for index, folder in enumerate(folders) if not _is_made(folder, options, fingerprint)]
@@ -234,16 +240,17 @@ def simulate_cases(
         progress(Progress("simulate", count, count, "all there"))
         return folders
     progress(Progress("simulate", count - len(missing), count, "preparing the CT"))
+    if ct is None:
+        _refuse_another_ct(volume, out)
     sampler = RaySampler(volume, step_mm=options.step_mm, extend_mm=options.level.continued_mm, threads=threads, device=device)
     out.mkdir(parents=True, exist_ok=True)
-    ct_path = _write_ct(volume, out) if ct is None else Path(ct)
-    labels = out / "labels.nii.gz"
+    ct_path, *labels = _write_ct(volume, out) if ct is None else [Path(ct)]
     begin = time.perf_counter()
     for done, index in enumerate(missing):
         message = f"{folders[index].name} {pace(time.perf_counter() - begin, done, len(missing))}".strip()
         tick = partial(progress, Progress("simulate", count - len(missing) + done, count, message))
         tick()
-        relative_labels = _relative(labels, folders[index]) if ct is None and labels.exists() else None
+        relative_labels = _relative(labels[0], folders[index]) if labels else None
         simulate_case(sampler, folders[index], _relative(ct_path, folders[index]), options, index, labels=relative_labels, tick=tick)
     progress(Progress("simulate", count, count, pace(time.perf_counter() - begin, len(missing), len(missing))))
     return folders
@@ -276,19 +283,42 @@ def _write_view(
     )
 
 
-def _write_ct(volume: Volume, out: Path) -> Path:
-    """The CT as out/ct.nii.gz (and its labels), once; padding gets a value that is recognised on reading."""
-    path = out / "ct.nii.gz"
-    if path.exists():
-        return path
+def _digits(out: Path, count: int) -> int:
+    """Digits of the number in a case's name: as many as the cases have that are there, else as many as `count` of them need."""
+    present = [len(folder.name.removeprefix("case_")) for folder in out.glob("case_*") if folder.name.removeprefix("case_").isdigit()]
+    return min(present, default=max(3, len(str(count - 1))))
+
+
+def _ct_files(volume: Volume, out: Path) -> Iterator[tuple[Path, Volume]]:
+    """The files of a CT in `out` and what they are to hold: its Hounsfield units, with padding as it is known on reading, and its labels."""
+    suffix = ".nrrd" if is_sheared(volume.world_from_voxel) else ".nii.gz"
     hu = volume.hu if volume.valid is None else np.where(volume.valid, volume.hu, np.float32(_PADDING_HU))
-    image = Volume(hu, volume.world_from_voxel, name=volume.name).to_sitk()
-    if np.array_equal(hu, np.rint(hu)) and np.abs(hu).max() < 32768:
-        image = sitk.Cast(image, sitk.sitkInt16)
+    yield out / f"ct{suffix}", Volume(hu, volume.world_from_voxel, name=volume.name)
     if volume.labels is not None:
-        write_atomically(out / "labels.nii.gz", lambda temporary: sitk.WriteImage(volume.labels_to_sitk(), str(temporary)))
-    write_atomically(path, lambda temporary: sitk.WriteImage(image, str(temporary)))
-    return path
+        yield out / f"labels{suffix}", Volume(volume.labels, volume.world_from_voxel, name=f"the labels of {volume.name}")
+
+
+def _refuse_another_ct(volume: Volume, out: Path) -> None:
+    """Raise InputError if a file that `_write_ct` would keep holds something else."""
+    for path, content in _ct_files(volume, out):
+        if path.exists() and not _holds(path, content):
+            other = "other labels than those" if path.name.startswith("labels") else "another CT than the one"
+            raise InputError(f"{path} holds {other} given: delete it and the cases beside it, or choose another folder")
+
+
+def _holds(path: Path, content: Volume) -> bool:
+    stored = read_grid(path)
+    return np.array_equal(stored.values, content.hu) and np.allclose(stored.world_from_voxel, content.world_from_voxel, atol=1e-3)
+
+
+def _write_ct(volume: Volume, out: Path) -> list[Path]:
+    """Write the CT's files that are not there yet; the paths of the CT and, where it has labels, of these."""
+    paths = []
+    for path, content in _ct_files(volume, out):
+        if not path.exists():
+            content.write(path)
+        paths.append(path)
+    return paths
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -311,7 +341,7 @@ def _is_made(folder: Path, options: SimulationOptions, volume: dict[str, Any]) -
     if made.get("options") != options.to_dict():
         raise InputError(f"{folder} was simulated with other options: choose another folder or delete it")
     if made.get("volume") != volume:
-        raise InputError(f"{folder} was simulated from another CT: choose another folder or delete it")
+        raise InputError(f"{folder} was simulated from another CT: choose another folder for the cases, or delete {folder.parent}")
     return True
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, zoom
 
 _SHUTTER_LEAKAGE = 1e-4  # of the open field, through a few millimetres of lead
+_BODY_BELOW = 0.9  # of the open field: half a centimetre of tissue takes a tenth away, clothes and a table less
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,14 @@ def scatter(primary: np.ndarray, field: np.ndarray, ratio: float, width_mm: floa
 
     Args:
         primary: (H, W) transmitted share of the open field, shutters included.
-        field: (H, W) bool, the open field; the object is what lies in it with P < .9.
+        field: (H, W) bool, the open field; the object is what takes more than a tenth away in it.
         ratio: scatter-to-primary ratio behind the anti-scatter grid.
         width_mm: standard deviation of the blur on the detector.
         spacing_mm: pixel spacing (column, row).
     """
     if ratio <= 0.0:
         return np.zeros_like(primary)
-    body = field & (primary < 0.9)
+    body = field & (primary < _BODY_BELOW)
     if not body.any():
         return np.zeros_like(primary)
     clipped = np.clip(primary, 1e-6, 1.0)

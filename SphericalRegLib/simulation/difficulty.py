@@ -12,6 +12,7 @@ import numpy as np
 from SphericalRegLib.errors import InputError
 
 from .detector import DisplayCurve, Shutter
+from .spectrum import TUBE_KVP
 
 Range = tuple[float, float]
 
@@ -30,7 +31,8 @@ class Difficulty:
         scintillator_mm: standard deviation of the blur after detection: it correlates the noise.
         dose_quanta_per_mm2: quanta that reach the detector behind the patient (median of the open field).
         electronic_quanta: standard deviation of the electronic noise, quanta per pixel.
-        shading: relative change of the signal from one edge of the image to the other (heel effect, gain), along a random direction.
+        shading: relative change of the signal from one edge of the image to the other (heel effect, gain), along a random direction; where that is a
+            diagonal, 1.41 times as much from corner to corner.
         full_well: detector saturation as a multiple of the median signal in the field; air beyond it is lost.
         shutter_share: open part of the detector's half width and half height; (1, 1) means no shutter.
         circle_chance: probability that the opening is round.
@@ -39,6 +41,9 @@ class Difficulty:
         wires, screws, clamps: how many at most; each image draws a number from 0 (from 1 where `always_tools`) to it.
         always_tools: every image has at least one of each kind that is allowed.
         continued_mm: how far the patient goes on beyond the CT's cut ends.
+
+    Raises:
+        InputError: a tube voltage that there is no spectrum for, or negative filtration.
     """
 
     name: str
@@ -61,6 +66,12 @@ class Difficulty:
     clamps: int = 0
     always_tools: bool = False
     continued_mm: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not TUBE_KVP[0] <= min(self.kvp) <= max(self.kvp) <= TUBE_KVP[1]:
+            raise InputError(f"the level {self.name!r} has a tube voltage of {self.kvp} kVp, expected {TUBE_KVP[0]:g} to {TUBE_KVP[1]:g} kVp")
+        if min(self.filtration_mm_al) < 0.0:
+            raise InputError(f"the level {self.name!r} has a filtration of {self.filtration_mm_al} mm Al, expected at least 0")
 
 
 @dataclass(frozen=True)

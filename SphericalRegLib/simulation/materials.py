@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..imaging.attenuation import SOFT_TISSUE_HU, cortical_bone_hu
+from ..imaging.attenuation import water_bone_fractions
 from ..imaging.nist import DENSITY_G_PER_CM3
 
 MATERIALS: tuple[str, ...] = ("water", "bone", "titanium", "iron")
@@ -18,7 +18,8 @@ CT_EFFECTIVE_KEV = 70.0
 """Effective energy of a 120 kVp CT, at which Hounsfield units are understood."""
 
 METAL_HU = 2600.0
-"""Above the hardest bone: a voxel becomes titanium over the 400 HU up to the usual saturation of a 12-bit CT."""
+"""Above the hardest bone: a voxel becomes titanium over the 400 HU up to the usual saturation of a 12-bit CT. (Fiducials keep further off,
+`poses.FIDUCIAL_HU`.)"""
 
 _METAL_FULL_HU = 3000.0
 
@@ -29,10 +30,6 @@ def tissue_densities(hu: np.ndarray) -> np.ndarray:
     At `CT_EFFECTIVE_KEV` the mixture attenuates exactly as the Hounsfield unit says, up to `METAL_HU`; air and padding hold nothing.
     """
     hu = np.asarray(hu, dtype=np.float64)
-    full_bone = cortical_bone_hu(CT_EFFECTIVE_KEV)
-    fraction = np.clip((hu - SOFT_TISSUE_HU) / (full_bone - SOFT_TISSUE_HU), 0.0, 1.0)
-    water = np.where(hu < SOFT_TISSUE_HU, np.clip(1.0 + hu / 1000.0, 0.0, None), (1.0 - fraction) * (1.0 + SOFT_TISSUE_HU / 1000.0))
-    compact = np.clip((np.minimum(hu, METAL_HU) + 1000.0) / (full_bone + 1000.0), 1.0, None)  # denser than cortical bone: more of it
-    bone = fraction * compact * DENSITY_G_PER_CM3["bone"]
+    water, bone = water_bone_fractions(np.minimum(hu, METAL_HU), CT_EFFECTIVE_KEV)
     metal = np.clip((hu - METAL_HU) / (_METAL_FULL_HU - METAL_HU), 0.0, 1.0)
-    return np.stack([water, bone * (1.0 - metal), metal * DENSITY_G_PER_CM3["titanium"]], axis=-1)
+    return np.stack([water, bone * DENSITY_G_PER_CM3["bone"] * (1.0 - metal), metal * DENSITY_G_PER_CM3["titanium"]], axis=-1)

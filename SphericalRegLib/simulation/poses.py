@@ -10,11 +10,9 @@ from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.se3 import retract
 from SphericalRegLib.imaging.volume import Volume
 
-BONE_HU = 300.0
-"""Fiducials lie in voxels above it (cortical and dense cancellous bone)..."""
-
-METAL_HU = 2000.0
-"""...and below this: implants and their streaks are not bone."""
+FIDUCIAL_HU = (300.0, 2000.0)
+"""Fiducials lie in voxels between: above the first is cortical and dense cancellous bone, and above the second the streaks of implants begin, well
+before the beam meets titanium (`materials.METAL_HU`)."""
 
 
 def perturb(camera_from_world: np.ndarray, rotation: np.ndarray, translation: np.ndarray, centre: np.ndarray) -> np.ndarray:
@@ -49,7 +47,7 @@ def bone_fiducials(
     Raises:
         InputError: if the field of view holds fewer.
     """
-    voxels = np.argwhere((volume.hu > BONE_HU) & (volume.hu < METAL_HU))
+    voxels = np.argwhere((volume.hu > FIDUCIAL_HU[0]) & (volume.hu < FIDUCIAL_HU[1]))
     if len(voxels):
         points = voxels @ volume.world_from_voxel[:3, :3].T + volume.world_from_voxel[:3, 3]
         pixels = camera.project(points @ camera_from_world[:3, :3].T + camera_from_world[:3, 3])
@@ -57,7 +55,7 @@ def bone_fiducials(
     if len(voxels) == 0 or len(points) < count:
         found = len(points) if len(voxels) else 0
         raise InputError(
-            f"only {found} bone voxels ({BONE_HU:g}-{METAL_HU:g} HU) of the CT {volume.name!r} lie inside the X-ray's field of view, "
+            f"only {found} bone voxels ({FIDUCIAL_HU[0]:g}-{FIDUCIAL_HU[1]:g} HU) of the CT {volume.name!r} lie inside the X-ray's field of view, "
             f"expected at least {count}: aim at bone, widen the field or narrow the range of poses"
         )
     return points[np.sort(rng.choice(len(points), count, replace=False))]

@@ -7,7 +7,6 @@ passes through the voxels (Unser, IEEE Signal Processing Magazine 16(6), 1999) i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -17,6 +16,8 @@ import warp as wp
 from scipy.ndimage import maximum_filter1d, spline_filter
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.rendering.device import start_warp
+from SphericalRegLib.rendering.threads import available_threads
 
 from .materials import tissue_densities
 
@@ -28,9 +29,10 @@ _LUT_LOW_HU, _LUT_STEP_HU, _LUT_COUNT = -1000.0, 2.0, 2101
 _AIR_HU = -900.0  # nothing above it within reach of the spline: nothing to add
 _BLOCK = 4
 _RAYS_PER_LAUNCH = 1 << 13
-_CUT_SHARE, _CUT_HU = 0.05, -500.0  # an end slice with more tissue than this share cuts through the body
+# An end slice with more tissue than this share cuts through the body. `attenuation.cut_faces` asks for a tenth of that: there a doubt costs some
+# pixels, here it would make a hand or the crown of a head go on.
+_CUT_SHARE, _CUT_HU = 0.05, -500.0
 
-wp.config.log_level = wp.LOG_WARNING  # Warp's banner goes to stdout, where a command's result belongs
 wp.set_module_options({"enable_backward": False, "fast_math": True})
 
 
@@ -129,9 +131,10 @@ class RaySampler:
         hu = np.clip(np.nan_to_num(volume.hu, nan=-1000.0), -1000.0, 4000.0)
         if hu.ndim != 3 or min(hu.shape) < 4:
             raise InputError(f"the CT {volume.name!r} has {hu.shape} voxels: simulating an X-ray needs at least 4 along each axis")
+        start_warp()
         self.volume = volume
         self.device = device
-        self._threads = max(1, (os.cpu_count() or 1) if threads is None else threads) if device == "cpu" else 1
+        self._threads = max(1, available_threads() if threads is None else threads) if device == "cpu" else 1
         self._voxel_from_world = np.linalg.inv(np.asarray(volume.world_from_voxel, float))
         spacing = np.linalg.norm(np.asarray(volume.world_from_voxel, float)[:3, :3], axis=0)
         self.step_mm = float(np.clip(0.75 * spacing.min(), 0.5, 1.0)) if step_mm is None else float(step_mm)

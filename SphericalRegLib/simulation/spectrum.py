@@ -9,6 +9,9 @@ import numpy as np
 from ..imaging.nist import DENSITY_G_PER_CM3, mass_attenuation
 from .materials import MATERIALS
 
+TUBE_KVP = (40.0, 150.0)
+"""Tube voltages that the spectrum is made for."""
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -16,15 +19,6 @@ class Spectrum:
 
     energy_kev: np.ndarray
     weight: np.ndarray
-
-    @property
-    def mean_kev(self) -> float:
-        return float((self.energy_kev * self.weight).sum())
-
-
-def monoenergetic(energy_kev: float) -> Spectrum:
-    """A beam of one energy: the limit in which the transmission is exp(-line integral)."""
-    return Spectrum(np.array([float(energy_kev)]), np.array([1.0]))
 
 
 def tungsten_spectrum(kvp: float, filtration_mm_al: float = 3.0, bin_kev: float = 2.0) -> Spectrum:
@@ -37,8 +31,8 @@ def tungsten_spectrum(kvp: float, filtration_mm_al: float = 3.0, bin_kev: float 
     Raises:
         ValueError: for a voltage outside 40-150 kVp or negative filtration.
     """
-    if not 40.0 <= kvp <= 150.0:
-        raise ValueError(f"tube voltage must lie in 40-150 kVp, not {kvp:g}")
+    if not TUBE_KVP[0] <= kvp <= TUBE_KVP[1]:
+        raise ValueError(f"tube voltage must lie in {TUBE_KVP[0]:g}-{TUBE_KVP[1]:g} kVp, not {kvp:g}")
     if filtration_mm_al < 0.0:
         raise ValueError(f"filtration must not be negative, not {filtration_mm_al:g} mm Al")
     count = max(1, int(np.ceil((kvp - 10.0) / bin_kev)))

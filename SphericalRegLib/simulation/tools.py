@@ -59,7 +59,7 @@ def screw(rng: np.random.Generator, around: np.ndarray, extent_mm: float) -> tup
 
 
 def clamp(rng: np.random.Generator, around: np.ndarray, extent_mm: float) -> tuple[Capsule, ...]:
-    """Two curved-looking arms that cross in a joint: four rods of 2-3.5 mm radius, 120-180 mm from ring to tip."""
+    """Two curved-looking arms that cross in a joint: rods of 2-3.5 mm radius to the rings and four fifths of it to the tips, 120-180 mm in all."""
     joint = np.asarray(around) + rng.uniform(-extent_mm, extent_mm, 3)
     along = _random_direction(rng)
     across = np.cross(along, _random_direction(rng))

@@ -58,6 +58,6 @@ def expose(areal_density: np.ndarray, spacing_mm: tuple[float, float], exposure:
 
 
 def _heel(shape: tuple[int, int], shading: float, angle_deg: float) -> np.ndarray:
-    """Linear change of the beam by `shading` across the image along a direction, mean 1."""
+    """Linear change of the beam along a direction, mean 1: by `shading` across the image along rows or columns, 1.41 times that along a diagonal."""
     y, x = np.meshgrid(np.linspace(-0.5, 0.5, shape[0]), np.linspace(-0.5, 0.5, shape[1]), indexing="ij")
     return 1.0 + shading * (np.cos(np.deg2rad(angle_deg)) * x + np.sin(np.deg2rad(angle_deg)) * y)

@@ -12,8 +12,8 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from ..device import current_stream, start_warp, warp_device
-from ..jacobian import centre_in_camera
+from ...geometry.se3 import about_centre
+from ..device import current_stream, numbered, start_warp, warp_device
 from ..kernel import CPU_PACKET, CUDA_PACKET, Scene, render_kernel
 from ..layout import PackedVolume, pack
 from ..threads import available_threads, run_in_chunks
@@ -40,14 +40,14 @@ class WarpBackend:
 
     def __init__(self, attenuation: Attenuation, step_mm: float, device: torch.device, threads: int | None = None) -> None:
         start_warp()
-        self._device = device
-        self._wp_device = warp_device(device)
+        self._device = numbered(device)  # a plain "cuda" may mean another GPU by the next call
+        self._wp_device = warp_device(self._device)
         self._packet = CUDA_PACKET if self._wp_device.is_cuda else CPU_PACKET
         self._threads = available_threads() if threads is None else threads
         self._step_mm = step_mm
         self._centre = np.asarray(attenuation.centre_ras_mm, dtype=np.float64)
         self._voxel_from_world = np.linalg.inv(np.asarray(attenuation.world_from_voxel, dtype=np.float64))
-        self._volume: PackedVolume = pack(attenuation.mu, device)
+        self._volume: PackedVolume = pack(attenuation.mu, self._device)
         self._scenes: dict[Camera, Scene] = {}
 
     def project(self, camera: Camera, camera_from_world: Tensor) -> Tensor:
@@ -63,8 +63,7 @@ class WarpBackend:
         jacobian = torch.empty((*image.shape, 6) if with_jacobian else (0, 0, 0, 6), device=self._device)
         if image.numel() == 0:
             return image, image.new_empty((*image.shape, 6))
-        rotation = pose[:, :3, :3].to(torch.float32).contiguous()
-        centre = centre_in_camera(pose, torch.as_tensor(self._centre)).to(torch.float32).contiguous()
+        rotation, centre = (part.to(torch.float32).contiguous() for part in about_centre(pose, torch.as_tensor(self._centre)))
         kernel = render_kernel(self._packet, with_jacobian)
         _load(kernel, self._wp_device.alias)
         poses = [wp.from_torch(rotation, dtype=wp.mat33, return_ctype=True), wp.from_torch(centre, dtype=wp.vec3, return_ctype=True)]

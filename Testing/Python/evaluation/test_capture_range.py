@@ -133,7 +133,7 @@ def test_relation_files(tmp_path: Path) -> None:
     keyed.write_text(json.dumps({"camera2_from_camera1": matrix.tolist()}))
     np.testing.assert_array_equal(read_relation(bare), matrix)
     np.testing.assert_array_equal(read_relation(keyed), matrix)
-    for content, message in (("{", "not JSON"), ('{"a": 1}', "shape"), ("[[1, 2], [3]]", "no matrix"), ("[[1, 2], [3, 4]]", "shape")):
+    for content, message in (("{", "not JSON"), ('{"a": 1}', "not a matrix"), ("[[1, 2], [3]]", "not a matrix"), ("[[1, 2], [3, 4]]", "shape")):
         bad.write_text(content)
         with pytest.raises(InputError, match=message):
             read_relation(bad)

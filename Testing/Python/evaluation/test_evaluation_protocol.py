@@ -74,6 +74,15 @@ def test_truth_is_read(cases):
     assert truth.camera_from_world.shape == (4, 4) and truth.fiducials.shape == (2, 3)
 
 
+def test_truth_may_be_rounded_to_four_decimals(cases):
+    path = cases[0] / "truth.json"
+    turn = np.eye(4)
+    turn[:3, :3] = [[0.0632, -0.5455, -0.8357], [-0.7242, 0.551, -0.4145], [0.6866, 0.6314, -0.3603]]  # off a rotation by 1.6e-4
+    path.write_text(json.dumps({**json.loads(path.read_text()), "camera_from_world": turn.tolist()}))
+    rotation = load_truth(cases[0]).camera_from_world[:3, :3]
+    np.testing.assert_allclose(rotation.T @ rotation, np.eye(3), atol=1e-14)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -15,7 +15,8 @@ from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.distances import rotation_angle
 from SphericalRegLib.geometry.p3p import align, poses_from_three
 from SphericalRegLib.geometry.pnp import LandmarkPose, pose_from_landmarks
-from SphericalRegLib.geometry.se3 import check_rigid, local
+from SphericalRegLib.geometry.rigid import checked_rigid
+from SphericalRegLib.geometry.se3 import local
 from SphericalRegLib.geometry.views import c_arm_view
 
 CAMERA = Camera(1020.0, (0.39, 0.42), (512, 480), (250.0, 236.0))
@@ -52,7 +53,7 @@ def test_round_trip(seed, count, thickness, primary, secondary):
     points = points @ np.linalg.qr(rng.normal(size=(3, 3)))[0].T + CENTRE
     truth = view(primary, secondary)
     found = pose_from_landmarks(points, project(truth, points), CAMERA)
-    check_rigid(found.camera_from_world, "pose", 1e-12)
+    assert np.array_equal(checked_rigid(found.camera_from_world, "pose"), found.camera_from_world)  # to round-off
     assert found.camera_from_world == pytest.approx(truth, abs=1e-4)
     assert found.residual_px == pytest.approx(0, abs=1e-6)
     assert found.hint == ""

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from scipy.linalg import expm
 from scipy.spatial.transform import Rotation
 
-from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry import se3
 
 F64 = torch.float64
@@ -244,28 +243,3 @@ def test_orthonormalise_gives_the_nearest_rotation():
     assert (fixed[:, :3, :3].mT @ fixed[:, :3, :3] - torch.eye(3, dtype=F64)).abs().max() < 1e-14
     assert (fixed - pose).abs().max() < 5e-5
     assert (roma.special_procrustes(drifted[:, :3, :3]) - fixed[:, :3, :3]).abs().max() < 1e-13
-
-
-@pytest.mark.parametrize(
-    ("matrix", "words"),
-    [
-        (np.eye(3), r"4 x 4 matrix, but its shape is \(3, 3\)"),
-        (np.diag([1.0, 1, 1, 2]), "last row 0 0 0 1, but it is 0 0 0 2"),
-        (np.diag([1.0, 1, -1, 1]), "reflection"),
-        (np.diag([1.1, 1.1, 1.1, 1]), "not a rotation: .* by 0.21"),
-        (np.full((4, 4), np.nan), "finite numbers"),
-        (np.array([["a"] * 4] * 4), "finite numbers"),
-    ],
-)
-def test_check_rigid_says_what_is_wrong(matrix, words):
-    with pytest.raises(InputError, match=f"initial_camera_from_world must .*{words}"):
-        se3.check_rigid(matrix, "initial_camera_from_world")
-
-
-def test_check_rigid_passes_what_is_rigid_and_looks_at_the_whole_batch():
-    poses = random_poses(3)
-    assert se3.check_rigid(poses, "pose") is poses
-    se3.check_rigid(np.round(poses.numpy(), 6), "pose")
-    poses[2, 0, 0] += 0.1
-    with pytest.raises(InputError):
-        se3.check_rigid(poses, "pose")

@@ -13,9 +13,11 @@ import SimpleITK as sitk
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.geometry.views import c_arm_view
 from SphericalRegLib.imaging.case import find_case_files, load_case
-from SphericalRegLib.imaging.geometry_file import parse_geometry, read_geometry, rigid_matrix, write_geometry
+from SphericalRegLib.imaging.geometry_file import parse_geometry, read_geometry, write_geometry
 from SphericalRegLib.imaging.radiograph import Radiograph
+from SphericalRegLib.imaging.volume import Volume
 
 CAMERA = Camera(1020.0, (1.5, 1.25), (40, 32), (18.0, 17.25))
 ROTATION = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
@@ -84,6 +86,18 @@ def test_suffixes_may_be_written_in_capitals(case):
         load_case(case)
 
 
+def test_a_long_ct_may_be_empty_where_it_reaches_behind_the_source(case):
+    """A patient in the middle of 1.9 m of table: from cranial 45 degrees the empty end of the grid lies behind the source."""
+    image = sitk.ReadImage(str(case / "ct.nii.gz"))
+    image = sitk.ConstantPad(image, (0, 0, 310), (0, 0, 310), -1000.0)
+    sitk.WriteImage(image, str(case / "ct.nii.gz"))
+    volume = Volume.read(case / "ct.nii.gz")
+    pose = c_arm_view(0, 45, CAMERA, volume.centre_ras_mm.tolist(), 0.6).numpy()
+    assert (volume.box_corners_ras() @ pose[2, :3] + pose[2, 3]).min() < 0
+    edit(case / "geometry.json", initial_camera_from_world=pose.tolist())
+    assert load_case(case).volume.shape == volume.shape
+
+
 def test_truth_is_never_opened(case, monkeypatch):
     (case / "truth.json").write_text("this is not even JSON")
     opened: list[str] = []
@@ -144,11 +158,9 @@ def test_size_and_principal_point_may_be_left_to_the_image(case):
 
 
 def test_rounded_rotation_is_accepted_and_made_exact():
-    rounded = np.round(POSE, 4)
-    rounded[:3, :3] = np.round(ROTATION + 2e-5, 4)
-    exact = rigid_matrix(rounded.tolist(), "pose")
+    exact = parse_geometry({"initial_camera_from_world": np.round(POSE, 4).tolist()}).initial_camera_from_world.value
     np.testing.assert_allclose(exact[:3, :3].T @ exact[:3, :3], np.eye(3), atol=1e-14)
-    np.testing.assert_allclose(exact, rounded, atol=2e-4)
+    np.testing.assert_allclose(exact, POSE, atol=2e-4)
 
 
 BAD_GEOMETRY = {

@@ -98,7 +98,7 @@ def test_affine_transform_is_a_transform_but_no_pose(tmp_path):
     scaled = rigid(2) @ np.diag([1.0, 1.1, 1.0, 1.0])
     write_transform(tmp_path / "scaled.tfm", scaled)
     np.testing.assert_allclose(read_transform(tmp_path / "scaled.tfm"), scaled, atol=1e-9)
-    with pytest.raises(InputError, match="not rigid: it scales"):
+    with pytest.raises(InputError, match="not rigid"):
         read_pose(tmp_path / "scaled.tfm")
 
 
@@ -120,7 +120,7 @@ MIRROR = np.diag([-1.0, 1, 1, 1]).tolist()
         ({"camera_from_world": [[1, 2], [3, 4]]}, "shape \\(2, 2\\)"),
         ({"camera_from_world": "identity"}, "not a matrix of numbers"),
         ({"camera_from_world": [[1, 0, 0, 0], [0, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1]]}, "not a matrix of numbers"),
-        ({"camera_from_world": MIRROR}, "not rigid: it mirrors"),
+        ({"camera_from_world": MIRROR}, "is a reflection"),
         ({"camera_from_world": np.diag([1, 1, 1, 2]).tolist()}, "last row"),
         ([1, 2], "expected an object"),
     ],

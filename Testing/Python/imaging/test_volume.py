@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SphericalRegLib.errors import InputError
-from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.grid import is_sheared
 from SphericalRegLib.imaging.samples import SAMPLE_NAMES, sample_volume, thorax_structures
 from SphericalRegLib.imaging.volume import Volume
@@ -234,51 +233,6 @@ def test_a_crop_keeps_the_world_and_the_centre():
     assert not np.shares_memory(crop.hu, volume.hu)
     with pytest.raises(InputError, match="less than two voxels"):
         volume.crop_to_box((3, 4, 5), (4, 19, 20))
-
-
-def camera_in_front(volume, size=(40, 30), pixel=1.5, sdd=1000.0, sod=750.0):
-    """A small detector and a pose that puts the CT's centre on the central ray."""
-    camera = Camera(sdd, (pixel, pixel), size, ((size[0] - 1) / 2 + 3, (size[1] - 1) / 2))
-    pose = np.eye(4)
-    pose[:3, :3] = rotation(11)
-    pose[:3, 3] = np.array([0, 0, sod]) - pose[:3, :3] @ volume.centre_ras_mm
-    return camera, pose
-
-
-def seen(volume, camera, pose):
-    """Voxels whose centre projects into the image, (I, J, K) bool: straight from the definition."""
-    index = np.stack(np.meshgrid(*map(np.arange, volume.shape), indexing="ij"), -1)
-    matrix = pose @ volume.world_from_voxel
-    x = index @ matrix[:3, :3].T + matrix[:3, 3]
-    pixels = x[..., :2] / x[..., 2:] * camera.sdd_mm / np.array(camera.pixel_spacing_mm) + camera.principal_point_px
-    inside = (pixels >= -0.5) & (pixels <= np.array(camera.size_px) - 0.5)
-    return inside.all(axis=-1) & (x[..., 2] > 0) & (x[..., 2] < camera.sdd_mm)
-
-
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_the_field_of_view_holds_every_voxel_seen_and_few_others(mirrored):
-    volume = Volume.from_array(body((40, 41, 42)), affine(6, spacing=(2.0, 2.2, 2.4), mirrored=mirrored))
-    camera, pose = camera_in_front(volume)
-    crop = volume.crop_to_field_of_view(camera, pose, margin_mm=0.0)
-    low = np.rint(volume.voxel_from_world @ crop.world_from_voxel @ (0, 0, 0, 1))[:3].astype(int)
-    high = low + crop.shape
-    index = np.argwhere(seen(volume, camera, pose))
-    assert (index >= low).all() and (index < high).all()
-    assert (np.abs(index.min(axis=0) - low) <= 1).all() and (np.abs(index.max(axis=0) + 1 - high) <= 1).all()
-    wide = volume.crop_to_field_of_view(camera, np.stack([pose, pose]), margin_mm=10.0)
-    assert all(big >= small for big, small in zip(wide.shape, crop.shape)) and wide.shape != crop.shape
-
-
-def test_a_ct_beside_the_field_of_view_is_named():
-    volume = Volume.from_array(body(), np.eye(4))
-    camera, pose = camera_in_front(volume)
-    pose[0, 3] += 500
-    with pytest.raises(InputError, match="outside the X-ray's field of view"):
-        volume.crop_to_field_of_view(camera, pose)
-    pose[0, 3] -= 500
-    pose[2, 3] -= 2000
-    with pytest.raises(InputError, match="outside the X-ray's field of view"):
-        volume.crop_to_field_of_view(camera, pose)
 
 
 def test_resampling_to_the_same_spacing_changes_nothing():

@@ -264,7 +264,7 @@ class TestRegions:
         xray = phantom.radiograph(TRUE)
         corners = torch.from_numpy(content_corners(phantom.ct()))
         aside = retract(TRUE, torch.cat((torch.zeros(3, dtype=torch.float64), TRUE[:3, :3].T @ step(400.0, 0, 0))), centre())
-        with pytest.raises(InputError, match=r"phantom\.png: the projection of the CT falls outside"):
+        with pytest.raises(InputError, match=r"X-ray 'phantom\.png': the projection of the CT falls outside"):
             crop_to_content(xray, aside[None], corners, 0.0)
         behind = retract(TRUE, torch.cat((torch.zeros(3, dtype=torch.float64), TRUE[:3, :3].T @ step(0, 0, -1500.0))), centre())
         with pytest.raises(InputError, match="behind the X-ray source"):

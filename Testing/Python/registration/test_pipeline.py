@@ -288,7 +288,7 @@ class TestRefusals:
             (np.full((4, 4), np.nan), "finite"),
             ("frontal", "frontal"),
             (object(), "4 x 4"),
-            (np.stack([np.eye(4)] * 2), "one camera_from_world"),
+            (np.stack([np.eye(4)] * 2), r"\(2, 4, 4\), expected 4 x 4"),
             (np.diag([1.0, -1.0, -1.0, 1.0]), "behind the X-ray source"),
         ],
     )
@@ -307,6 +307,14 @@ class TestRefusals:
             register(pyramid, [View(self.xray, phantom.true_pose().numpy())], FAR)
         with pytest.raises(InputError, match="rigid"):
             register(pyramid, [self.xray, View(self.xray, np.diag([2.0, 2.0, 2.0, 1.0]))], FAR)
+
+    def test_not_of_four_decimals(self, pyramid) -> None:
+        rounded = np.round(start(0.3, -0.2, 0.5, 3.0, -4.0, 5.0).numpy(), 4)
+        views = as_views([self.xray, View(self.xray, rounded)])
+        begin = plan_from(rounded, views, pyramid, QUICK).first.poses[0].numpy()
+        for mended in (views[1].camera_from_camera1, begin):
+            np.testing.assert_allclose(mended, rounded, atol=1e-4)
+            np.testing.assert_allclose(mended[:3, :3].T @ mended[:3, :3], np.eye(3), atol=1e-14)
 
     @pytest.mark.parametrize(
         "make, message",

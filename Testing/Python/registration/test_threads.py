@@ -32,6 +32,7 @@ def test_one_thread_inside_and_as_many_as_before_afterwards() -> None:
 
 def test_what_overlaps_leaves_no_process_on_one_thread() -> None:
     first_is_in, second_is_in, first_is_out = threading.Event(), threading.Event(), threading.Event()
+    inside: list[int] = []
     after: list[int] = []
 
     def first() -> None:
@@ -46,6 +47,7 @@ def test_what_overlaps_leaves_no_process_on_one_thread() -> None:
         with one_torch_thread():
             second_is_in.set()
             first_is_out.wait(10)
+            inside.append(torch.get_num_threads())
         after.append(torch.get_num_threads())
 
     jobs = [threading.Thread(target=job) for job in (first, second)]
@@ -56,4 +58,5 @@ def test_what_overlaps_leaves_no_process_on_one_thread() -> None:
     late = threading.Thread(target=lambda: after.append(torch.get_num_threads()))
     late.start()
     late.join()
+    assert inside == [1]
     assert after == [3, 3, 3]

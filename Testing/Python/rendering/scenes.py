@@ -10,10 +10,11 @@ from scipy.spatial.transform import Rotation
 
 
 def affine(kind: str, shape: tuple[int, int, int]) -> np.ndarray:
-    spacing = {"plain": (2.0, 2.0, 2.0), "oblique": (1.7, 2.3, 3.1), "left-handed": (-2.1, 1.9, 2.6)}[kind]
+    spacing = {"plain": (2.0, 2.0, 2.0), "oblique": (1.7, 2.3, 3.1), "left-handed": (-2.1, 1.9, 2.6), "sheared": (1.7, 2.3, 3.1)}[kind]
+    shear = np.array([[1.0, 0.0, 0.2], [0.0, 1.0, 0.4], [0.0, 0.0, 1.0]]) if kind == "sheared" else np.eye(3)  # a gantry tilted by 24 degrees
     rotation = np.eye(3) if kind == "plain" else Rotation.from_euler("xyz", [0.3, -0.5, 0.8]).as_matrix()
     out = np.eye(4)
-    out[:3, :3] = rotation @ np.diag(spacing)
+    out[:3, :3] = rotation @ shear @ np.diag(spacing)
     out[:3, 3] = np.array([30.0, -50.0, 70.0]) - out[:3, :3] @ ((np.array(shape) - 1) / 2)
     return out
 

@@ -19,7 +19,7 @@ CAMERA = Camera(sdd_mm=1000.0, pixel_spacing_mm=(6.0, 4.5), size_px=(24, 20), pr
 SHAPE, STEP = (82, 96, 74), 0.05  # sums of a gradient that jumps from cell to cell agree as fast as samples get dense, whoever places them
 
 
-@pytest.mark.parametrize("kind", ["oblique", "left-handed"])
+@pytest.mark.parametrize("kind", ["oblique", "left-handed", "sheared"])
 def test_trilinear_image_and_jacobian(kind):
     attenuation = scenes.smooth_attenuation(kind, SHAPE, centre_offset=(8.0, -5.0, 12.0))
     pose = scenes.pose(attenuation)

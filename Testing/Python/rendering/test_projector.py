@@ -22,7 +22,7 @@ def camera() -> Camera:
     return Camera(sdd_mm=1000.0, pixel_spacing_mm=(6.0, 4.5), size_px=(31, 26), principal_point_px=(11.3, 15.8))
 
 
-@pytest.mark.parametrize("kind", ["plain", "oblique", "left-handed"])
+@pytest.mark.parametrize("kind", ["plain", "oblique", "left-handed", "sheared"])
 def test_image_and_jacobian_against_float64_reference(kind, camera):
     attenuation = scenes.smooth_attenuation(kind, centre_offset=(8.0, -5.0, 12.0))
     pose = scenes.pose(attenuation)

@@ -97,6 +97,54 @@ def test_resume_keeps_what_is_there_and_does_not_depend_on_it(tmp_path):
         simulate_cases(other, tmp_path / "parts", 3, options(), threads=1)
 
 
+def test_a_file_of_another_ct_is_not_taken_for_this_one(tmp_path):
+    """What a run without enough bone leaves, or somebody who deleted the cases alone."""
+    volume = phantom()
+    soft = Volume.from_array(np.minimum(volume.hu, 100.0), volume.world_from_voxel, name="soft")
+    with pytest.raises(InputError, match="bone"):
+        simulate_cases(soft, tmp_path / "hu", 1, options(), threads=1)
+    with pytest.raises(InputError, match=r"ct\.nii\.gz holds another CT .* delete it and the cases"):
+        simulate_cases(volume, tmp_path / "hu", 1, options(), threads=1)
+    (tmp_path / "hu/ct.nii.gz").unlink()
+    np.testing.assert_array_equal(load_case(simulate_cases(volume, tmp_path / "hu", 1, options(), threads=1)[0]).volume.hu, volume.hu)
+
+    shifted = Volume.from_array(volume.hu, volume.world_from_voxel + np.outer(np.eye(4)[0], np.eye(4)[3]), name="shifted")
+    Volume(volume.hu, volume.world_from_voxel).write(tmp_path / "grid/ct.nii.gz")
+    with pytest.raises(InputError, match="holds another CT"):
+        simulate_cases(shifted, tmp_path / "grid", 1, options(), threads=1)
+
+    one, two = (replace(volume, labels=(volume.hu > limit).astype(np.uint8)) for limit in (300, 1000))
+    simulate_cases(one, tmp_path / "labels", 1, options(), threads=1)
+    with pytest.raises(InputError, match=r"labels\.nii\.gz holds other labels than"):
+        simulate_cases(two, tmp_path / "labels", 2, options(), threads=1)
+    without = simulate_cases(volume, tmp_path / "labels", 2, options(), threads=1)[1]
+    assert json.loads((without / "case.json").read_text()) == {"ct": "../ct.nii.gz"}
+
+
+def test_a_sheared_ct_comes_back_with_its_shear(tmp_path):
+    plain = phantom()
+    affine = plain.world_from_voxel.copy()
+    affine[:3, 2] = (0.3, 0.4, 3.0)  # the gantry was tilted
+    hu = plain.hu.copy()
+    hu[:3] = -3024.0
+    volume = Volume.from_array(hu, affine, labels=(hu > 300).astype(np.uint8), name="tilted")
+    for count in (1, 2):  # and is known again
+        folder = simulate_cases(volume, tmp_path, count, options(), threads=1)[-1]
+        case = load_case(folder)
+        assert json.loads((folder / "case.json").read_text()) == {"ct": "../ct.nrrd", "labels": "../labels.nrrd"}
+        np.testing.assert_allclose(case.volume.world_from_voxel, affine, atol=1e-9)
+        np.testing.assert_array_equal(case.volume.hu, volume.hu)
+        np.testing.assert_array_equal(case.volume.valid, volume.valid)
+        np.testing.assert_array_equal(case.volume.labels, volume.labels)
+
+
+def test_more_cases_keep_the_names_of_those_that_are_there(tmp_path):
+    first = simulate_cases(phantom(), tmp_path, 1, options(), threads=1)
+    (tmp_path / "case_000").rename(tmp_path / "case_0000")  # as of a set of 2000
+    assert [folder.name for folder in simulate_cases(phantom(), tmp_path, 2, options(), threads=1)] == ["case_0000", "case_0001"]
+    assert first[0].name == "case_000" and not first[0].exists()
+
+
 def test_a_cancelled_case_leaves_nothing_half_written(tmp_path):
     calls = []
 
@@ -227,11 +275,19 @@ def test_tools_as_the_level_allows():
         ({"start_sigma_mm": float("nan")}, "finite"),
         ({"step_mm": 0.0}, "step"),
         ({"seed": -1}, "seed"),
+        ({"sod_fraction": 1.0}, "sod_fraction"),
+        ({"sod_fraction": float("nan")}, "sod_fraction"),
     ],
 )
 def test_unusable_options_are_named(changes, message):
     with pytest.raises(InputError, match=message):
         replace(options(), **changes)
+
+
+@pytest.mark.parametrize("changes", [{"kvp": (80.0, 200.0)}, {"kvp": (20.0, 80.0)}, {"filtration_mm_al": (-1.0, 3.0)}])
+def test_a_level_without_a_spectrum_is_named(changes):
+    with pytest.raises(InputError, match=r"the level 'mine' has .* expected"):
+        replace(REALISTIC, name="mine", **changes)
 
 
 def test_unusable_places_are_named(tmp_path):

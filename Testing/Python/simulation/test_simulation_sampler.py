@@ -24,19 +24,20 @@ def grid_points(shape, affine):
     return voxels @ affine[:3, :3].T + affine[:3, 3]
 
 
-def oblique_affine(spacing, shape, left_handed=False):
+def oblique_affine(spacing, shape, left_handed=False, tilt=0.0):
+    """`tilt`: tangent of the angle by which the slices lean, as of a tilted gantry."""
     rotation, _ = np.linalg.qr(np.array([[0.9, 0.2, 0.1], [-0.3, 0.8, 0.3], [0.1, -0.2, 0.9]]))
     if (np.linalg.det(rotation) < 0) != left_handed:
         rotation[:, 0] *= -1
     affine = np.eye(4)
-    affine[:3, :3] = rotation * np.asarray(spacing)
+    affine[:3, :3] = rotation @ [[1, 0, 0], [0, 1, tilt], [0, 0, 1]] * np.asarray(spacing)
     affine[:3, 3] = np.array([12.0, -30.0, 45.0]) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return affine
 
 
-def sphere(radius=30.0, left_handed=False):
+def sphere(radius=30.0, left_handed=False, tilt=0.0):
     shape = (60, 56, 48)
-    affine = oblique_affine((1.5, 1.6, 1.8), shape, left_handed)
+    affine = oblique_affine((1.5, 1.6, 1.8), shape, left_handed, tilt)
     distance = np.linalg.norm(grid_points(shape, affine) - np.array([12.0, -30.0, 45.0]), axis=-1)
     return Volume(np.clip((radius - distance) / 2.0 + 0.5, 0, 1).astype(np.float32) * 1000 - 1000, affine, name="sphere")
 
@@ -45,9 +46,9 @@ def pose_of(volume, view="ap"):
     return named_view(view, CAMERA, volume.centre_ras_mm.tolist()).numpy()
 
 
-@pytest.mark.parametrize("left_handed", [False, True])
-def test_water_sphere_has_its_chords(left_handed):
-    volume = sphere(left_handed=left_handed)
+@pytest.mark.parametrize(("left_handed", "tilt"), [(False, 0.0), (True, 0.0), (False, 0.4), (True, -0.2)])
+def test_water_sphere_has_its_chords(left_handed, tilt):
+    volume = sphere(left_handed=left_handed, tilt=tilt)
     pose = pose_of(volume)
     water, bone, titanium = RaySampler(volume, threads=1).areal_densities(CAMERA, pose)
     source, directions = world_rays(CAMERA, pose)

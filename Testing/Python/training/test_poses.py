@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,8 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.distances import rotation_angle
 from SphericalRegLib.geometry.pose_range import PoseRange
-from SphericalRegLib.geometry.se3 import check_rigid, local, retract, transform_points
+from SphericalRegLib.geometry.rigid import checked_rigid
+from SphericalRegLib.geometry.se3 import local, retract, transform_points
 from SphericalRegLib.geometry.views import c_arm_view, named_view
 from SphericalRegLib.simulation.cases import flat_panel
 from SphericalRegLib.training.camera import training_camera
@@ -34,7 +36,7 @@ def test_a_range_of_nothing_is_the_view() -> None:
 
 def test_each_parameter_keeps_to_its_range() -> None:
     poses = PoseRange(("ap", "pa"), in_plane_mm=30.0, depth_mm=100.0).sample(400, CAMERA, CENTRE, generator())
-    check_rigid(poses, "poses")
+    assert all(np.array_equal(checked_rigid(pose, "pose"), pose) for pose in poses)  # to round-off
     centre = transform_points(poses, CENTRE[None])[:, 0] - torch.tensor([0.0, 0.0, 750.0]).double()
     # The turn in the image plane is about the central ray, so that it moves a centre on it not at all.
     assert centre[:, :2].abs().max() <= 30.0 and centre[:, :2].abs().max() > 27.0
@@ -64,7 +66,7 @@ def test_a_pose_can_be_the_middle() -> None:
     assert torch.equal(nothing.middle(CAMERA, CENTRE), begin)
     turning = PoseRange(primary_deg=30, secondary_deg=0, in_plane_deg=0, in_plane_mm=0, depth_mm=0, about=rows)
     turned = turning.sample(200, CAMERA, CENTRE, generator())
-    check_rigid(turned, "poses")
+    assert all(np.array_equal(checked_rigid(pose, "pose"), pose) for pose in turned)
     centres = transform_points(turned, CENTRE[None])[:, 0]
     assert torch.allclose(centres, transform_points(begin, CENTRE[None])[0].expand(200, 3), atol=1e-9)
     relative = turned[:, :3, :3] @ begin[:3, :3].mT
@@ -89,6 +91,12 @@ def test_perturbations_are_in_camera_axes_and_of_all_sizes() -> None:
     assert torch.allclose(shift.square().mean(0).sqrt(), root * torch.tensor([5.0, 5.0, 40.0]).double(), rtol=0.15)
     assert torch.allclose(delta[:, :3].square().mean(0).sqrt(), torch.full((3,), root * math.radians(10.0)).double(), rtol=0.15)
     assert (delta[:, :3].norm(dim=1) < math.radians(2.0)).double().mean() > 0.05
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, float("nan")])
+def test_a_centre_that_is_not_between_source_and_detector_is_named(fraction) -> None:
+    with pytest.raises(InputError, match="sod_fraction"):
+        PoseRange(sod_fraction=fraction)
 
 
 @pytest.mark.parametrize("views", [(), ("top",), ("ap", "oblique")])
