@@ -209,8 +209,9 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         from SphericalRegModule.runner import run_work
 
         ensure()
-        from SphericalRegLib.mrml.session import ResultNodes, run, write_outcome
+        from SphericalRegLib.mrml.session import ResultNodes, check_writable, run, write_outcome
 
+        check_writable(ctNode, xrayNode, ResultNodes(outputTransform, None, None), move_xray=moveXray)
         chosen = {"labelsNode": labelsNode, "labels": labels, "maskNode": maskNode, "device": device, "seed": seed, "options": options}
         request = self.readRequest(ctNode, xrayNode, frame, geometry=geometry, initial=initial, model=model, **chosen)
         made_from = key(ctNode, labelsNode, labels, request.device, self.options if options is None else options)  # as they are now
@@ -239,8 +240,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             xrayNode: the proxy of a sequence, or a vtkMRMLScalarVolumeNode whose slices are the frames.
             outputTransform: see `register`; it becomes the proxy of a sequence in the run's browser.
             tableNode: vtkMRMLTableNode for one row a frame; made if None.
-            moveXray: see `register`.
-            progress: called in the main thread with SphericalRegLib Progress reports.
+            moveXray, progress: see `register`.
             keywords: geometry, initial, model, labelsNode, labels, maskNode, device, seed and options, as of `register`.
 
         Returns:
@@ -255,8 +255,9 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
 
         ensure()
         from SphericalRegLib.mrml.run_session import register_run, write_run
-        from SphericalRegLib.mrml.session import ResultNodes
+        from SphericalRegLib.mrml.session import ResultNodes, check_writable
 
+        check_writable(ctNode, xrayNode, ResultNodes(outputTransform, None, None), move_xray=moveXray)
         request = self.readRun(ctNode, xrayNode, **keywords)
         options = keywords.get("options") or self.options
         made_from = key(ctNode, keywords.get("labelsNode"), keywords.get("labels"), request.first.device, options)  # as they are now
@@ -361,8 +362,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             xrayNode: an image on a placed detector: the X-ray that `register` or `placeXray` made, or a DRR.
             drrNode: vtkMRMLScalarVolumeNode to be filled; made if None.
             longerSide: pixels along the image's longer side; None: as many as the X-ray.
-            device: "auto", "cpu", "cuda".
-            labelsNode, labels: parts of the CT that are rendered, as of `register`.
+            device, labelsNode, labels: as of `register`.
 
         Returns:
             The DRR's node.

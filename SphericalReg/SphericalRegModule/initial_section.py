@@ -148,18 +148,18 @@ class InitialSection:
     def place(self, view: Any) -> None:
         """Stand the X-ray before the CT: at a named view, C-arm angles or camera_from_world (4, 4); one of them gets handles, and the DRR follows."""
         p = self.panel.parameters
-        if p.outputTransform is None:
-            names = (p.xrayVolume.GetName(), p.ctVolume.GetName()) if p.moveXray else (p.ctVolume.GetName(), p.xrayVolume.GetName())
-            p.outputTransform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "{} to {}".format(*names))
-            p.outputTransform.SetAttribute(ROLE, POSE)
+        self.panel.result.check(p.ctVolume, p.xrayVolume)
         for node in (p.ctVolume,) if p.moveXray else (p.placedXray, p.drrVolume):
             release(node, p.outputTransform)
         placed = self.panel.logic.placeXray(
             p.ctVolume, p.xrayVolume, geometry=self.panel.geometry.known, view=view, placedNode=p.placedXray, frame=self.panel.inputs.frame
         )
-        modified = p.StartModify()
-        p.placedXray, p.placedFrom = placed, p.xrayVolume
-        p.EndModify(modified)
+        if p.outputTransform is None:  # not before the X-ray is known to be one that can be placed
+            names = (p.xrayVolume.GetName(), p.ctVolume.GetName()) if p.moveXray else (p.ctVolume.GetName(), p.xrayVolume.GetName())
+            p.outputTransform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "{} to {}".format(*names))
+            p.outputTransform.SetAttribute(ROLE, POSE)
+        with slicer.util.NodeModify(p):
+            p.placedXray, p.placedFrom = placed, p.xrayVolume
         self._give_handles(placed)
         xray_view.show_layout()
         self.render()

@@ -163,6 +163,55 @@ def test_what_the_geometry_says_of_the_collimator_counts(slicer: ModuleType, wid
     assert from_parameters(widget._parameterNode, known_geometry(xray)).collimator.value is False
 
 
+@pytest.fixture
+def breathing(slicer: ModuleType) -> Any:
+    """A transform that is not linear."""
+    warp = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode", "breathing")
+    warp.SetAndObserveTransformToParent(slicer.vtkOrientedGridTransform())
+    return warp
+
+
+def test_a_warped_ct_is_refused_at_once_and_leaves_nothing_behind(slicer: ModuleType, chosen: Any, phantom: Any, breathing: Any) -> None:
+    phantom.ct.SetAndObserveTransformNodeID(breathing.GetID())
+    before = slicer.mrmlScene.GetNumberOfNodes()
+    for button in (chosen.ui.registerButton, chosen.ui.placeButton):
+        button.click()
+        assert not chosen.panel.runner.busy
+        assert "not linear" in chosen.ui.errorLabel.text
+    with pytest.raises(InputError, match="not linear"):
+        chosen.logic.register(phantom.ct, phantom.xray, geometry=GEOMETRY, initial="ap")
+    assert slicer.mrmlScene.GetNumberOfNodes() == before
+
+
+def test_an_output_transform_above_the_ct_is_refused_at_once(slicer: ModuleType, chosen: Any, phantom: Any) -> None:
+    above, below = (slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name) for name in ("above", "below"))
+    below.SetAndObserveTransformNodeID(above.GetID())
+    phantom.ct.SetAndObserveTransformNodeID(below.GetID())
+    chosen._parameterNode.outputTransform = above
+    chosen.ui.registerButton.click()
+    assert not chosen.panel.runner.busy
+    assert "'above' stands above" in chosen.ui.errorLabel.text
+    with pytest.raises(InputError, match="'above' stands above"):
+        chosen.logic.register(phantom.ct, phantom.xray, geometry=GEOMETRY, initial="ap", outputTransform=above)
+
+
+def test_a_result_that_cannot_be_written_leaves_the_panel_alive(
+    slicer: ModuleType, chosen: Any, phantom: Any, breathing: Any, wait: Callable[..., float]
+) -> None:
+    """The CT is warped while it is registered: a sentence, no node, and the next choice is followed."""
+    chosen.ui.registerButton.click()
+    phantom.ct.SetAndObserveTransformNodeID(breathing.GetID())
+    before = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLLinearTransformNode")
+    wait(lambda: not chosen.panel.runner.busy)
+    assert "not linear" in chosen.ui.errorLabel.text
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLLinearTransformNode") == before
+    assert not chosen._parameterNode.parameterNode.GetDisableModifiedEvent()
+    chosen._parameterNode.sddMm = 950.0
+    assert chosen.ui.sddSpinBox.value == 950
+    phantom.ct.SetAndObserveTransformNodeID(None)
+    register(chosen, wait)
+
+
 def test_who_waits_for_an_answer_hears_of_every_failure(widget: Any, phantom: Any, wait: Callable[..., float], monkeypatch: Any) -> None:
     from SphericalRegLib.mrml import session
 
