@@ -181,6 +181,34 @@ def test_cancel(chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
     assert phantom.ct.GetParentTransformNode() is None
 
 
+@pytest.mark.parametrize(
+    ("name", "dialog"),
+    [
+        ("geometry", "getSaveFileName"),
+        ("model", "getOpenFileName"),
+        ("train", "getSaveFileName"),
+        ("export", "getExistingDirectory"),
+        ("batchInput", "getExistingDirectory"),
+        ("batchOutput", "getExistingDirectory"),
+    ],
+)
+def test_the_dots_open_a_dialog_that_can_name_what_is_asked_for(chosen: Any, monkeypatch: pytest.MonkeyPatch, name: str, dialog: str) -> None:
+    """A folder, a file that is there, or a new one."""
+    from slicer_harness import ctk_standin
+
+    class Dialog:
+        """Answers, whichever is opened, with its name."""
+
+        getExistingDirectory = staticmethod(lambda *_: "/getExistingDirectory")
+        getOpenFileName = staticmethod(lambda *_: ("/getOpenFileName", ""))
+        getSaveFileName = staticmethod(lambda *_: ("/getSaveFileName", ""))
+
+    monkeypatch.setattr(ctk_standin, "QFileDialog", Dialog)
+    edit = getattr(chosen.ui, f"{name}PathLineEdit")
+    edit._button.click()
+    assert edit.currentPath == f"/{dialog}"
+
+
 def test_errors_are_words_that_can_be_copied(slicer: ModuleType, chosen: Any) -> None:
     ui = chosen.ui
     ui.loadGeometryButton.click()
