@@ -86,7 +86,10 @@ class Panel:
         self._xray_watch.follow(None)
         if parameters is None:
             self.runner.abandon()
+            self._then = self._failed = self._stopped = None  # they know nodes of the scene
             self.logic.forgetPrepared()
+            self.ui.statusLabel.text = ""
+            self.clear_error()
         self.parameters = None
         self.charts.forget()
         for section in self._sections:

@@ -72,6 +72,32 @@ def test_a_scene_that_is_loaded_is_shown_at_once(slicer: ModuleType, chosen: Any
     assert (chosen.ui.sddSpinBox.value, chosen.ui.sddOriginLabel.text, chosen.ui.seedSpinBox.value) == (900, "edited", 7)
 
 
+def test_a_scene_that_is_loaded_ends_what_runs_and_says_so(slicer: ModuleType, chosen: Any, wait: Callable[..., float], tmp_path: Any) -> None:
+    slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    chosen.ui.loadGeometryButton.click()
+    assert chosen.ui.errorLabel.text
+    chosen.ui.registerButton.click()
+    job = chosen.panel.runner._job
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    assert not chosen.panel.runner.busy
+    assert "a scene was loaded" in chosen.ui.statusLabel.text
+    wait(lambda: job.join(0))
+
+
+def test_words_about_a_scene_go_with_it(slicer: ModuleType, chosen: Any, wait: Callable[..., float]) -> None:
+    chosen.ui.registerButton.click()
+    wait(lambda: bool(chosen.ui.statusLabel.text))
+    job = chosen.panel.runner._job
+    slicer.mrmlScene.Clear()
+    assert chosen.ui.statusLabel.text == ""
+    assert (chosen.panel._then, chosen.panel._failed, chosen.panel._stopped) == (None, None, None)
+    wait(lambda: job.join(0))
+    chosen.ui.loadGeometryButton.click()
+    assert chosen.ui.errorLabel.text
+    slicer.mrmlScene.Clear()
+    assert chosen.ui.errorLabel.text == "" and chosen.ui.errorFrame.isHidden()
+
+
 def test_undo_leaves_what_the_user_chose_since(slicer: ModuleType, chosen: Any, wait: Callable[..., float]) -> None:
     register(chosen, wait)
     p = chosen._parameterNode

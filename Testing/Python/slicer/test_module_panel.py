@@ -150,6 +150,52 @@ def test_place_drag_and_register_from_there(slicer: ModuleType, chosen: Any, pha
     assert np.corrcoef(voxels(parameters.drrVolume).ravel(), placed.ravel())[0, 1] > 0.98
 
 
+@pytest.mark.parametrize("move_xray", [False, True])
+def test_the_handles_stand_at_the_cts_centre(slicer: ModuleType, chosen: Any, phantom: Any, move_xray: bool) -> None:
+    """Also of a CT that was moved before; Slicer takes their place as one in the frame of what hangs under the transform."""
+    from SphericalRegModule.rendering import centre_of
+
+    from SphericalRegLib.mrml.matrices import scene_from_node, scene_from_transform
+
+    p = chosen._parameterNode
+    chosen.ui.moveXrayCheckBox.checked = move_xray
+    moved = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "patient")
+    slicer.util.updateTransformMatrixFromArray(moved, np.array([[0, -1, 0, 30], [1, 0, 0, -20], [0, 0, 1, 50], [0, 0, 0, 1.0]]))
+    phantom.ct.SetAndObserveTransformNodeID(moved.GetID())
+    for _ in range(2):
+        chosen.ui.placeButton.click()
+        assert chosen.ui.errorLabel.text == "", chosen.panel._details
+        handles = scene_from_transform(p.outputTransform) @ [*p.outputTransform.GetCenterOfTransformation(), 1]
+        assert handles == pytest.approx(scene_from_node(phantom.ct) @ [*centre_of(phantom.ct), 1])
+
+
+def test_placing_shows_that_it_takes_a_while(slicer: ModuleType, chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PySide6.QtWidgets import QApplication
+
+    said: list[Any] = []
+    placed = chosen.logic.placeXray
+    monkeypatch.setattr(chosen.logic, "placeXray", lambda *nodes, **more: said.append(QApplication.overrideCursor()) or placed(*nodes, **more))
+    chosen.ui.placeButton.click()
+    assert said[0] is not None and QApplication.overrideCursor() is None
+
+
+def test_a_live_drr_that_fails_is_told_once(slicer: ModuleType, chosen: Any, wait: Callable[..., float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the reason: an error that leaves a timer would come at every move."""
+    chosen.ui.placeButton.click()
+
+    def fail(*_arguments: Any, **_keywords: Any) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(chosen.logic, "renderDRR", fail)
+    matrix = slicer.util.arrayFromTransformMatrix(chosen._parameterNode.outputTransform)
+    matrix[:3, 3] += (6, 0, 5)
+    slicer.util.updateTransformMatrixFromArray(chosen._parameterNode.outputTransform, matrix)
+    wait(lambda: bool(chosen.ui.errorLabel.text), 20)
+    assert "CUDA out of memory" in chosen.ui.errorLabel.text
+    assert not chosen._parameterNode.live
+    assert not chosen.panel.initial.live.following
+
+
 def test_an_edit_of_the_geometry_reaches_the_placed_xray(chosen: Any) -> None:
     from SphericalRegLib.mrml.detector import placed_camera
 
