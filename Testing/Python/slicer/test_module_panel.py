@@ -69,6 +69,40 @@ def test_each_geometry_value_says_where_it_comes_from(chosen: Any, phantom: Any,
     assert ui.sddSpinBox.value == 1020.5
 
 
+def test_inputs_are_guessed_among_what_the_user_loaded(slicer: ModuleType, chosen: Any, phantom: Any) -> None:
+    """Not a label map for the CT, nor a placed X-ray, a DRR or the coloured comparison for the X-ray."""
+    from SphericalRegLib.mrml.voxels import set_voxels, voxels
+
+    p, made = chosen._parameterNode, xray_view.COLOURED[0]
+    chosen.ui.placeButton.click()
+    chosen.ui.pictureComboBox.setCurrentIndex(choices.PICTURES.index(made))
+    labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+    set_voxels(labels, np.ones(voxels(phantom.ct).shape, np.uint8), np.eye(4))
+    for node in (phantom.ct, phantom.xray):
+        slicer.mrmlScene.RemoveNode(node)
+    chosen.exit()
+    chosen.enter()
+    assert (p.ctVolume, p.xrayVolume) == (None, None)
+
+
+def test_a_grey_image_that_was_loaded_as_colours_can_be_chosen(slicer: ModuleType, chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
+    """Slicer loads an RGB PNG as a vector volume."""
+    from SphericalRegLib.mrml.matrices import node_from_voxel
+    from SphericalRegLib.mrml.voxels import set_voxels, voxels
+
+    grey = (255 * (voxels(phantom.xray) / 60000.0)).astype(np.uint8)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "screenshot")
+    set_voxels(node, np.repeat(grey[..., None], 3, axis=3), node_from_voxel(phantom.xray))
+    ui, p = chosen.ui, chosen._parameterNode
+    ui.xraySelector.setCurrentNode(node)
+    assert p.xrayVolume is node
+    listed = [ui.xraySelector._box.itemText(number) for number in range(ui.xraySelector._box.count)]
+    assert "screenshot" in listed
+    ui.sddSpinBox.value, ui.principalColumnSpinBox.value, ui.principalRowSpinBox.value = 900, 50, 37
+    register(chosen, wait)
+    assert p.placedFrom is node
+
+
 def test_register_by_clicks(slicer: ModuleType, chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
     """The transform moves the CT before the camera, the DRR lies on the X-ray, and the X-ray view shows both upright."""
     from SphericalRegLib.mrml.detector import placed_camera
