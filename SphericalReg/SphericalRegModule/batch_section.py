@@ -152,10 +152,10 @@ class BatchSection:
         self.ui.statusLabel.text = _("Cancelled after {count} of {all} pairs.").format(count=len(self._rows), all=self._count)
 
     def _finish(self) -> None:
+        self.show_rows(self._rows)  # first: the file may not be writable
         folder = self.ui.batchOutputPathLineEdit.currentPath
         if folder and self._rows:
             write_rows(Path(folder) / "batch.csv", self._rows)
-        self.show_rows(self._rows)
 
     # -- a folder of cases
 

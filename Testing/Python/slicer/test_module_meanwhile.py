@@ -46,6 +46,17 @@ def test_a_registration_goes_on_while_another_module_is_shown(chosen: Any, wait:
     assert chosen._parameterNode.seed == 11, "the widgets are bound again"
 
 
+def test_choices_are_kept_while_another_module_is_shown(chosen: Any) -> None:
+    """Slicer fills a combo box anew when it is bound: bound twice, every choice would become the first one."""
+    ui, p = chosen.ui, chosen._parameterNode
+    ui.intensityComboBox.setCurrentIndex(ui.intensityComboBox.findText("display"))
+    for _ in range(2):
+        chosen.exit()
+        chosen.enter()
+    assert (p.intensity, p.initial) == ("display", "ap")
+    assert (ui.intensityComboBox.currentText, ui.initialComboBox.currentText) == ("display", "ap")
+
+
 def test_the_result_belongs_to_the_xray_that_was_registered(
     slicer: ModuleType, chosen: Any, phantom: Any, wait: Callable[..., float], tmp_path: Any
 ) -> None:
@@ -287,7 +298,7 @@ def test_the_sample_case_asks_for_its_packages(slicer: ModuleType, monkeypatch: 
     """The first line that docs/console.md lets somebody type in a new Slicer."""
     from SphericalRegModule import dependencies, sample_data
 
-    monkeypatch.setattr(dependencies, "missing", lambda: ["torch>=2.4"])
+    monkeypatch.setattr(dependencies, "missing", lambda: ["roma>=1.5"])
     with pytest.raises(InputError, match="nobody can be asked"):
         sample_data.load_sample_case()
 
