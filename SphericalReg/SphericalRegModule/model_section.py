@@ -263,7 +263,7 @@ class ModelSection:
                 try:
                     state.unlink(missing_ok=True)
                 except OSError as error:
-                    raise InputError(f"{state} cannot be removed: {error}") from None
+                    raise InputError(_("{state} cannot be removed: {error}").format(state=state, error=error)) from None
                 self.ui.trainLabel.text = ""
         self.panel.update()
 
