@@ -152,10 +152,10 @@ class BatchSection:
         self.ui.statusLabel.text = _("Cancelled after {count} of {all} pairs.").format(count=len(self._rows), all=self._count)
 
     def _finish(self) -> None:
+        self.show_rows(self._rows)  # first: the file may not be writable
         folder = self.ui.batchOutputPathLineEdit.currentPath
         if folder and self._rows:
             write_rows(Path(folder) / "batch.csv", self._rows)
-        self.show_rows(self._rows)
 
     # -- a folder of cases
 
@@ -174,7 +174,15 @@ class BatchSection:
     def show_rows(self, rows: list[dict[str, Any]]) -> None:
         """Fill the table in the panel and the one in the scene."""
         p = self.panel.parameters
-        fill(self.ui.batchTable, COLUMNS, [[_cell(line[key]) for key in COLUMNS] for line in rows])
+        titles = {
+            "name": _("name"),
+            "verdict": _("verdict"),
+            "error": _("error"),
+            "score": _("score"),
+            "doubt": _("doubt"),
+            "seconds": _("seconds"),
+        }
+        fill(self.ui.batchTable, [titles[key] for key in COLUMNS], [[_cell(line[key]) for key in COLUMNS] for line in rows])
         if rows:
             p.batchTable = p.batchTable or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", _("SphericalReg batch"))
             fill_table(p.batchTable, rows)

@@ -28,7 +28,7 @@ from slicer.i18n import tr as _
 from SphericalRegLib.errors import InputError
 
 from .installer import install_selectively, lacking, satisfied
-from .training import python_executable
+from .training import NO_WINDOW, python_executable
 
 # Import name -> requirement. Kept short: what registration and training need, not what benchmarks need.
 REQUIRED = {
@@ -71,16 +71,19 @@ def ensure(ask: Ask | None = None, install: Install | None = None, install_torch
         install, install_torch: bring requirements; None: as this Slicer does it.
 
     Raises:
-        InputError: declined, nobody is there to be asked, or the installation failed; then the message ends with pip's last lines.
+        InputError: PyTorch is missing and so is its extension, declined, nobody is there to be asked, or the installation failed; then the message
+            ends with pip's last lines.
     """
     needed = missing()
     if not needed:
         return
+    torch = [requirement for requirement in needed if requirement in TORCH.values()]
+    if torch and install_torch is None:
+        _check_extension()  # before the question: its answer could not be followed
     question = _("SphericalReg needs Python packages that Slicer does not have yet:\n\n{names}\n\nInstall them now? This can take some minutes.")
     if not (ask or _message_box)(question.format(names="\n".join(needed))):
         raise InputError(_("The packages {names} are needed and were not installed.").format(names=", ".join(needed)))
     before, said = _versions(), deque[str](maxlen=LAST_LINES)
-    torch = [requirement for requirement in needed if requirement in TORCH.values()]
     others = [requirement for requirement in needed if requirement not in torch]
     try:
         with _listening(said), _offline():
@@ -112,7 +115,7 @@ def verify() -> None:
         InputError: one of them does not import.
     """
     code = "import " + ", ".join([*TORCH, *REQUIRED])
-    done = subprocess.run([python_executable(), "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([python_executable(), "-c", code], capture_output=True, text=True, check=False, creationflags=NO_WINDOW)
     if done.returncode:
         lines = "\n".join(done.stderr.splitlines()[-LAST_LINES:])
         raise InputError(_("The packages are installed but do not load: restart Slicer and try again. The last lines:\n{lines}").format(lines=lines))
@@ -120,8 +123,7 @@ def verify() -> None:
 
 def installed() -> dict[str, str]:
     """Packages that `ensure` brought and that are still there, with their versions."""
-    there = _versions()
-    return {name: there[name] for name in json.loads(slicer.app.settings().value(INSTALLED_SETTING) or "{}") if name in there}
+    return dict(_still_there(slicer.app.settings().value(INSTALLED_SETTING) or "{}"))
 
 
 def remove_installed(uninstall: Install | None = None) -> list[str]:
@@ -151,12 +153,16 @@ def _install_torch(requirements: list[str]) -> None:
     if offline_folder() is not None:
         _walk(requirements)
         return
-    try:
-        import PyTorchUtils
-    except ModuleNotFoundError:
-        raise RuntimeError(_("The PyTorch extension is missing: install it with the Extensions Manager and restart Slicer.")) from None
+    import PyTorchUtils
+
     if PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=False, torchVersionRequirement=TORCH_VERSION) is None:
         raise RuntimeError(_("The PyTorch extension could not install PyTorch."))
+
+
+def _check_extension() -> None:
+    """Raises InputError: the PyTorch extension is missing, and there is no folder of wheels in its place."""
+    if offline_folder() is None and sys.modules.get("PyTorchUtils") is None and importlib.util.find_spec("PyTorchUtils") is None:
+        raise InputError(_("SphericalReg needs Slicer's PyTorch extension: install it with the Extensions Manager, and restart Slicer."))
 
 
 def _install(requirements: list[str]) -> None:
@@ -264,8 +270,15 @@ def _message_box(question: str) -> bool:
 
 
 def _forget_what_is_there() -> None:
-    _met.cache_clear()
-    _lacking.cache_clear()
+    for look in (_met, _lacking, _still_there):
+        look.cache_clear()
+
+
+@functools.lru_cache(maxsize=1)
+def _still_there(listed: str) -> tuple[tuple[str, str], ...]:
+    """(name, version) of packages of a JSON list; kept, for the panel asks with every change, and to look up all packages takes a moment."""
+    there = _versions()
+    return tuple((name, there[name]) for name in json.loads(listed) if name in there)
 
 
 @functools.lru_cache
@@ -292,6 +305,7 @@ def _versions() -> dict[str, str]:
 
 def _remember(before: dict[str, str]) -> None:
     importlib.invalidate_caches()
+    _forget_what_is_there()
     new = {name: version for name, version in _versions().items() if name not in before}
     if new:
         slicer.app.settings().setValue(INSTALLED_SETTING, json.dumps({**installed(), **new}))

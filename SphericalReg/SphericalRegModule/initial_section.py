@@ -103,11 +103,12 @@ class InitialSection:
         with self.panel.reporting():
             ensure()
             p = self.panel.parameters
-            if p.initial == ASK_MODEL:
-                self.place(self._regressed())
-                return
-            view: Any = (p.primaryDeg, p.secondaryDeg) if p.initial == ANGLES else "ap" if p.initial in (ALL_VIEWS, SCENE) else p.initial
-            self.place(view)
+            with slicer.util.WaitCursor():  # the first time PyTorch is loaded, and the CT made ready
+                if p.initial == ASK_MODEL:
+                    self.place(self._regressed())
+                    return
+                view: Any = (p.primaryDeg, p.secondaryDeg) if p.initial == ANGLES else "ap" if p.initial in (ALL_VIEWS, SCENE) else p.initial
+                self.place(view)
 
     def _regressed(self) -> np.ndarray:
         """camera_from_world (4, 4): the likeliest pose that the model's regressor sees in the X-ray.
@@ -139,7 +140,8 @@ class InitialSection:
                 p.ctVolume, p.xrayVolume, p.placedXray, p.ctPoints, p.xrayPoints, self.panel.geometry.known, self.panel.inputs.frame
             )
             on_detector = None if p.placedXray is None else pixels_on(p.xrayPoints, p.placedXray)
-            self.place(found.camera_from_world)
+            with slicer.util.WaitCursor():
+                self.place(found.camera_from_world)
             if on_detector is not None:  # the detector was moved: its points go with it
                 put_on(p.xrayPoints, p.placedXray, on_detector)
             names = [p.ctPoints.GetNthControlPointLabel(number) for number in range(p.ctPoints.GetNumberOfControlPoints())]
@@ -148,18 +150,18 @@ class InitialSection:
     def place(self, view: Any) -> None:
         """Stand the X-ray before the CT: at a named view, C-arm angles or camera_from_world (4, 4); one of them gets handles, and the DRR follows."""
         p = self.panel.parameters
-        if p.outputTransform is None:
-            names = (p.xrayVolume.GetName(), p.ctVolume.GetName()) if p.moveXray else (p.ctVolume.GetName(), p.xrayVolume.GetName())
-            p.outputTransform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "{} to {}".format(*names))
-            p.outputTransform.SetAttribute(ROLE, POSE)
+        self.panel.result.check(p.ctVolume, p.xrayVolume)
         for node in (p.ctVolume,) if p.moveXray else (p.placedXray, p.drrVolume):
             release(node, p.outputTransform)
         placed = self.panel.logic.placeXray(
             p.ctVolume, p.xrayVolume, geometry=self.panel.geometry.known, view=view, placedNode=p.placedXray, frame=self.panel.inputs.frame
         )
-        modified = p.StartModify()
-        p.placedXray, p.placedFrom = placed, p.xrayVolume
-        p.EndModify(modified)
+        if p.outputTransform is None:  # not before the X-ray is known to be one that can be placed
+            names = (p.xrayVolume.GetName(), p.ctVolume.GetName()) if p.moveXray else (p.ctVolume.GetName(), p.xrayVolume.GetName())
+            p.outputTransform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "{} to {}".format(*names))
+            p.outputTransform.SetAttribute(ROLE, POSE)
+        with slicer.util.NodeModify(p):
+            p.placedXray, p.placedFrom = placed, p.xrayVolume
         self._give_handles(placed)
         xray_view.show_layout()
         self.render()
@@ -184,9 +186,10 @@ class InitialSection:
             move_ct(p.ctVolume, p.outputTransform, scene_from_node(p.ctVolume))
         p.outputTransform.CreateDefaultDisplayNodes()
         p.outputTransform.GetDisplayNode().SetEditorVisibility(True)
-        bounds = [0.0] * 6
-        p.ctVolume.GetRASBounds(bounds)
-        p.outputTransform.SetCenterOfTransformation(*((low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2])))
+        from .rendering import centre_of
+
+        centre = centre_of(p.ctVolume)  # handles stand at a place in the frame of what hangs under the transform: the CT's own, or here the scene's
+        p.outputTransform.SetCenterOfTransformation(*((scene_from_node(p.ctVolume) @ [*centre, 1])[:3] if p.moveXray else centre))
 
     def refresh_placed(self) -> None:
         """Put the frame and the geometry that are chosen now onto the placed detector, unless that has frames of its own."""
@@ -225,7 +228,7 @@ class InitialSection:
             return
         try:
             self.render(longer_side)
-        except InputError as error:  # e.g. no part is ticked: said once, not at every move
+        except Exception as error:  # e.g. no part is ticked, or the GPU's memory is full: said once, not at every move
             self.live.stop()
             p.live = False
             self.panel.show_error(failure(error))

@@ -9,6 +9,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from SphericalRegLib.mrml.detector import CAMERA
 from SphericalRegLib.mrml.frames import Run, run_of
 from SphericalRegLib.mrml.parts import Part, parts_of, state_of
 
@@ -41,9 +42,11 @@ class InputsSection:
         self.ui.partsListWidget.visible = bool(self._parts)
 
     def guess(self) -> None:
-        """Choose the first CT and the first X-ray of the scene where none is chosen."""
+        """Choose the first CT and the first X-ray of the scene where none is chosen: no label maps, no colours, no images of this module's."""
         p = self.panel.parameters
-        volumes = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if node.GetImageData()]
+        known = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")  # and what is derived from it
+        plain = [node for node in known if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetAttribute(CAMERA)]
+        volumes = [node for node in plain if node.GetImageData()]
         if not p.ctVolume:
             p.ctVolume = next((node for node in volumes if min(node.GetImageData().GetDimensions()) > 1), None)
         if not p.xrayVolume:

@@ -37,8 +37,9 @@ class ModelSection:
         self._looked_at: Any = None
         self._last_choice = NO_MODEL
         self._curve: Any = ()
-        self.ui.modelPathLineEdit.connect("currentPathChanged(QString)", self.on_model_path)
-        self.ui.trainPathLineEdit.connect("currentPathChanged(QString)", self.on_train_path)
+        # currentPathChanged tells neither of a path without the suffix nor of one that was cleared
+        self.ui.modelPathLineEdit.comboBox().connect("editTextChanged(QString)", self.on_model_path)
+        self.ui.trainPathLineEdit.comboBox().connect("editTextChanged(QString)", self.on_train_path)
         self.ui.trainButton.connect("clicked(bool)", self.on_train)
         self.ui.trainAnewButton.connect("clicked(bool)", self.on_train_anew)
         self.ui.trainProgressBar.visible = False
@@ -166,7 +167,8 @@ class ModelSection:
         from SphericalRegLib.mrml.volumes import volume_from_node
 
         try:
-            volume = None if ct is None else known.pyramid if here else volume_from_node(ct)
+            # a path that is still being typed names no file: then the CT is not copied
+            volume = None if ct is None or not path.is_file() else known.pyramid if here else volume_from_node(ct)
         except InputError as error:
             self.ui.modelLabel.text = str(error)
             return
@@ -261,7 +263,7 @@ class ModelSection:
                 try:
                     state.unlink(missing_ok=True)
                 except OSError as error:
-                    raise InputError(f"{state} cannot be removed: {error}") from None
+                    raise InputError(_("{state} cannot be removed: {error}").format(state=state, error=error)) from None
                 self.ui.trainLabel.text = ""
         self.panel.update()
 
@@ -366,7 +368,7 @@ def in_words(card: dict[str, Any], notes: tuple[str, ...]) -> str:
 
 def _with_suffix(text: str) -> Path:
     path = Path(text).absolute()
-    return path if path.suffix else path.with_suffix(".safetensors")
+    return path if path.suffix else Path(f"{path}.safetensors")  # a path that is being typed may be "/", which `with_suffix` refuses
 
 
 def _stamp(path: Path) -> tuple[Path, int | None]:

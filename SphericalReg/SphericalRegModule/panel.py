@@ -86,7 +86,10 @@ class Panel:
         self._xray_watch.follow(None)
         if parameters is None:
             self.runner.abandon()
+            self._then = self._failed = self._stopped = None  # they know nodes of the scene
             self.logic.forgetPrepared()
+            self.ui.statusLabel.text = ""
+            self.clear_error()
         self.parameters = None
         self.charts.forget()
         for section in self._sections:
@@ -230,6 +233,7 @@ class Panel:
 
         p = self.parameters
         ct, xray, labels, parts, chosen = p.ctVolume, self.initial.target(), p.partsNode, self.inputs.chosen_parts, p.xrayVolume
+        self.result.check(ct, xray)
         placed = placed_camera(xray)
         if placed is not None and xray is not chosen and browser_of(xray) is None:
             # as it was loaded, with its mask and its collimator's border, before the detector that was placed
@@ -253,6 +257,7 @@ class Panel:
 
         p = self.parameters
         ct, xray, labels, parts = p.ctVolume, p.xrayVolume, p.partsNode, self.inputs.chosen_parts
+        self.result.check(ct, xray)
         placed = placed_camera(p.placedXray) if p.initial == SCENE else None
         if placed is not None:
             initial, reference = np.linalg.inv(placed.world_from_camera) @ scene_from_node(ct), placed.world_from_camera

@@ -11,6 +11,7 @@ from slicer import (
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
     vtkMRMLTableNode,
+    vtkMRMLVectorVolumeNode,
 )
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 
@@ -23,10 +24,10 @@ class SphericalRegParameterNode:
     labels or segment IDs."""
 
     ctVolume: vtkMRMLScalarVolumeNode
-    xrayVolume: vtkMRMLScalarVolumeNode
+    xrayVolume: Union[vtkMRMLScalarVolumeNode, vtkMRMLVectorVolumeNode, None]  # noqa: UP007  # the wrapper knows this spelling alone
     frame: Annotated[int, WithinRange(0, 100000)] = 0
     allFrames: bool = False
-    partsNode: Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007  # the wrapper knows this spelling alone
+    partsNode: Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007
     chosenParts: str = ""
     maskVolume: vtkMRMLLabelMapVolumeNode
     sddMm: Annotated[float, WithinRange(0, 5000)] = 0.0

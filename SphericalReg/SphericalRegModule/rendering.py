@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import slicer
+from slicer.i18n import tr as _
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.views import c_arm_view, named_view
@@ -64,7 +65,8 @@ def standing(xray: Any) -> PlacedCamera:
     """
     placed = placed_camera(xray)
     if placed is None:
-        raise InputError(f"The X-ray {xray.GetName()!r} has no place in the scene yet: place it first, or register.")
+        words = _("The X-ray {name} has no place in the scene yet: place it first, or register.")
+        raise InputError(words.format(name=repr(xray.GetName())))
     return placed
 
 

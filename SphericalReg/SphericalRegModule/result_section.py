@@ -84,6 +84,23 @@ class ResultSection:
 
     # -- an outcome
 
+    def existing(self) -> Any:
+        """ResultNodes: what a result is written to, as far as it is there."""
+        from SphericalRegLib.mrml.session import ResultNodes
+
+        p = self.panel.parameters
+        return ResultNodes(p.outputTransform, p.placedXray, p.drrVolume)
+
+    def check(self, ct: Any, xray: Any) -> None:
+        """Refuse before any long work what its result could not be written to.
+
+        Raises:
+            InputError: see `mrml.session.check_writable`.
+        """
+        from SphericalRegLib.mrml.session import check_writable
+
+        check_writable(ct, xray, self.existing(), move_xray=self.panel.parameters.moveXray)
+
     def show_outcome(self, outcome: Any, ct: Any, xray: Any, chosen: Any) -> None:
         """Write an outcome into the scene and show it; `chosen` is the X-ray as it was loaded."""
         before = stand(ct, self.panel.parameters)
@@ -101,22 +118,20 @@ class ResultSection:
     def _write(self, ct: Any, xray: Any, chosen: Any, outcome: Any = None, frames: Sequence[Any] = ()) -> tuple[Any, ...]:
         """Returns the nodes that were made."""
         from SphericalRegLib.mrml.run_session import write_run
-        from SphericalRegLib.mrml.session import ResultNodes, write_outcome
+        from SphericalRegLib.mrml.session import write_outcome
 
-        p = self.panel.parameters
-        existing = ResultNodes(p.outputTransform, p.placedXray, p.drrVolume)
+        p, existing = self.panel.parameters, self.existing()
         self._forget_outcome()
-        modified = p.StartModify()
-        if frames:
-            self._run = write_run(slicer.mrmlScene, frames, ct, xray, existing, p.framesTable, move_xray=p.moveXray)
-            p.framesTable = self._run.table
-            nodes = self._run.shown
-        else:
-            nodes = write_outcome(slicer.mrmlScene, outcome, ct, xray, existing, move_xray=p.moveXray)
-        p.outputTransform, p.placedXray, p.drrVolume, p.placedFrom = nodes.transform, nodes.xray, nodes.drr, chosen
-        self._outcome, self._frames, self._moved = outcome, frames, p.moveXray
-        self._shown_from = (ct, xray, chosen)
-        p.EndModify(modified)
+        with slicer.util.NodeModify(p):
+            if frames:
+                self._run = write_run(slicer.mrmlScene, frames, ct, xray, existing, p.framesTable, move_xray=p.moveXray)
+                p.framesTable = self._run.table
+                nodes = self._run.shown
+            else:
+                nodes = write_outcome(slicer.mrmlScene, outcome, ct, xray, existing, move_xray=p.moveXray)
+            p.outputTransform, p.placedXray, p.drrVolume, p.placedFrom = nodes.transform, nodes.xray, nodes.drr, chosen
+            self._outcome, self._frames, self._moved = outcome, frames, p.moveXray
+            self._shown_from = (ct, xray, chosen)
         for node in (nodes.xray, nodes.drr):
             xray_view.set_window(node)
         self.watch.follow(p.drrVolume)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from SphericalRegLib.mrml.detector import PlacedCamera
 from SphericalRegLib.mrml.removing import remove
@@ -22,7 +23,7 @@ def show_camera(placed: PlacedCamera) -> Any:
     model = _model()
     if model is None:
         look_from_the_side(placed)
-        model = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "X-ray source and detector")
+        model = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", _("X-ray source and detector"))
         model.SetAttribute(FRUSTUM, "1")
         model.CreateDefaultDisplayNodes()
         display = model.GetDisplayNode()

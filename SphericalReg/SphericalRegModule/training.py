@@ -36,6 +36,7 @@ VALIDATION = "validation"
 LABELS = "labels.nrrd"
 INTERRUPTED = "interrupted"  # so begins what the command says when its state is saved
 POLL_S = 0.05
+NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # on Windows a console would flash
 LAST_LINES = 25
 
 GRACE_S = 5.0
@@ -172,8 +173,7 @@ def _start(command: list[str]) -> subprocess.Popen[str]:
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    no_window = getattr(subprocess, "CREATE_NO_WINDOW", 0)
-    return subprocess.Popen(command, **pipes, text=True, encoding="utf-8", errors="replace", env=environment, creationflags=no_window)
+    return subprocess.Popen(command, **pipes, text=True, encoding="utf-8", errors="replace", env=environment, creationflags=NO_WINDOW)
 
 
 def _follow(lines: _Lines, out: Path, progress: ProgressCallback) -> list[str]:

@@ -72,11 +72,10 @@ def stand(ct: Any, parameters: Any) -> Before:
 def go_back(before: Before, parameters: Any, made: Sequence[Any]) -> None:
     """Restore what there was, and remove `made`, the nodes that the registration made: others may be chosen by now."""
     scene = slicer.mrmlScene
-    modified = parameters.StartModify()
-    for name, was in (("outputTransform", before.transform), ("placedXray", before.xray), ("drrVolume", before.drr)):
-        setattr(parameters, name, was.node if was is not None and scene.IsNodePresent(was.node) else None)
-    parameters.placedFrom = before.placed_from if before.placed_from is not None and scene.IsNodePresent(before.placed_from) else None
-    parameters.EndModify(modified)
+    with slicer.util.NodeModify(parameters):
+        for name, was in (("outputTransform", before.transform), ("placedXray", before.xray), ("drrVolume", before.drr)):
+            setattr(parameters, name, was.node if was is not None and scene.IsNodePresent(was.node) else None)
+        parameters.placedFrom = before.placed_from if before.placed_from is not None and scene.IsNodePresent(before.placed_from) else None
     if before.transform is not None and scene.IsNodePresent(before.transform.node):
         before.transform.node.SetAndObserveTransformNodeID(before.transform.parent_id)
         before.transform.node.SetMatrixTransformToParent(to_vtk(before.transform.to_parent))

@@ -46,14 +46,24 @@ def hang(node: Any, transform: Any) -> None:
     """
     if node.GetParentTransformNode() is transform:
         return
+    parent = parent_to_keep(node, transform)
+    if parent is not transform:
+        transform.SetAndObserveTransformNodeID(None if parent is None else parent.GetID())
+    node.SetAndObserveTransformNodeID(transform.GetID())
+
+
+def parent_to_keep(node: Any, transform: Any) -> Any:
+    """The parent that a node keeps when `hang` puts it under a transform, or None: transforms of earlier registrations are passed over.
+
+    Raises:
+        InputError: the transform stands above that parent.
+    """
     parent = node.GetParentTransformNode()
     while parent is not None and parent is not transform and parent.GetAttribute(ROLE) == POSE:
         parent = parent.GetParentTransformNode()
     if parent is not None and parent is not transform and is_above(transform, parent):
         raise InputError(f"The transform {transform.GetName()!r} stands above the parent of {node.GetName()!r}: choose another one for the result.")
-    if parent is not transform:
-        transform.SetAndObserveTransformNodeID(None if parent is None else parent.GetID())
-    node.SetAndObserveTransformNodeID(transform.GetID())
+    return parent
 
 
 def release(node: Any, transform: Any) -> None:

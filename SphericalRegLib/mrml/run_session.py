@@ -19,7 +19,7 @@ from ..progress import Progress, ProgressCallback, silent
 from .detector import placed_camera
 from .frames import Run, browser_of, read_frames, run_of
 from .removing import remove
-from .session import Outcome, Request, ResultNodes, read_request, run, write_outcome
+from .session import Outcome, Request, ResultNodes, check_writable, read_request, run, write_outcome
 from .tables import fill_table, result_row
 from .xrays import Exposure, exposure_of
 
@@ -134,7 +134,11 @@ def write_run(
         shown: nodes to be filled instead of new ones.
         table: a vtkMRMLTableNode to be filled instead of a new one.
         keywords: further arguments of `write_outcome`.
+
+    Raises:
+        InputError: see `session.check_writable`; then the scene is as it was.
     """
+    check_writable(ct, xray, shown, **keywords)
     known = run_of(xray)
     assert known is not None
     nodes = ResultNodes(None, None, None) if shown is None else shown

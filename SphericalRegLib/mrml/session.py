@@ -28,7 +28,7 @@ from .detector import PlacedCamera, is_mirrored, placed_camera, set_image
 from .frames import stored_frame
 from .labelling import with_parts
 from .matrices import scene_from_node, scene_from_voxel
-from .poses import POSE, hang, move_ct, release, set_scene_matrix
+from .poses import POSE, hang, move_ct, parent_to_keep, release, set_scene_matrix
 from .provenance import describe, transform_of
 from .volumes import volume_from_node
 from .xrays import exposure_of, radiograph_to_node, stored_image
@@ -118,6 +118,7 @@ def read_request(
     Raises:
         InputError: anything that cannot be used, in one sentence.
     """
+    scene_from_node(ct)  # a CT that is warped could not be moved in the end
     placed = placed_camera(xray)
     stored = stored_frame(xray, frame)
     radiograph = exposure_of(xray, geometry, mask=mask).radiograph(stored) if placed is None else _on_detector(xray, placed, stored, mask)
@@ -192,6 +193,22 @@ def render(ct: VolumePyramid, camera: Any, camera_from_world: np.ndarray, spacin
         return ct.projector(camera, spacing_mm).project(pose)[0].cpu().numpy()
 
 
+def check_writable(ct: Any, xray: Any, nodes: ResultNodes | None = None, *, move_xray: bool = False) -> None:
+    """Refuse what `write_outcome` could not write to; changes nothing. Arguments as there.
+
+    Raises:
+        InputError: a parent transform that is not linear, or a transform for the result that stands above the parent of what is to be moved.
+    """
+    given = ResultNodes(None, None, None) if nodes is None else nodes
+    detector = xray if placed_camera(xray) is not None else given.xray
+    for node in (ct, detector, given.drr):
+        if node is not None:
+            scene_from_node(node)
+    moved = detector if move_xray else ct
+    if moved is not None and given.transform is not None:
+        parent_to_keep(moved, given.transform)
+
+
 def write_outcome(
     scene: Any, outcome: Outcome, ct: Any, xray: Any, nodes: ResultNodes | None = None, *, move_xray: bool = False
 ) -> ResultNodes:
@@ -204,7 +221,11 @@ def write_outcome(
         xray: the X-ray's node; one that lies on a placed detector is used as it is.
         nodes: to be filled instead of new ones; those that are None are made.
         move_xray: let the CT stand where it is without the transform, and move X-ray and DRR by the inverse instead.
+
+    Raises:
+        InputError: see `check_writable`; then the scene is as it was.
     """
+    check_writable(ct, xray, nodes, move_xray=move_xray)
     given = ResultNodes(None, None, None) if nodes is None else nodes
     result = outcome.result
     reference = result.world_from_camera_reference
@@ -217,7 +238,7 @@ def write_outcome(
     else:
         for image in (detector, given.drr):
             release(image, transform)
-        move_ct(ct, transform, transform_of(result))  # before the images are touched: it refuses what cannot be done
+        move_ct(ct, transform, transform_of(result))
     detector = detector or scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{outcome.radiograph.name} on the detector")
     drr = given.drr or scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"DRR of {ct.GetName()}")
     if move_xray:

@@ -171,11 +171,11 @@ def model(demo: Demo, folder: Path, save: Callable[[], None]) -> None:
     ui.trainMinutesSpinBox.value = MINUTES
     ui.trainButton.click()
     demo.wait(lambda: len(section._curve) >= CURVE_POINTS or not section.trainer.busy)
-    ui.trainPathLineEdit.blockSignals(True)
+    ui.trainPathLineEdit.comboBox().blockSignals(True)
     ui.trainPathLineEdit.currentPath = "patient.safetensors"  # the folder is of no interest
     save()
     ui.trainPathLineEdit.currentPath = str(folder / "patient.safetensors")
-    ui.trainPathLineEdit.blockSignals(False)
+    ui.trainPathLineEdit.comboBox().blockSignals(False)
     ui.trainButton.click()
     demo.wait(lambda: not section.trainer.busy)
     ui.modelComboBox.setCurrentIndex(ui.modelComboBox.findText(NO_MODEL))

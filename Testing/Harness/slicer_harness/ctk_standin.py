@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import types
+from fnmatch import fnmatch
 from typing import Any
 
 from PySide6.QtCore import Property, Qt, Signal
-from PySide6.QtWidgets import QDoubleSpinBox, QFrame, QHBoxLayout, QLineEdit, QSlider, QToolButton, QWidget
+from PySide6.QtWidgets import QComboBox, QDoubleSpinBox, QFileDialog, QFrame, QHBoxLayout, QSlider, QToolButton, QWidget
 
 from .ui_loader import custom_widget
 
@@ -128,39 +130,56 @@ class ctkSliderWidget(QWidget):
 
 @custom_widget
 class ctkPathLineEdit(QWidget):
-    """A path to type or to choose."""
+    """A path to type or to choose. As in CTK, only a path that the name filters allow is told of, and the filters decide what "..." opens."""
 
     SIGNALS = ("currentPathChanged(QString)",)
     currentPathChanged = Signal(str)
-    Dirs, Files, Readable, Writable, Executable = 1, 2, 16, 32, 64
+    Dirs, Files, Drives, AllEntries, Readable, Writable, Executable = 1, 2, 4, 7, 16, 32, 64
+    DontConfirmOverwrite = 4
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._edit, self._button = QLineEdit(self), QToolButton(self)
+        self._box, self._button = QComboBox(self), QToolButton(self)
+        self._box.setEditable(True)
+        self._box.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+        self._edit = self._box.lineEdit()
         self._button.setText("...")
-        self._values: dict[str, Any] = {"nameFilters": [], "filters": 0, "settingKey": "", "showHistoryButton": True}
+        self._values: dict[str, Any] = {"nameFilters": [], "filters": self.AllEntries | self.Readable | self.Executable, "options": 0}
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self._edit, 1)
+        row.addWidget(self._box, 1)
         row.addWidget(self._button)
-        self._edit.textChanged.connect(self.currentPathChanged)
+        self._edit.textChanged.connect(self._on_text)
+        self._button.clicked.connect(lambda _checked: self.browse())
 
     def _keep(self, key: str, value: Any) -> None:
         self._values[key] = value
 
+    def _on_text(self, text: str) -> None:
+        patterns = re.findall(r"\*\.\w+", " ".join(self._values["nameFilters"])) or ["*"]
+        if text and any(fnmatch(text, pattern) for pattern in patterns):
+            self.currentPathChanged.emit(text)
+
+    def comboBox(self) -> QComboBox:
+        return self._box
+
+    def browse(self) -> None:
+        """What "..." does: files to write or to open, or a folder where files are not among the filters."""
+        if not self._values["filters"] & self.Files:
+            path = QFileDialog.getExistingDirectory(self, "", self.currentPath)
+        else:
+            ask = QFileDialog.getSaveFileName if self._values["filters"] & self.Writable else QFileDialog.getOpenFileName
+            path = ask(self, "", self.currentPath, ";;".join(self._values["nameFilters"]))[0]
+        if path:
+            self.setCurrentPath(path)
+
     def setCurrentPath(self, path: str) -> None:
         self._edit.setText(path)
-
-    def addCurrentPathToHistory(self) -> None:
-        """The history is for people."""
 
     currentPath = Property(str, lambda self: self._edit.text, setCurrentPath)
     nameFilters = Property("QStringList", lambda self: self._values["nameFilters"], lambda self, value: self._keep("nameFilters", value))
     filters = Property(int, lambda self: self._values["filters"], lambda self, value: self._keep("filters", value))
-    settingKey = Property(str, lambda self: self._values["settingKey"], lambda self, value: self._keep("settingKey", value))
-    showHistoryButton = Property(
-        bool, lambda self: self._values["showHistoryButton"], lambda self, value: self._keep("showHistoryButton", value)
-    )
+    options = Property(int, lambda self: self._values["options"], lambda self, value: self._keep("options", value))
 
 
 # Slicer's own parameterNodeWrapper names these classes; a .ui file that uses one fails in the loader.

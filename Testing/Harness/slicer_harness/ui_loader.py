@@ -37,6 +37,7 @@ class UiLoader(QtUiTools.QUiLoader):
         connections = root.find("connections")
         if connections is not None:
             root.remove(connections)
+        _number_flags(root)
         buffer = QtCore.QBuffer()
         buffer.setData(ElementTree.tostring(root))
         buffer.open(QtCore.QIODevice.OpenModeFlag.ReadOnly)
@@ -51,3 +52,17 @@ class UiLoader(QtUiTools.QUiLoader):
         if None in ends:
             raise StandInError(f"the .ui file connects {sender}.{signal} to {receiver}.{slot}, but one of them does not exist")
         ends[0].connect(signal, ends[1], slot)
+
+
+def _number_flags(root: ElementTree.Element) -> None:
+    """Write flags of stand-ins ("ctkPathLineEdit::Files|ctkPathLineEdit::Writable") as numbers: Qt's loader knows those of C++ classes alone."""
+    for described in root.iter("property"):
+        flags = described.find("set")
+        names = [] if flags is None else [text.partition("::") for text in (flags.text or "").split("|")]
+        if flags is None or not all(owner in CUSTOM_WIDGETS for owner, _, _ in names):
+            continue
+        unknown = [f"{owner}::{flag}" for owner, _, flag in names if not isinstance(getattr(CUSTOM_WIDGETS[owner], flag, None), int)]
+        if unknown:
+            raise StandInError(f"no stand-in for {', '.join(unknown)}")
+        described.remove(flags)
+        ElementTree.SubElement(described, "number").text = str(sum({getattr(CUSTOM_WIDGETS[owner], flag) for owner, _, flag in names}))

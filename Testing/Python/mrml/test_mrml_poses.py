@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.mrml.detector import PlacedCamera, camera_from_pixel, placed_camera, set_image
 from SphericalRegLib.mrml.matrices import from_vtk, node_from_voxel, scene_from_node, to_vtk
 from SphericalRegLib.mrml.poses import move_ct, pose_of
+from SphericalRegLib.mrml.session import ResultNodes, write_outcome
 from SphericalRegLib.mrml.volumes import volume_from_node, volume_to_node
 from SphericalRegLib.rendering.projector import Projector
 
@@ -169,3 +170,23 @@ def test_detector_corners_are_the_image_corners(camera: Camera, reference: np.nd
     small = placed.resized(32)
     assert small.camera.size_px == (32, 27)
     assert small.detector_corners() == pytest.approx(placed.detector_corners(), abs=1e-9)
+
+
+def test_what_could_not_be_written_is_refused_before_anything_is_made(slicer: ModuleType, scene: Any, ct: Volume, camera: Camera) -> None:
+    """A CT that is warped, and a transform above the CT's parent: the images that hang under it stay there, too."""
+    warp = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", "breathing")
+    above, parent = (scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name) for name in ("above", "below"))
+    warp.SetAndObserveTransformToParent(slicer.vtkOrientedGridTransform())
+    parent.SetAndObserveTransformNodeID(above.GetID())
+    node, xray = volume_to_node(scene, ct), scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "X-ray")
+    given = ResultNodes(above, None, scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "DRR"))
+    given.drr.SetAndObserveTransformNodeID(above.GetID())
+    before = scene.GetNumberOfNodes()
+    outcome: Any = SimpleNamespace(result=None)
+    for above_it, nodes, words in ((warp, None, "'breathing'.*not linear"), (parent, given, "'above' stands above")):
+        node.SetAndObserveTransformNodeID(above_it.GetID())
+        with pytest.raises(InputError, match=words):
+            write_outcome(scene, outcome, node, xray, nodes)
+        assert scene.GetNumberOfNodes() == before
+        assert given.drr.GetParentTransformNode() is above
+        assert node.GetParentTransformNode() is above_it

@@ -242,17 +242,37 @@ def test_an_exception_that_holds_text_is_read(dependencies: Any) -> None:
     assert str(caught.value).splitlines()[-dependencies.LAST_LINES :] == [str(number) for number in range(75, 100)]
 
 
-@pytest.mark.parametrize(
-    ("utils", "words"),
-    [
-        (None, "The PyTorch extension is missing: install it with the Extensions Manager"),
-        (SimpleNamespace(PyTorchUtilsLogic=lambda: SimpleNamespace(installTorch=lambda **_: None)), "could not install PyTorch"),
-    ],
-)
-def test_torch_comes_through_the_pytorch_extension(dependencies: Any, monkeypatch: pytest.MonkeyPatch, utils: Any, words: str) -> None:
+def test_torch_comes_through_the_pytorch_extension(dependencies: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    utils = SimpleNamespace(PyTorchUtilsLogic=lambda: SimpleNamespace(installTorch=lambda **_: None))
     monkeypatch.setitem(sys.modules, "PyTorchUtils", utils)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match="could not install PyTorch"):
         dependencies.ensure(yes, never)
+
+
+def test_without_its_extension_nobody_is_asked(slicer: ModuleType, dependencies: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The question comes where its answer can be followed: with the extension, with a folder of wheels, or where torch is there already."""
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    with pytest.raises(InputError, match="needs Slicer's PyTorch extension: install it with the Extensions Manager"):
+        dependencies.ensure(never, never)
+    slicer.app.settings().setValue(dependencies.OFFLINE_SETTING, str(tmp_path))
+    with pytest.raises(InputError, match="were not installed"):
+        dependencies.ensure(lambda question: False, never)
+    slicer.app.settings().remove(dependencies.OFFLINE_SETTING)
+    monkeypatch.setattr(dependencies, "missing", lambda: ["tiny>=1"])
+    with pytest.raises(InputError, match="were not installed"):
+        dependencies.ensure(lambda question: False, never)
+
+
+def test_the_list_of_what_was_brought_is_looked_up_once(slicer: ModuleType, dependencies: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The panel asks with every change, a dragged slider's too."""
+    slicer.app.settings().setValue(dependencies.INSTALLED_SETTING, '{"rich": "14"}')
+    looked, versions = [], dependencies._versions
+    monkeypatch.setattr(dependencies, "_versions", lambda: looked.append(1) or versions())
+    for _ in range(3):
+        assert list(dependencies.installed()) == ["rich"]
+    assert len(looked) == 1
+    dependencies.remove_installed(lambda names: None)
+    assert dependencies.installed() == {}
 
 
 def test_the_pytorch_extension_is_told_what_is_needed(dependencies: Any, monkeypatch: pytest.MonkeyPatch) -> None:

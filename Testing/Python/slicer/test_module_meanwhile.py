@@ -46,6 +46,17 @@ def test_a_registration_goes_on_while_another_module_is_shown(chosen: Any, wait:
     assert chosen._parameterNode.seed == 11, "the widgets are bound again"
 
 
+def test_choices_are_kept_while_another_module_is_shown(chosen: Any) -> None:
+    """Slicer fills a combo box anew when it is bound: bound twice, every choice would become the first one."""
+    ui, p = chosen.ui, chosen._parameterNode
+    ui.intensityComboBox.setCurrentIndex(ui.intensityComboBox.findText("display"))
+    for _ in range(2):
+        chosen.exit()
+        chosen.enter()
+    assert (p.intensity, p.initial) == ("display", "ap")
+    assert (ui.intensityComboBox.currentText, ui.initialComboBox.currentText) == ("display", "ap")
+
+
 def test_the_result_belongs_to_the_xray_that_was_registered(
     slicer: ModuleType, chosen: Any, phantom: Any, wait: Callable[..., float], tmp_path: Any
 ) -> None:
@@ -70,6 +81,32 @@ def test_a_scene_that_is_loaded_is_shown_at_once(slicer: ModuleType, chosen: Any
     slicer.util.loadScene(str(tmp_path / "scene.mrb"))
     assert chosen._parameterNode.ctVolume.GetName() == "phantom CT"
     assert (chosen.ui.sddSpinBox.value, chosen.ui.sddOriginLabel.text, chosen.ui.seedSpinBox.value) == (900, "edited", 7)
+
+
+def test_a_scene_that_is_loaded_ends_what_runs_and_says_so(slicer: ModuleType, chosen: Any, wait: Callable[..., float], tmp_path: Any) -> None:
+    slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    chosen.ui.loadGeometryButton.click()
+    assert chosen.ui.errorLabel.text
+    chosen.ui.registerButton.click()
+    job = chosen.panel.runner._job
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    assert not chosen.panel.runner.busy
+    assert "a scene was loaded" in chosen.ui.statusLabel.text
+    wait(lambda: job.join(0))
+
+
+def test_words_about_a_scene_go_with_it(slicer: ModuleType, chosen: Any, wait: Callable[..., float]) -> None:
+    chosen.ui.registerButton.click()
+    wait(lambda: bool(chosen.ui.statusLabel.text))
+    job = chosen.panel.runner._job
+    slicer.mrmlScene.Clear()
+    assert chosen.ui.statusLabel.text == ""
+    assert (chosen.panel._then, chosen.panel._failed, chosen.panel._stopped) == (None, None, None)
+    wait(lambda: job.join(0))
+    chosen.ui.loadGeometryButton.click()
+    assert chosen.ui.errorLabel.text
+    slicer.mrmlScene.Clear()
+    assert chosen.ui.errorLabel.text == "" and chosen.ui.errorFrame.isHidden()
 
 
 def test_undo_leaves_what_the_user_chose_since(slicer: ModuleType, chosen: Any, wait: Callable[..., float]) -> None:
@@ -163,6 +200,55 @@ def test_what_the_geometry_says_of_the_collimator_counts(slicer: ModuleType, wid
     assert from_parameters(widget._parameterNode, known_geometry(xray)).collimator.value is False
 
 
+@pytest.fixture
+def breathing(slicer: ModuleType) -> Any:
+    """A transform that is not linear."""
+    warp = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode", "breathing")
+    warp.SetAndObserveTransformToParent(slicer.vtkOrientedGridTransform())
+    return warp
+
+
+def test_a_warped_ct_is_refused_at_once_and_leaves_nothing_behind(slicer: ModuleType, chosen: Any, phantom: Any, breathing: Any) -> None:
+    phantom.ct.SetAndObserveTransformNodeID(breathing.GetID())
+    before = slicer.mrmlScene.GetNumberOfNodes()
+    for button in (chosen.ui.registerButton, chosen.ui.placeButton):
+        button.click()
+        assert not chosen.panel.runner.busy
+        assert "not linear" in chosen.ui.errorLabel.text
+    with pytest.raises(InputError, match="not linear"):
+        chosen.logic.register(phantom.ct, phantom.xray, geometry=GEOMETRY, initial="ap")
+    assert slicer.mrmlScene.GetNumberOfNodes() == before
+
+
+def test_an_output_transform_above_the_ct_is_refused_at_once(slicer: ModuleType, chosen: Any, phantom: Any) -> None:
+    above, below = (slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name) for name in ("above", "below"))
+    below.SetAndObserveTransformNodeID(above.GetID())
+    phantom.ct.SetAndObserveTransformNodeID(below.GetID())
+    chosen._parameterNode.outputTransform = above
+    chosen.ui.registerButton.click()
+    assert not chosen.panel.runner.busy
+    assert "'above' stands above" in chosen.ui.errorLabel.text
+    with pytest.raises(InputError, match="'above' stands above"):
+        chosen.logic.register(phantom.ct, phantom.xray, geometry=GEOMETRY, initial="ap", outputTransform=above)
+
+
+def test_a_result_that_cannot_be_written_leaves_the_panel_alive(
+    slicer: ModuleType, chosen: Any, phantom: Any, breathing: Any, wait: Callable[..., float]
+) -> None:
+    """The CT is warped while it is registered: a sentence, no node, and the next choice is followed."""
+    chosen.ui.registerButton.click()
+    phantom.ct.SetAndObserveTransformNodeID(breathing.GetID())
+    before = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLLinearTransformNode")
+    wait(lambda: not chosen.panel.runner.busy)
+    assert "not linear" in chosen.ui.errorLabel.text
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLLinearTransformNode") == before
+    assert not chosen._parameterNode.parameterNode.GetDisableModifiedEvent()
+    chosen._parameterNode.sddMm = 950.0
+    assert chosen.ui.sddSpinBox.value == 950
+    phantom.ct.SetAndObserveTransformNodeID(None)
+    register(chosen, wait)
+
+
 def test_who_waits_for_an_answer_hears_of_every_failure(widget: Any, phantom: Any, wait: Callable[..., float], monkeypatch: Any) -> None:
     from SphericalRegLib.mrml import session
 
@@ -212,7 +298,7 @@ def test_the_sample_case_asks_for_its_packages(slicer: ModuleType, monkeypatch: 
     """The first line that docs/console.md lets somebody type in a new Slicer."""
     from SphericalRegModule import dependencies, sample_data
 
-    monkeypatch.setattr(dependencies, "missing", lambda: ["torch>=2.4"])
+    monkeypatch.setattr(dependencies, "missing", lambda: ["roma>=1.5"])
     with pytest.raises(InputError, match="nobody can be asked"):
         sample_data.load_sample_case()
 

@@ -70,6 +70,40 @@ def test_each_geometry_value_says_where_it_comes_from(chosen: Any, phantom: Any,
     assert ui.sddSpinBox.value == 1020.5
 
 
+def test_inputs_are_guessed_among_what_the_user_loaded(slicer: ModuleType, chosen: Any, phantom: Any) -> None:
+    """Not a label map for the CT, nor a placed X-ray, a DRR or the coloured comparison for the X-ray."""
+    from SphericalRegLib.mrml.voxels import set_voxels, voxels
+
+    p, made = chosen._parameterNode, xray_view.COLOURED[0]
+    chosen.ui.placeButton.click()
+    chosen.ui.pictureComboBox.setCurrentIndex(choices.PICTURES.index(made))
+    labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+    set_voxels(labels, np.ones(voxels(phantom.ct).shape, np.uint8), np.eye(4))
+    for node in (phantom.ct, phantom.xray):
+        slicer.mrmlScene.RemoveNode(node)
+    chosen.exit()
+    chosen.enter()
+    assert (p.ctVolume, p.xrayVolume) == (None, None)
+
+
+def test_a_grey_image_that_was_loaded_as_colours_can_be_chosen(slicer: ModuleType, chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
+    """Slicer loads an RGB PNG as a vector volume."""
+    from SphericalRegLib.mrml.matrices import node_from_voxel
+    from SphericalRegLib.mrml.voxels import set_voxels, voxels
+
+    grey = (255 * (voxels(phantom.xray) / 60000.0)).astype(np.uint8)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "screenshot")
+    set_voxels(node, np.repeat(grey[..., None], 3, axis=3), node_from_voxel(phantom.xray))
+    ui, p = chosen.ui, chosen._parameterNode
+    ui.xraySelector.setCurrentNode(node)
+    assert p.xrayVolume is node
+    listed = [ui.xraySelector._box.itemText(number) for number in range(ui.xraySelector._box.count)]
+    assert "screenshot" in listed
+    ui.sddSpinBox.value, ui.principalColumnSpinBox.value, ui.principalRowSpinBox.value = 900, 50, 37
+    register(chosen, wait)
+    assert p.placedFrom is node
+
+
 def test_register_by_clicks(slicer: ModuleType, chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
     """The transform moves the CT before the camera, the DRR lies on the X-ray, and the X-ray view shows both upright."""
     from SphericalRegLib.mrml.detector import placed_camera
@@ -151,6 +185,52 @@ def test_place_drag_and_register_from_there(slicer: ModuleType, chosen: Any, pha
     assert np.corrcoef(voxels(parameters.drrVolume).ravel(), placed.ravel())[0, 1] > 0.98
 
 
+@pytest.mark.parametrize("move_xray", [False, True])
+def test_the_handles_stand_at_the_cts_centre(slicer: ModuleType, chosen: Any, phantom: Any, move_xray: bool) -> None:
+    """Also of a CT that was moved before; Slicer takes their place as one in the frame of what hangs under the transform."""
+    from SphericalRegModule.rendering import centre_of
+
+    from SphericalRegLib.mrml.matrices import scene_from_node, scene_from_transform
+
+    p = chosen._parameterNode
+    chosen.ui.moveXrayCheckBox.checked = move_xray
+    moved = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "patient")
+    slicer.util.updateTransformMatrixFromArray(moved, np.array([[0, -1, 0, 30], [1, 0, 0, -20], [0, 0, 1, 50], [0, 0, 0, 1.0]]))
+    phantom.ct.SetAndObserveTransformNodeID(moved.GetID())
+    for _ in range(2):
+        chosen.ui.placeButton.click()
+        assert chosen.ui.errorLabel.text == "", chosen.panel._details
+        handles = scene_from_transform(p.outputTransform) @ [*p.outputTransform.GetCenterOfTransformation(), 1]
+        assert handles == pytest.approx(scene_from_node(phantom.ct) @ [*centre_of(phantom.ct), 1])
+
+
+def test_placing_shows_that_it_takes_a_while(slicer: ModuleType, chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PySide6.QtWidgets import QApplication
+
+    said: list[Any] = []
+    placed = chosen.logic.placeXray
+    monkeypatch.setattr(chosen.logic, "placeXray", lambda *nodes, **more: said.append(QApplication.overrideCursor()) or placed(*nodes, **more))
+    chosen.ui.placeButton.click()
+    assert said[0] is not None and QApplication.overrideCursor() is None
+
+
+def test_a_live_drr_that_fails_is_told_once(slicer: ModuleType, chosen: Any, wait: Callable[..., float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the reason: an error that leaves a timer would come at every move."""
+    chosen.ui.placeButton.click()
+
+    def fail(*_arguments: Any, **_keywords: Any) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(chosen.logic, "renderDRR", fail)
+    matrix = slicer.util.arrayFromTransformMatrix(chosen._parameterNode.outputTransform)
+    matrix[:3, 3] += (6, 0, 5)
+    slicer.util.updateTransformMatrixFromArray(chosen._parameterNode.outputTransform, matrix)
+    wait(lambda: bool(chosen.ui.errorLabel.text), 20)
+    assert "CUDA out of memory" in chosen.ui.errorLabel.text
+    assert not chosen._parameterNode.live
+    assert not chosen.panel.initial.live.following
+
+
 def test_an_edit_of_the_geometry_reaches_the_placed_xray(chosen: Any) -> None:
     from SphericalRegLib.mrml.detector import placed_camera
 
@@ -180,6 +260,34 @@ def test_cancel(chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
     assert ui.registerButton.text == "Register"
     assert ui.registerButton.enabled
     assert phantom.ct.GetParentTransformNode() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "dialog"),
+    [
+        ("geometry", "getSaveFileName"),
+        ("model", "getOpenFileName"),
+        ("train", "getSaveFileName"),
+        ("export", "getExistingDirectory"),
+        ("batchInput", "getExistingDirectory"),
+        ("batchOutput", "getExistingDirectory"),
+    ],
+)
+def test_the_dots_open_a_dialog_that_can_name_what_is_asked_for(chosen: Any, monkeypatch: pytest.MonkeyPatch, name: str, dialog: str) -> None:
+    """A folder, a file that is there, or a new one."""
+    from slicer_harness import ctk_standin
+
+    class Dialog:
+        """Answers, whichever is opened, with its name."""
+
+        getExistingDirectory = staticmethod(lambda *_: "/getExistingDirectory")
+        getOpenFileName = staticmethod(lambda *_: ("/getOpenFileName", ""))
+        getSaveFileName = staticmethod(lambda *_: ("/getSaveFileName", ""))
+
+    monkeypatch.setattr(ctk_standin, "QFileDialog", Dialog)
+    edit = getattr(chosen.ui, f"{name}PathLineEdit")
+    edit._button.click()
+    assert edit.currentPath == f"/{dialog}"
 
 
 def test_errors_are_words_that_can_be_copied(slicer: ModuleType, chosen: Any) -> None:

@@ -78,6 +78,15 @@ def test_a_pair_that_fails_does_not_stop_the_others(
     assert "2 registrations, 1 failed" in chosen.ui.statusLabel.text
 
 
+def test_a_table_that_cannot_be_written_is_shown_all_the_same(chosen: Any, two_pairs: Any, wait: Callable[..., float], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    chosen.ui.batchOutputPathLineEdit.currentPath = str(tmp_path / "file")
+    chosen.ui.pairsButton.click()
+    wait(lambda: not chosen.panel.runner.busy)
+    assert "cannot be written" in chosen.ui.errorLabel.text
+    assert len(cells(chosen.ui.batchTable)) == chosen._parameterNode.batchTable.GetNumberOfRows() == 2
+
+
 def test_cancel_keeps_what_is_done(chosen: Any, two_pairs: Any, wait: Callable[..., float]) -> None:
     chosen.ui.pairsButton.click()
     wait(lambda: "pair 2 of 2" in chosen.ui.statusLabel.text or not chosen.panel.runner.busy)

@@ -132,6 +132,22 @@ def test_train_cancel_resume_and_register_by_clicks(slicer: ModuleType, chosen: 
     assert np.isfinite(found.score)
 
 
+def test_a_path_is_typed_letter_by_letter_and_cleared(chosen: Any, tmp_path: Path) -> None:
+    """The suffix may be left out; CTK's own signal tells of no path that lacks it, and of none that was cleared."""
+    ui, p = chosen.ui, chosen._parameterNode
+    for kind, edit, kept in ((choices.OWN_MODEL, ui.trainPathLineEdit, "trainPath"), (choices.MODEL_FILE, ui.modelPathLineEdit, "modelPath")):
+        choose(ui.modelComboBox, kind)
+        for length in range(1, 8):
+            edit.comboBox().lineEdit().setText("/patient"[:length])
+            chosen.panel.update()
+            assert edit.currentPath == getattr(p, kept) == "/patient"[:length]
+        assert ui.trainButton.enabled
+        edit.comboBox().lineEdit().setText("")
+        chosen.panel.update()
+        assert (edit.currentPath, getattr(p, kept)) == ("", "")
+        p.trainPath = str(tmp_path / "mine")
+
+
 def test_an_unfinished_training_can_be_thrown_away(
     slicer: ModuleType, chosen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,21 @@ def test_reload_and_test_runs_every_case(tests: type[unittest.TestCase], monkeyp
     assert sorted(ran) == names
 
 
+def test_without_packages_every_case_is_skipped(tests: type[unittest.TestCase], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slicer's dashboard has no PyTorch, and nobody there can be asked."""
+    from SphericalRegModule import dependencies
+
+    monkeypatch.setattr(dependencies, "missing", lambda: ["torch>=2.4"])
+    result = unittest.TextTestRunner(verbosity=2).run(unittest.TestLoader().loadTestsFromTestCase(tests))
+    assert result.wasSuccessful()
+    assert ["torch>=2.4" in why for _, why in result.skipped] == [True] * 4
+    shown: list[str] = []
+    case = tests()
+    monkeypatch.setattr(case, "delayDisplay", shown.append, raising=False)
+    case.runTest()
+    assert ["torch>=2.4" in text for text in shown] == [True] * 4
+
+
 @pytest.mark.parametrize("name", ["ScriptedLoadableModule", "i18n", "parameterNodeWrapper"])
 def test_slicers_own_python_runs_where_it_is_named(slicer: ModuleType, name: str) -> None:
     """With SLICER_PY all tests of this folder run with Slicer's own files, otherwise with the stand-ins."""

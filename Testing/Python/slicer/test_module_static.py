@@ -50,7 +50,7 @@ SLICER_NAMES = {
 SIGNATURES = {
     "clicked(bool)",
     "contentsCollapsed(bool)",
-    "currentPathChanged(QString)",
+    "editTextChanged(QString)",
     "itemChanged(QListWidgetItem*)",
     "startupCompleted()",
     "timeout()",
