@@ -15,6 +15,7 @@ import typer
 
 from SphericalRegLib.devices import resolve_device
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.imaging.files import require_writable_folder
 
 if TYPE_CHECKING:
     from SphericalRegLib.imaging.volume import Volume
@@ -162,11 +163,9 @@ def check_output_folder(path: Path) -> Path:
     """A folder that can be written to, or can be made; nothing is made yet.
 
     Raises:
-        InputError: a file lies there, or the nearest existing parent is no folder.
+        InputError: it, or its nearest existing parent, is a file or may not be written to.
     """
-    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
-    if not existing.is_dir():
-        raise InputError(f"output folder {path} cannot be made: {existing} is a file")
+    require_writable_folder(path, "output folder")
     return path
 
 
