@@ -43,7 +43,7 @@ ModelFile = Annotated[
 
 Labels = Annotated[
     list[int] | None,
-    typer.Option("--label", metavar="N", help="Render only this label of labels.* (one bone of several); may be repeated. All by default."),
+    typer.Option("--label", metavar="N", help="Render only this label of labels.* (one bone of several); may be repeated. Without it, the whole CT."),
 ]
 
 Recompute = Annotated[bool, typer.Option("--recompute", help="Forget what an earlier run left in the output folder.")]
@@ -123,7 +123,8 @@ def read_start(initial: str | None) -> Any:
     if initial is None or initial == REGRESSOR or initial in NAMED_VIEWS:
         return initial
     if not Path(initial).exists():
-        raise InputError(f"--initial is {initial!r}, which is neither one of {', '.join(NAMED_VIEWS)} nor an existing .tfm, .h5 or .json file")
+        words = ", ".join((*NAMED_VIEWS, REGRESSOR))
+        raise InputError(f"--initial is {initial!r}, which is neither one of {words} nor an existing .tfm, .h5 or .json file")
     return read_pose(initial)
 
 

@@ -29,7 +29,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for cases, results and reports.")] = Path("out/demo"),
     level: Level = "realistic",
     train: Annotated[bool, typer.Option("--train", help="Train the pelvis's model from scratch first; Ctrl-C and the same command go on.")] = False,
-    minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="How long to train it.")] = 10.0,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="With --train: how long.")] = 10.0,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: AsJson = False,

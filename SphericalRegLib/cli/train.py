@@ -82,9 +82,7 @@ def train(
     seed: Seed = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
-    piped: Annotated[
-        bool, typer.Option("--piped", help="For a program that runs this: progress as JSON lines on stderr; when it closes stdin, that is Ctrl-C.")
-    ] = False,
+    piped: Annotated[bool, typer.Option("--piped", hidden=True)] = False,  # for programs: JSON lines on stderr; closing stdin is Ctrl-C
 ) -> None:
     """Train a model for one CT (patient-specific) or for several; Ctrl-C saves the state, and --resume goes on."""
     if piped:

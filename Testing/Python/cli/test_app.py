@@ -73,6 +73,17 @@ def test_every_command_explains_itself(command: str) -> None:
     assert "Usage" in done.output
 
 
+def test_help_names_what_can_be_compared() -> None:
+    from SphericalRegLib.cli import benchmark_method
+    from SphericalRegLib.evaluation.benchmark_ablation import VARIANTS
+    from SphericalRegLib.evaluation.methods import METHODS
+    from SphericalRegLib.evaluation.optimisers import OPTIMISERS
+
+    assert benchmark_method.METHOD_NAMES.split(", ") == list(METHODS)
+    assert benchmark_method.OPTIMISER_NAMES.split(", ") == list(OPTIMISERS)
+    assert benchmark_method.VARIANT_NAMES.split(", ") == list(VARIANTS)
+
+
 @pytest.mark.parametrize("arguments", ["dance", "simulate", "simulate --no-such-option", "simulate sample:pelvis -o x -n no"])
 def test_wrong_usage_exits_with_2(arguments: str) -> None:
     assert CliRunner().invoke(load(), arguments.split()).exit_code == 2
