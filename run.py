@@ -2,7 +2,7 @@
 """The one command: makes ``.venv`` beside this file, installs what is needed, and runs.
 
     python run.py demo [options]      registers real CTs to simulated X-rays; writes pictures and a report to out/demo
-                                      (--train: trains a model first, ten minutes, and registers with it from no initial pose)
+                                      (--train: with a model that is trained first, ten minutes, in place of the one included)
     python run.py test [pytest args]  lint, type check and tests; with arguments, pytest alone with them
     python run.py lint                lint and type check
     python run.py sphericalreg ...    the command line, e.g. ``python run.py sphericalreg inspect my_case``
