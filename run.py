@@ -2,7 +2,7 @@
 """The one command: makes ``.venv`` beside this file, installs what is needed, and runs.
 
     python run.py demo [options]      registers real CTs to simulated X-rays; writes pictures and a report to out/demo
-                                      (--train: trains a model first, ten minutes, and registers with it from no initial pose)
+                                      (--train: with a model that is trained first, ten minutes, in place of the one included)
     python run.py test [pytest args]  lint, type check and tests; with arguments, pytest alone with them
     python run.py lint                lint and type check
     python run.py sphericalreg ...    the command line, e.g. ``python run.py sphericalreg inspect my_case``
@@ -14,12 +14,14 @@ It uses the standard library alone, and no syntax newer than Python 3.6, so that
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 MINIMUM = (3, 10)
+TOO_NEW_FOR_SLICER = (3, 14)
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -37,6 +39,10 @@ SYSTEM_LIBRARIES = {
     "libdbus-1.so.3": "libdbus-1-3",
     "libglib-2.0.so.0": "libglib2.0-0",
 }
+NO_STAND_IN = (
+    "slicer-demo without Slicer runs on Linux (x86_64) with a Python before {}.{} alone; "
+    "set the environment variable SLICER to Slicer's executable, and the module opens there"
+).format(*TOO_NEW_FOR_SLICER)
 
 
 class Failure(Exception):
@@ -115,6 +121,12 @@ def installed():
     """The digest and the extras of the last complete installation."""
     words = STAMP.read_text(encoding="utf-8").split() if STAMP.exists() and works(PYTHON) else []
     return (words[0], set(words[1:])) if words else ("", set())
+
+
+def stand_in_exists():
+    """Whether there are packages of the extra `slicer` (pyproject.toml) for this system and Python; elsewhere none is installed, without a word."""
+    old_enough = [PYTHON if works(PYTHON) else sys.executable, "-c", f"import sys; sys.exit(sys.version_info[:2] >= {TOO_NEW_FOR_SLICER})"]
+    return sys.platform.startswith("linux") and platform.machine() == "x86_64" and succeeds(old_enough)
 
 
 def install(extras):
@@ -230,7 +242,11 @@ def main(arguments):
     word = arguments[0]
     if word not in WORDS:
         raise Failure(f"{word!r} is not something run.py can do; it can do: {', '.join(sorted(WORDS))}")
-    if word != "slicer-demo" or "SLICER" not in os.environ:
+    if word != "slicer-demo":
+        install(EXTRAS[word])
+    elif "SLICER" not in os.environ:
+        if not stand_in_exists():
+            raise Failure(NO_STAND_IN)
         install(EXTRAS[word])
     return WORDS[word](arguments[1:])
 

@@ -37,6 +37,16 @@ def resolve_device(name: str, said: str = "The device") -> str:
     return f"cuda:{number}"
 
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate")
+"""How PyTorch on a GPU, PyTorch on the CPU and Warp say it, in lower case."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, the machine's or a GPU's."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(words in said for words in OUT_OF_MEMORY))
+
+
 # Torch's number of threads is the process's, so what is remembered of it must be, too.
 _lock = threading.Lock()
 _threads_before: list[int] = []

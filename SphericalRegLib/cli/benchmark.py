@@ -67,7 +67,7 @@ def render(
     else:
         print(done.summary() + "".join(f"\n{path}" for path in written))
         for package in missing_rivals():
-            print(f"not compared: {package} is not installed (the extra 'benchmark' of this package brings it)")
+            print(f"not compared: {package} is not installed (`pip install {package}`)")
 
 
 @benchmark.command()

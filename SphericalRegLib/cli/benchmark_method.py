@@ -43,6 +43,14 @@ from .train import camera_of, stopped_by_ctrl_c, training_options
 if TYPE_CHECKING:
     from SphericalRegLib.evaluation.tables import Table
 
+# The library's own lists would bring PyTorch along, and --help would wait for it: a test compares them.
+METHOD_NAMES = "full, no model, spherical LM, spherical MAP, spherical Adam, intensity LM, NCC LM, mNCC Adam"
+OPTIMISER_NAMES = "lm, gauss-newton, lbfgs, adam, sgd"
+VARIANT_NAMES = (
+    "base, anchor + gradient, through LM, gradient alone, gradient + magnitude, gradient + magnitude + pairs, cosine, euclidean, "
+    "K = 1, K = 4, K = 64, gauss-newton, lbfgs, adam, sgd, no model"
+)
+
 CT = Annotated[str, typer.Argument(metavar="CT", help="A CT file, a DICOM folder, sample:pelvis or sample:thorax.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for models, tables and figures; a later run goes on where this one stopped.")]
 TablesOut = Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and figures; a later run goes on where this one stopped.")]
@@ -136,7 +144,7 @@ def methods(
     cases: Annotated[list[Path], typer.Argument(metavar="CASES...", help="Case folders with truth.json, or folders of them.")],
     out: TablesOut,
     model: ModelFile = None,
-    method: Annotated[list[str] | None, typer.Option("--method", help="As in the table, e.g. 'NCC LM'; may be repeated. All by default.")] = None,
+    method: Annotated[list[str] | None, typer.Option("--method", help=f"One of {METHOD_NAMES}; may be repeated. All by default.")] = None,
     spread: StartSpreads = None,
     recompute: Recompute = False,
     device: Device = "auto",
@@ -179,7 +187,9 @@ def optimisers(
     cases: Annotated[list[Path], typer.Argument(metavar="CASES...", help="Case folders with truth.json of one CT, or folders of them.")],
     model: Annotated[Path, typer.Option("--model", metavar="MODEL.safetensors", help="A model of the cases' CT.")],
     out: TablesOut,
-    method: Annotated[list[str] | None, typer.Option("--method", help="SIMILARITY:OPTIMISER, as in spherical:lm; may be repeated.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help=f"SIMILARITY:OPTIMISER, as in spherical:lm, of {OPTIMISER_NAMES}; may be repeated.")
+    ] = None,
     iterations: Annotated[int, typer.Option("--iterations", min=1, help="Of each search, at most.")] = 100,
     starts: Annotated[int, typer.Option("--starts", "-n", min=1, help="Starts of each case.")] = 2,
     start_deg: StartDeg = 10.0,
@@ -254,7 +264,7 @@ def backbones(
 def ablation(
     ct: CT,
     out: Out,
-    variant: Annotated[list[str] | None, typer.Option("--variant", help="As in the table, e.g. 'cosine'; may be repeated. All by default.")] = None,
+    variant: Annotated[list[str] | None, typer.Option("--variant", help=f"One of {VARIANT_NAMES}; may be repeated. All by default.")] = None,
     minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="Of each training.")] = 10.0,
     iterations: Iterations = 0,
     cases: Annotated[int, typer.Option("--cases", "-n", min=1, help="Simulated X-rays to judge on.")] = 20,
@@ -305,7 +315,7 @@ def curves(
         typer.Option("--case", help="Case folder with truth.json, or a folder of them, that each model registers as well; may be repeated."),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option("--method", help="Of `benchmark methods`; may be repeated. By default full and spherical LM.")
+        list[str] | None, typer.Option("--method", help=f"One of {METHOD_NAMES}; may be repeated. By default full and spherical LM.")
     ] = None,
     spread: StartSpreads = None,
     recompute: Recompute = False,

@@ -15,6 +15,7 @@ import typer
 
 from SphericalRegLib.devices import resolve_device
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.imaging.files import require_writable_folder
 
 if TYPE_CHECKING:
     from SphericalRegLib.imaging.volume import Volume
@@ -42,7 +43,7 @@ ModelFile = Annotated[
 
 Labels = Annotated[
     list[int] | None,
-    typer.Option("--label", metavar="N", help="Render only this label of labels.* (one bone of several); may be repeated. All by default."),
+    typer.Option("--label", metavar="N", help="Render only this label of labels.* (one bone of several); may be repeated. Without it, the whole CT."),
 ]
 
 Recompute = Annotated[bool, typer.Option("--recompute", help="Forget what an earlier run left in the output folder.")]
@@ -122,7 +123,8 @@ def read_start(initial: str | None) -> Any:
     if initial is None or initial == REGRESSOR or initial in NAMED_VIEWS:
         return initial
     if not Path(initial).exists():
-        raise InputError(f"--initial is {initial!r}, which is neither one of {', '.join(NAMED_VIEWS)} nor an existing .tfm, .h5 or .json file")
+        words = ", ".join((*NAMED_VIEWS, REGRESSOR))
+        raise InputError(f"--initial is {initial!r}, which is neither one of {words} nor an existing .tfm, .h5 or .json file")
     return read_pose(initial)
 
 
@@ -162,11 +164,9 @@ def check_output_folder(path: Path) -> Path:
     """A folder that can be written to, or can be made; nothing is made yet.
 
     Raises:
-        InputError: a file lies there, or the nearest existing parent is no folder.
+        InputError: it, or its nearest existing parent, is a file or may not be written to.
     """
-    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
-    if not existing.is_dir():
-        raise InputError(f"output folder {path} cannot be made: {existing} is a file")
+    require_writable_folder(path, "output folder")
     return path
 
 

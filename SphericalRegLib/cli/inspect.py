@@ -34,7 +34,7 @@ def inspect(
 
         try:
             drawn = draw_case(load_case(path), picture or Path(f"setup_{path.resolve().name}.png"))
-        except InputError as error:  # what is wrong with a case is what one inspects it for: the description comes first
+        except (InputError, OSError) as error:  # what is wrong with a case is what one inspects it for: the description comes first
             problem = error
     if as_json:
         print_json({**described.to_dict(), "picture": drawn})

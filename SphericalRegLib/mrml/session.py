@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..devices import resolve_device
+from ..devices import is_out_of_memory, resolve_device
 from ..errors import InputError
 from ..imaging.case import REGRESSOR
 from ..imaging.geometry_values import GeometryValues
@@ -253,11 +253,6 @@ def write_outcome(
         if node.GetDisplayNode() is None:
             node.CreateDefaultDisplayNodes()
     return ResultNodes(transform, detector, drr)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU ran out of memory: PyTorch and Warp say it differently."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()
 
 
 def _on_detector(xray: Any, placed: PlacedCamera, stored: StoredImage, mask: Any) -> Radiograph:

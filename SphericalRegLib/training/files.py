@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.imaging.files import require_writable_folder
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def check_target(out: Path, resume: bool) -> None:
         raise InputError(f"the model would be written to {out}; expected a name that ends in .safetensors")
     if out.is_dir():
         raise InputError(f"the model would be written to {out}, which is a folder")
+    require_writable_folder(out.parent, "the model's folder")
     state = state_path(out)
     if resume and not state.is_file():
         raise InputError(f"there is no unfinished training to resume: {state} does not exist")

@@ -2,7 +2,7 @@
 
 Lightning Fabric starts the processes and carries what they tell each other. The networks are not wrapped (a wrapper for data parallelism cannot
 differentiate twice, which gradient matching does): gradients are averaged by hand, in one message. Fabric is optional
-(`pip install sphericalreg[train]`); on one device nothing of it is imported.
+(`pip install lightning`); on one device nothing of it is imported.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def launch(devices: int, nodes: int, device: str) -> FabricGroup:
     """
     module = next((found for name in ("lightning.fabric", "lightning_fabric") if (found := _try_import(name)) is not None), None)
     if module is None:
-        raise InputError("Training on several devices needs Lightning Fabric; expected `pip install sphericalreg[train]`.")
+        raise InputError("Training on several devices needs Lightning Fabric; expected `pip install lightning`.")
     fabric = module.Fabric(accelerator="cuda" if device.startswith("cuda") else "cpu", devices=devices, num_nodes=nodes, strategy="ddp")
     fabric.launch()
     if fabric.global_rank > 0:  # the first process hears of Ctrl-C, and ends the others with it where the state is whole

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +18,11 @@ from SphericalRegLib.cli import load
 from SphericalRegLib.cli.app import SpeakingGroup
 from SphericalRegLib.cli.common import check_output_folder, print_json
 from SphericalRegLib.cli.progress_bars import progress_bars
-from SphericalRegLib.devices import resolve_device
+from SphericalRegLib.devices import is_out_of_memory, resolve_device
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.progress import Cancelled, Progress
 
+ADVICE = "try a smaller image, a coarser CT, fewer poses, or --device cpu"
 COMMANDS = ("batch", "benchmark", "demo", "evaluate", "inspect", "landscape", "panel", "register", "selftest", "simulate", "train")
 
 
@@ -70,6 +73,17 @@ def test_every_command_explains_itself(command: str) -> None:
     assert "Usage" in done.output
 
 
+def test_help_names_what_can_be_compared() -> None:
+    from SphericalRegLib.cli import benchmark_method
+    from SphericalRegLib.evaluation.benchmark_ablation import VARIANTS
+    from SphericalRegLib.evaluation.methods import METHODS
+    from SphericalRegLib.evaluation.optimisers import OPTIMISERS
+
+    assert benchmark_method.METHOD_NAMES.split(", ") == list(METHODS)
+    assert benchmark_method.OPTIMISER_NAMES.split(", ") == list(OPTIMISERS)
+    assert benchmark_method.VARIANT_NAMES.split(", ") == list(VARIANTS)
+
+
 @pytest.mark.parametrize("arguments", ["dance", "simulate", "simulate --no-such-option", "simulate sample:pelvis -o x -n no"])
 def test_wrong_usage_exits_with_2(arguments: str) -> None:
     assert CliRunner().invoke(load(), arguments.split()).exit_code == 2
@@ -81,7 +95,10 @@ def test_wrong_usage_exits_with_2(arguments: str) -> None:
         (InputError("the sea\n  is empty"), 2, "error: the sea is empty\n"),
         (KeyboardInterrupt(), 130, "interrupted: no half-written file was left behind\n"),
         (Cancelled(), 130, "interrupted: no half-written file was left behind\n"),
-        (MemoryError("8 GB"), 2, "error: not enough memory (8 GB): try a smaller image, a coarser CT or fewer poses\n"),
+        (MemoryError("8 GB"), 2, f"error: not enough memory (8 GB): {ADVICE}\n"),
+        (RuntimeError("CUDA out of memory.\nTried 2 GiB"), 2, f"error: not enough memory (CUDA out of memory. Tried 2 GiB): {ADVICE}\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "/out"), 2, "error: /out could not be read or written: Permission denied\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: a file could not be read or written: No space left on device\n"),
     ],
 )
 def test_how_a_command_ends(error: BaseException, code: int, said: str) -> None:
@@ -101,7 +118,10 @@ def test_how_a_command_ends(error: BaseException, code: int, said: str) -> None:
     assert done.stdout == ""
 
 
-def test_a_bug_keeps_its_traceback() -> None:
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), RuntimeError("the shapes do not match"), FileNotFoundError(errno.ENOENT, "No such file", "x"), OSError("libx.so")]
+)
+def test_a_bug_keeps_its_traceback(error: Exception) -> None:
     application = typer.Typer(cls=SpeakingGroup, pretty_exceptions_enable=False)
 
     @application.callback()
@@ -110,9 +130,24 @@ def test_a_bug_keeps_its_traceback() -> None:
 
     @application.command()
     def fail() -> None:
-        raise ZeroDivisionError
+        raise error
 
-    assert isinstance(CliRunner().invoke(application, ["fail"]).exception, ZeroDivisionError)
+    assert CliRunner().invoke(application, ["fail"]).exception is error
+
+
+@pytest.mark.parametrize(
+    ("error", "so"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),  # PyTorch's OutOfMemoryError is a RuntimeError
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), True),
+        (RuntimeError("Failed to allocate 8 bytes on device 'cuda:0'"), True),  # Warp
+        (RuntimeError("the shapes do not match"), False),
+        (InputError("out of memory"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error: Exception, so: bool) -> None:
+    assert is_out_of_memory(error) == so
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "CPU", "", "cuda:99"])
@@ -149,6 +184,28 @@ def test_an_output_folder_is_checked_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a file"):
         check_output_folder(tmp_path / "file" / "below")
     assert not check_output_folder(tmp_path / "new" / "deeper").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "register {case} -o {out}",
+        "batch {case} -o {out}",
+        "evaluate {case} -o {out}",
+        "simulate sample:pelvis -o {out}",
+        "train sample:pelvis -o {out}/m.safetensors",
+        "landscape {case} --model m -o {out}",
+        "demo -o {out}",
+    ],
+)
+def test_a_folder_that_may_not_be_written_to_is_refused_first(arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.access  # tests may run as root, who may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: real(path, mode) and not (mode & os.W_OK and Path(path) == tmp_path))
+    done = CliRunner().invoke(load(), arguments.format(case=tmp_path / "none", out=tmp_path / "new" / "out").split())
+    assert done.exit_code == 2
+    assert "may not be written to" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

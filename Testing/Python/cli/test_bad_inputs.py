@@ -286,6 +286,17 @@ def test_bad_input_is_named(kind, folder: Path) -> None:
     assert content(folder) == before
 
 
+def test_inspect_describes_a_case_whose_geometry_is_still_to_be_written(folder: Path) -> None:
+    (folder / "case" / "geometry.json").unlink()
+    done = CliRunner().invoke(load(), ["inspect", str(folder / "case")])
+    assert done.exit_code == 2
+    assert "ct.nii.gz" in done.stdout
+    for said in (done.stdout, done.stderr):
+        assert "sdd_mm" in said
+        assert "pixel_spacing_mm" in said
+    assert done.stderr.count("\n") == 1
+
+
 def test_the_good_case_is_good(folder: Path) -> None:
     """Else the tests above could fail for another reason than theirs."""
     from SphericalRegLib.imaging.case import load_case

@@ -244,7 +244,7 @@ BAD_CASES = {
     "i0 negative": (lambda case: edit(case / "geometry.json", i0=-1), "i0 is -1, expected a number above zero"),
     "no CT": (_remove("ct.nii.gz"), "has no CT"),
     "no X-ray": (_remove("xray.png"), "has no X-ray"),
-    "no geometry": (_remove("geometry.json"), "no geometry.json for xray.png"),
+    "no geometry": (_remove("geometry.json"), "xray.png: .* give sdd_mm in geometry.json .*; .* give pixel_spacing_mm .* in geometry.json"),
     "two CTs": (lambda case: write_ct(case / "ct.nrrd"), "several files for ct: ct.nii.gz, ct.nrrd"),
     "two X-rays": (lambda case: write_xray(case / "xray.tif"), "several files for xray"),
     "geometry empty": (_write("geometry.json", ""), "geometry.json is empty"),
@@ -256,7 +256,7 @@ BAD_CASES = {
     "case.json without underscore": (_write("case.json", '{"xray2": "xray.png"}'), "unknown key 'xray2', did you mean 'xray_2'"),
     "case.json in capitals": (_write("case.json", '{"CT": "ct.nii.gz"}'), "unknown key 'CT', did you mean 'ct'"),
     "case.json wrong type": (_write("case.json", '{"xray": 7}'), "xray is 7, expected a path as text"),
-    "second view without geometry": (_second_view(False), "no geometry_2.json"),
+    "second view without geometry": (_second_view(False), "xray_2.png: camera2_from_camera1 is missing: give it in geometry_2.json"),
     "second view without relation": (_second_view(True), "camera2_from_camera1 is missing"),
     "second geometry without X-ray": (
         lambda case: write_geometry(case / "geometry_2.json", CAMERA, camera_from_camera1=POSE, view=2),

@@ -122,6 +122,19 @@ def test_the_slicer_demo_runs_in_the_slicer_that_is_named(script: ModuleType, mo
         ast.parse(code)
 
 
+@pytest.mark.parametrize(("system", "machine", "newest"), [("darwin", "arm64", (3, 14)), ("linux", "aarch64", (3, 14)), ("linux", "x86_64", (3, 0))])
+def test_the_slicer_demo_is_refused_where_there_is_no_stand_in(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, system: str, machine: str, newest: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(script, "install", lambda extras: pytest.fail("nothing is to be installed"))
+    monkeypatch.setattr(script.sys, "platform", system)
+    monkeypatch.setattr(script.platform, "machine", lambda: machine)
+    monkeypatch.setattr(script, "TOO_NEW_FOR_SLICER", newest)
+    monkeypatch.delenv("SLICER", raising=False)
+    with pytest.raises(script.Failure, match="SLICER"):
+        script.main(["slicer-demo"])
+
+
 def load(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader

@@ -106,6 +106,13 @@ def test_missing_value_is_a_note_not_an_error(case):
     assert entries(description)["Geometry"]["intensity"] == "display"
 
 
+def test_a_case_without_geometry_is_described_and_what_is_missing_named(case):
+    (case / "geometry.json").unlink()
+    found, text = entries(describe(case)), describe(case).to_text(400)
+    assert found["CT"]["file"] == "ct.nrrd" and found["X-ray"]["size [pixels]"] == [96, 80]
+    assert "give sdd_mm in geometry.json" in text and "give pixel_spacing_mm [column, row] in geometry.json" in text
+
+
 def test_unusual_and_misplaced_geometry_is_questioned(case):
     edit(case / "geometry.json", sdd_mm=250.0, pixel_spacing_mm=[0.01, 0.01], principal_point_px=[500, 40])
     text = describe(case).to_text(400)
