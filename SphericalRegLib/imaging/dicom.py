@@ -54,8 +54,8 @@ class DicomGeometry:
     @property
     def as_read_by_itk(self) -> GeometryValues:
         """``values`` for the image as ITK reads it, and Slicer with it: MONOCHROME1 comes turned round."""
-        inverted = self.values.inverted
-        return self.values if inverted is None or not self.dark_first else replace(self.values, inverted=replace(inverted, value=not inverted.value))
+        said = {name: getattr(self.values, name) for name in ("inverted", "logarithm_inverted")} if self.dark_first else {}
+        return replace(self.values, **{name: replace(known, value=not known.value) for name, known in said.items() if known is not None})
 
 
 def read_dicom_geometry(path: str | Path, frame: int = 0) -> DicomGeometry:
@@ -80,14 +80,16 @@ def geometry_of(header: Header, where: str) -> DicomGeometry:
     sdd, sod = _distances(header)
     spacing = _pixel_spacing(header, columns, sdd, sod)
     start = _start(header)
+    intensity, inverted = intensity_kind(header, modality), bone_bright(header, modality)
     values = GeometryValues(
         sdd_mm=sdd,
         sod_mm=sod,
         pixel_spacing_mm=spacing,
         size_px=Sourced((columns, rows), "Columns (0028,0011), Rows (0028,0010)"),
         principal_point_px=_principal_point(header, columns, rows, spacing),
-        intensity=intensity_kind(header, modality),
-        inverted=bone_bright(header, modality),
+        intensity=intensity,
+        inverted=inverted,
+        logarithm_inverted=inverted if intensity.value == "line_integral" or not inverted.is_default else None,
         full_scale=full_scale(header),
         mirrored=_mirrored(header, start),
         start=start,

@@ -7,8 +7,8 @@ Keys, with units and frames (pairs are [column, row]; the image is the one store
 - ``size_px``: optional; checked against the image.
 - ``principal_point_px``: where the central ray meets the detector; (0, 0) is the centre of the first pixel. Optional: the image's middle.
 - ``sod_mm``: optional, source to the centre of the object; only starts from named views use it.
-- ``intensity``: "counts", "display" or "line_integral"; ``inverted``: white is bone (by default in line integrals only); ``mirrored``: stored as seen
-  from the detector's side.
+- ``intensity``: "counts", "display" or "line_integral"; ``inverted``: white is bone, as it is in line integrals whatever is said.
+- ``mirrored``: stored as seen from the detector's side.
 - ``frame``: which frame of a multi-frame X-ray, from 0; ``i0``: detector counts without an object; ``collimator``: false switches the search for its
   border off. All optional.
 - ``initial_camera_from_world``, ``camera2_from_camera1`` (in geometry_2.json): 4 x 4, rigid, mm, of the un-mirrored camera.
@@ -34,7 +34,7 @@ from SphericalRegLib.imaging.files import read_json_object, refuse_misspelt, wri
 from SphericalRegLib.imaging.geometry_values import INTENSITIES, GeometryValues, Sourced, implausible
 
 _RELATION = re.compile(r"camera\d*_from_camera1")
-_NO_KEYS = {"camera_from_camera1", "full_scale", "start", "image_axes", "warnings"}
+_NO_KEYS = {"camera_from_camera1", "full_scale", "logarithm_inverted", "start", "image_axes", "warnings"}
 KEYS = frozenset(entry.name for entry in fields(GeometryValues)) - _NO_KEYS | {"camera2_from_camera1"}
 """Of a geometry file."""
 
@@ -102,7 +102,7 @@ def write_geometry(
 
     Args:
         camera: of the image as stored (mirrored if ``mirrored``).
-        inverted: white is bone; None: as is usual with ``intensity``.
+        inverted: white is bone; None: as is usual with ``intensity``. Line integrals show it white in any case.
         notes: further keys, kept beside the others.
 
     Raises:
@@ -115,7 +115,7 @@ def write_geometry(
         "size_px": [int(v) for v in camera.size_px],
         "principal_point_px": [float(v) for v in camera.principal_point_px],
         "intensity": intensity,
-        "inverted": intensity == "line_integral" if inverted is None else inverted,
+        "inverted": intensity == "line_integral" or bool(inverted),
         "mirrored": mirrored,
     }
     if initial_camera_from_world is not None:

@@ -52,7 +52,9 @@ class GeometryValues:
     """The part of an X-ray's geometry that one source knows; ``None`` where it does not.
 
     Pairs are (column, row). ``inverted``: white is bone. ``mirrored``: the stored image is the one seen from the detector's side.
-    ``full_scale``: the largest value that the image's type can hold, in the image's own values; inverted counts are taken from it.
+    ``logarithm_inverted``: the same of line integrals, where a header tells it. By ``inverted: false`` a file or a user says nothing of them: bone is
+    white in line integrals by what they are. ``full_scale``: the largest value that the image's type can hold, in the image's own values; inverted
+    counts are taken from it.
     ``initial_camera_from_world`` and ``camera_from_camera1`` are (4, 4) float64 and belong to the un-mirrored camera. ``start``: C-arm angles or
     a named view. ``image_axes``: patient directions (of RLAPHF) in which the stored rows and columns run. ``frame``: which of several, from 0.
     ``i0``: detector counts without an object. ``collimator``: whether its border is to be searched for.
@@ -65,6 +67,7 @@ class GeometryValues:
     principal_point_px: Sourced[tuple[float, float]] | None = None
     intensity: Sourced[str] | None = None
     inverted: Sourced[bool] | None = None
+    logarithm_inverted: Sourced[bool] | None = None
     full_scale: Sourced[float] | None = None
     mirrored: Sourced[bool] | None = None
     initial_camera_from_world: Sourced[np.ndarray] | None = None
@@ -117,13 +120,15 @@ def with_defaults(values: GeometryValues, image_size_px: tuple[int, int], defaul
     """
     columns, rows = image_size_px
     intensity = values.intensity or default_intensity
-    usual = assumed(True, "line integrals show bone white") if intensity.value == "line_integral" else assumed(False, "white is air")
+    inverted = values.inverted or assumed(False, "white is air")
+    if intensity.value == "line_integral" and not inverted.value:
+        inverted = values.logarithm_inverted or assumed(True, "line integrals show bone white")
     return replace(
         values,
         size_px=values.size_px or Sourced((columns, rows), "image"),
         principal_point_px=values.principal_point_px or assumed(((columns - 1) / 2, (rows - 1) / 2), "the central ray meets the middle of the image"),
         intensity=intensity,
-        inverted=values.inverted or usual,
+        inverted=inverted,
         mirrored=values.mirrored or assumed(False, "the image is the one seen from the source"),
     )
 

@@ -48,6 +48,7 @@ LABELS = {
     "principal_point_px": "principal point, column and row",
     "intensity": "intensity",
     "inverted": "inverted (white is bone)",
+    "logarithm_inverted": "white is bone in line integrals",
     "full_scale": "largest value that the image's type can hold",
     "mirrored": "mirrored (seen from the detector)",
     "initial_camera_from_world": "initial camera_from_world",

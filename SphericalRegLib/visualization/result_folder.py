@@ -36,7 +36,8 @@ def whole_or_nothing(out: Path) -> Iterator[Path]:
         if out.exists() and not out.is_dir():
             raise InputError(f"output folder {out} is a file")
         out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+        # On the disk of the folder where there is one: beside it nothing may be allowed to be written, or another disk begin.
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out if out.exists() else out.parent))
     except OSError as error:
         raise InputError(f"output folder {out} cannot be made: {error.strerror or error}") from None
     finished = False

@@ -79,11 +79,14 @@ def test_line_integrals_are_taken_as_they_are(tmp_path):
     assert np.array_equal(Radiograph.read(save(tmp_path / "x.nrrd", truth), CAMERA).image, truth)
 
 
-def test_line_integrals_are_bone_bright_unless_somebody_says_otherwise(tmp_path):
+def test_line_integrals_are_bone_bright_by_what_they_are(tmp_path):
+    """Nobody means by "inverted": false that they are upside down; a file of floats is known by its kind."""
     truth = line_integrals()
-    path = save(tmp_path / "x.npy", 5 - truth)
-    np.testing.assert_allclose(Radiograph.read(path, CAMERA, inverted=False).image, truth, atol=1e-5)
-    assert Radiograph.read(path, CAMERA).known.inverted.value is True
+    path = save(tmp_path / "x.npy", truth)
+    for said in ({}, {"inverted": False}, {"intensity": "line_integral", "inverted": False}, {"inverted": True}):
+        found = Radiograph.read(path, CAMERA, **said)
+        np.testing.assert_allclose(found.image, truth, atol=1e-5)
+        assert found.known.inverted.value is True
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.uint16])

@@ -153,8 +153,10 @@ def test_an_interruption_keeps_the_earlier_result(tmp_path: Path) -> None:
         (folder / "result.json").write_text("new", encoding="utf-8")
         raise KeyboardInterrupt
     assert (tmp_path / "out" / "result.json").read_text(encoding="utf-8") == "old"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["result.json"]
     with whole_or_nothing(tmp_path / "out") as folder:
         (folder / "result.json").write_text("new", encoding="utf-8")
+        assert [path.name for path in tmp_path.iterdir()] == ["out"], "a folder that is there is written to alone"
     assert (tmp_path / "out" / "result.json").read_text(encoding="utf-8") == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
