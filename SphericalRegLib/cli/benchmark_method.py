@@ -318,6 +318,9 @@ def curves(
         list[str] | None, typer.Option("--method", help=f"One of {METHOD_NAMES}; may be repeated. By default full and spherical LM.")
     ] = None,
     spread: StartSpreads = None,
+    over_steps: Annotated[
+        bool, typer.Option("--over-steps", help="Figures over steps of training, which are the same on every machine, not over minutes.")
+    ] = False,
     recompute: Recompute = False,
     device: Device = "auto",
     seed: Seed = 0,
@@ -331,13 +334,15 @@ def curves(
     from SphericalRegLib.evaluation.benchmark_methods import SPREADS, MethodsOptions
     from SphericalRegLib.evaluation.curves import CAPTURE_METHODS, capture_curves, training_curves
     from SphericalRegLib.evaluation.runs import find_cases
+    from SphericalRegLib.visualization.trainings import EFFORTS
 
     from .progress_bars import progress_bars
 
     if not case and (method or spread):
         raise InputError("--method and --spread are of registrations, but no --case says which X-rays to register.")
     options = MethodsOptions(tuple(method or CAPTURE_METHODS), tuple(spreads or SPREADS), seed)
-    trained = training_curves(models)
+    effort = EFFORTS["steps" if over_steps else "minutes"]
+    trained = training_curves(models, effort)
     found = find_cases(case) if case else []
     written = trained.write(out)  # at once, whatever becomes of the registrations
     if not found:
@@ -345,7 +350,7 @@ def curves(
         return
     where = start(device)
     with progress_bars(quiet) as progress:
-        done = capture_curves(trained.models, found, out, options, device=where, recompute=recompute, progress=progress)
+        done = capture_curves(trained.models, found, out, options, device=where, recompute=recompute, progress=progress, effort=effort)
     for note in done.notes:
         print(f"note: {note}", file=sys.stderr)
     _say(done.table(), [*written, *done.write(out)], as_json)

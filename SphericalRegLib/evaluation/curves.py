@@ -11,7 +11,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.models.checkpoint import Model, load_model
 from SphericalRegLib.progress import Progress, ProgressCallback, silent
 from SphericalRegLib.visualization.figures import write_figure
-from SphericalRegLib.visualization.trainings import Training, capture_figure, training_figure
+from SphericalRegLib.visualization.trainings import MINUTES, Effort, Training, capture_figure, training_figure
 
 from .benchmark_methods import MethodsBenchmark, MethodsOptions, in_words, run_methods_benchmark
 from .methods import METHODS
@@ -26,9 +26,10 @@ CAPTURE_METHODS = ("full", "spherical LM")
 
 @dataclass(frozen=True)
 class TrainingCurves:
-    """Models by name, each with the validations of its training in its card."""
+    """Models by name, each with the validations of its training in its card; figures have them over the effort."""
 
     models: dict[str, Model]
+    effort: Effort = MINUTES
 
     def table(self) -> Table:
         """The last validation of each model, in the order that they were given."""
@@ -60,7 +61,7 @@ class TrainingCurves:
         )
         curves = [Training(name, changing(model.card["curve"])) for name, model in self.models.items()]
         known = {key for curve in curves for point in curve.curve for key in point}
-        figure = training_figure(curves, [key for key in QUANTITIES if key in known])
+        figure = training_figure(curves, [key for key in QUANTITIES if key in known], effort=self.effort)
         return [*self.table().write(out / "curves", heading=heading), write_figure(figure, out / "curves.png")]
 
 
@@ -72,12 +73,15 @@ class CaptureCurves:
     options: MethodsOptions
     device: str
     runs: dict[str, MethodsBenchmark]
+    effort: Effort = MINUTES
 
     def table(self) -> Table:
         """A row for each model, spread and method."""
         tables = {name: run.table() for name, run in self.runs.items()}
-        columns = ("model", "minutes", *next(iter(tables.values())).columns)
-        return Table(columns, tuple((name, self._trained(name), *row) for name, table in tables.items() for row in table.rows))
+        columns = ("model", "minutes", "steps", *next(iter(tables.values())).columns)
+        cards = {name: model.card for name, model in self.models.items()}
+        lengths = {name: (MINUTES.of(card), card["iterations"]) for name, card in cards.items()}
+        return Table(columns, tuple((name, *lengths[name], *row) for name, table in tables.items() for row in table.rows))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -91,19 +95,17 @@ class CaptureCurves:
             f"{self.options.seed}, on {self.device}; columns as of `benchmark methods`. Errors: mean 3D "
             "displacement of the fiducials."
         ) + "".join(f"\n\n{note}" for note in self.notes)
-        return [*self.table().write(out / "capture", heading=heading), write_figure(capture_figure(self._shares()), out / "capture.png")]
-
-    def _trained(self, name: str) -> float:
-        """Minutes of training."""
-        return float(self.models[name].card["seconds"]) / 60
+        figure = capture_figure(self._shares(), effort=self.effort)
+        return [*self.table().write(out / "capture", heading=heading), write_figure(figure, out / "capture.png")]
 
     def _shares(self) -> dict[str, dict[str, list[tuple[float, float]]]]:
-        """method -> spread -> (minutes, share below 2 mm), the shorter trainings first."""
-        ordered = sorted(self.runs, key=self._trained)
+        """method -> spread -> (length, share below 2 mm), the shorter trainings first."""
+        lengths = {name: self.effort.of(model.card) for name, model in self.models.items()}
+        ordered = sorted(self.runs, key=lengths.__getitem__)
         return {
             method: {
                 in_words(spread): [
-                    (self._trained(name), summarise(outcome.end for outcome in self.runs[name].of(spread, method)).below_2mm) for name in ordered
+                    (lengths[name], summarise(outcome.end for outcome in self.runs[name].of(spread, method)).below_2mm) for name in ordered
                 ]
                 for spread, with_ in self.options.pairs
                 if with_ == method
@@ -124,7 +126,7 @@ def changing(curve: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
     return points
 
 
-def training_curves(paths: Sequence[Path]) -> TrainingCurves:
+def training_curves(paths: Sequence[Path], effort: Effort = MINUTES) -> TrainingCurves:
     """Read models, named by their files.
 
     Raises:
@@ -138,7 +140,7 @@ def training_curves(paths: Sequence[Path]) -> TrainingCurves:
         if not model.card.get("curve"):
             raise InputError(f"the training of {path} was never validated: its card has no curve to draw")
         models[path.stem] = model
-    return TrainingCurves(models)
+    return TrainingCurves(models, effort)
 
 
 def capture_curves(
@@ -150,8 +152,10 @@ def capture_curves(
     device: str = "cpu",
     recompute: bool = False,
     progress: ProgressCallback = silent,
+    effort: Effort = MINUTES,
 ) -> CaptureCurves:
-    """`run_methods_benchmark` with each of the models (by name) of one CT; other arguments, errors and what is kept in the folder are those of that.
+    """`run_methods_benchmark` with each of the models (by name) of one CT; other arguments, errors and what is kept in the folder are those
+    of that. `effort` is what the figure has them over.
 
     Raises:
         InputError: a method that uses no model, and so cannot depend on its training.
@@ -165,7 +169,7 @@ def capture_curves(
         forget = recompute and number == 0  # one journal for all of them
         named = partial(_named, progress, name)
         runs[name] = run_methods_benchmark(cases, out, options, model=model, device=device, recompute=forget, progress=named)
-    return CaptureCurves(models, options, device, runs)
+    return CaptureCurves(models, options, device, runs, effort)
 
 
 def _named(progress: ProgressCallback, name: str, step: Progress) -> None:

@@ -22,27 +22,48 @@ TITLES = {
 }
 """Of the figures of a curve that can be drawn."""
 
+
+@dataclass(frozen=True)
+class Effort:
+    """What the length of a training is told in: an axis's title, the key in a card and in a curve's points, and how much of that is one."""
+
+    title: str
+    key: str
+    unit: float = 1.0
+
+    def of(self, values: Mapping[str, float]) -> float:
+        """The length so far."""
+        return float(values[self.key]) / self.unit
+
+
+MINUTES = Effort("minutes of training", "seconds", 60.0)
+EFFORTS = {"minutes": MINUTES, "steps": Effort("steps of training", "iterations")}
+"""Minutes are a machine's, and whatever else it does in them; steps are the same on every machine."""
+
 LONG = 4.0
 """Trainings whose lengths differ by a larger factor are drawn over the logarithm of time."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training's curve: points with "seconds" and figures in mm, as in a model card; `reached` are the minutes to the criterion, or None."""
+    """One training's curve: points with "seconds", "iterations" and figures in mm, as in a model card; `reached`: minutes to the criterion, or None."""
 
     name: str
     curve: Sequence[Mapping[str, float]]
     reached: float | None = None
 
 
-def training_figure(trainings: Sequence[Training], quantities: Sequence[str], criterion_mm: float | None = None, theme: Theme = PAPER) -> Figure:
-    """A panel for each quantity over minutes, and one with the time to the criterion against the last error.
+def training_figure(
+    trainings: Sequence[Training], quantities: Sequence[str], criterion_mm: float | None = None, theme: Theme = PAPER, effort: Effort = MINUTES
+) -> Figure:
+    """A panel for each quantity over the length of training, and one with the time to the criterion against the last error.
 
     Args:
         trainings: one or more, each with a curve.
         quantities: what is drawn, keys of `TITLES` and of the curves; the first is what the criterion is about.
         criterion_mm: drawn as a line; without it there is no last panel.
         theme: colours.
+        effort: of the horizontal axes; the last panel is about minutes.
 
     Raises:
         InputError: no training, or one without a curve.
@@ -53,14 +74,14 @@ def training_figure(trainings: Sequence[Training], quantities: Sequence[str], cr
     figure = new_figure(4.1 * count, 3.9, theme)
     panels = figure.subplots(1, count, squeeze=False)[0]
     for axes, key in zip(panels, quantities):
-        dress(axes, theme, TITLES[key], "minutes of training", "mm")
+        dress(axes, theme, TITLES[key], effort.title, "mm")
         for number, training in enumerate(trainings):
             points = [point for point in training.curve if key in point]
             colour, style = _look(number, theme)
-            minutes, errors = [point["seconds"] / 60 for point in points], [point[key] for point in points]
-            axes.plot(minutes, errors, color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=2.6, label=training.name)
+            lengths, errors = [effort.of(point) for point in points], [point[key] for point in points]
+            axes.plot(lengths, errors, color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=2.6, label=training.name)
         _log_mm(axes)
-        _time_axis(axes, [training.curve[-1]["seconds"] / 60 for training in trainings])
+        _length_axis(axes, [effort.of(training.curve[-1]) for training in trainings])
     if criterion_mm is not None:
         panels[0].axhline(criterion_mm, color=theme.truth, linewidth=1.0, alpha=0.7)
         _against(panels[-1], trainings, quantities[0], criterion_mm, theme)
@@ -68,13 +89,16 @@ def training_figure(trainings: Sequence[Training], quantities: Sequence[str], cr
     return figure
 
 
-def capture_figure(shares: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], limit_mm: float = 2.0, theme: Theme = PAPER) -> Figure:
-    """A panel for each method, a line for each spread of the starts: the share that ends below a limit, over the minutes of training.
+def capture_figure(
+    shares: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], limit_mm: float = 2.0, theme: Theme = PAPER, effort: Effort = MINUTES
+) -> Figure:
+    """A panel for each method, a line for each spread of the starts: the share that ends below a limit, over the length of training.
 
     Args:
-        shares: method -> spread -> points (minutes, share in [0, 1]).
+        shares: method -> spread -> points (length, share in [0, 1]).
         limit_mm: of the share.
         theme: colours.
+        effort: what the lengths are told in.
 
     Raises:
         InputError: nothing to draw.
@@ -83,16 +107,16 @@ def capture_figure(shares: Mapping[str, Mapping[str, Sequence[tuple[float, float
         raise InputError("there is no share to draw; expected at least one model for each method and spread")
     figure = new_figure(4.4 * len(shares), 3.9, theme)
     panels = figure.subplots(1, len(shares), squeeze=False, sharey=True)[0]
-    lengths = [minutes for lines in shares.values() for points in lines.values() for minutes, _ in points]
+    lengths = [length for lines in shares.values() for points in lines.values() for length, _ in points]
     spreads = list(dict.fromkeys(spread for lines in shares.values() for spread in lines))
     for axes, (method, lines) in zip(panels, shares.items()):
-        dress(axes, theme, method, "minutes of training", f"below {limit_mm:g} mm, %")
+        dress(axes, theme, method, effort.title, f"below {limit_mm:g} mm, %")
         for spread, points in lines.items():
             colour, style = _look(spreads.index(spread), theme)
-            minutes, percent = zip(*((minutes, 100 * share) for minutes, share in points))
-            axes.plot(minutes, percent, color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=4, label=spread, clip_on=False)
+            length, percent = zip(*((length, 100 * share) for length, share in points))
+            axes.plot(length, percent, color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=4, label=spread, clip_on=False)
         axes.set_ylim(0, 100)
-        _time_axis(axes, lengths)
+        _length_axis(axes, lengths)
     _legend(figure, max(panels, key=lambda axes: len(axes.lines)), theme)
     return figure
 
@@ -104,7 +128,7 @@ def _legend(figure: Figure, axes: Axes, theme: Theme) -> None:
         text.set_color(theme.ink)
 
 
-def _time_axis(axes: Axes, lengths: Sequence[float]) -> None:
+def _length_axis(axes: Axes, lengths: Sequence[float]) -> None:
     """A linear axis from zero; a logarithmic one where trainings of minutes stand beside trainings of hours."""
     if max(lengths) <= LONG * min(lengths):
         axes.set_xlim(left=0)

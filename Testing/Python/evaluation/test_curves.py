@@ -17,7 +17,7 @@ from SphericalRegLib.evaluation.curves import capture_curves, changing, training
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.models.checkpoint import Model, save_model
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
-from SphericalRegLib.visualization.trainings import capture_figure
+from SphericalRegLib.visualization.trainings import EFFORTS, Training, capture_figure, training_figure
 
 CAMERA = Camera(1020.0, (260 / 32, 260 / 32), (32, 32), (15.5, 15.5))
 
@@ -57,6 +57,13 @@ def test_a_network_that_is_not_at_work_is_not_drawn() -> None:
     assert changing(curve[:1]) == curve[:1] and changing([]) == []
 
 
+def test_trainings_of_unlike_machines_are_compared_by_steps() -> None:
+    curve = [{"seconds": 60.0 * i, "iterations": 100 * i, "mtre_mm": 10.0 / i} for i in (1, 2, 3)]
+    for name, title, lengths in (("minutes", "minutes of training", [1, 2, 3]), ("steps", "steps of training", [100, 200, 300])):
+        (axes,) = training_figure([Training("a", curve)], ["mtre_mm"], effort=EFFORTS[name]).axes
+        assert axes.get_xlabel() == title and axes.lines[0].get_xdata().tolist() == lengths
+
+
 def test_registrations_with_each_model_from_the_same_starts(tmp_path: Path) -> None:
     cases = method_cases.cases(tmp_path / "cases")
     made = training_curves([model(tmp_path / f"{name}.safetensors", minutes, 9.0) for name, minutes in (("long", 30.0), ("short", 2.0))]).models
@@ -68,6 +75,7 @@ def test_registrations_with_each_model_from_the_same_starts(tmp_path: Path) -> N
         *(("long", 30, "1/2", 2), ("long", 30, "3/6", 2)),
         *(("short", 2, "1/2", 2), ("short", 2, "3/6", 2)),
     ]
+    assert [row["steps"] for row in rows] == [10] * 4
     assert {row["method"] for row in rows} == {"spherical LM"} and rows[0]["start, median [mm]"] == rows[2]["start, median [mm]"]
     written = done.write(tmp_path / "out")
     assert sorted(path.name for path in written) == ["capture.csv", "capture.md", "capture.png"]
@@ -89,6 +97,7 @@ def test_shares_over_training_time_are_drawn(tmp_path: Path) -> None:
     more = capture_figure({"spherical LM": {"3 deg / 6 mm": [(2.0, 0.5)]}, "full": {"no initial pose": [(2.0, 1.0)], "3 deg / 6 mm": [(2.0, 1.0)]}})
     assert [text.get_text() for text in more.legends[0].get_texts()] == ["no initial pose", "3 deg / 6 mm"]
     assert more.axes[0].lines[0].get_color() == more.axes[1].lines[1].get_color() != more.axes[1].lines[0].get_color()
+    assert [axes.get_xlabel() for axes in capture_figure({"full": lines}, effort=EFFORTS["steps"]).axes] == ["steps of training"]
     with pytest.raises(InputError, match="no share"):
         capture_figure({"full": {"1 deg / 2 mm": []}})
 
