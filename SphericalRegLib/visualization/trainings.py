@@ -46,7 +46,7 @@ LONG = 4.0
 
 @dataclass(frozen=True)
 class Training:
-    """One training's curve: points with "seconds", "iterations" and figures in mm, as in a model card; `reached`: minutes to the criterion, or None."""
+    """One training's curve: points with "seconds", "iterations" and figures in mm, as in a model card; `reached`: minutes to the criterion."""
 
     name: str
     curve: Sequence[Mapping[str, float]]
