@@ -93,8 +93,8 @@ class InitialSection:
 
         from .rendering import centre_of, radiograph_of
 
-        camera = radiograph_of(xray, geometry, frame).camera
-        return c_arm_view(p.primaryDeg, p.secondaryDeg, camera, centre_of(ct).tolist()).numpy()
+        radiograph = radiograph_of(xray, geometry, frame)
+        return c_arm_view(p.primaryDeg, p.secondaryDeg, radiograph.camera, centre_of(ct).tolist(), radiograph.sod_fraction).numpy()
 
     # -- placing
 

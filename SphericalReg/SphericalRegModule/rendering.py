@@ -46,9 +46,9 @@ def place_xray(ct: Any, xray: Any, geometry: Any = None, view: Any = "ap", place
     radiograph = radiograph_of(xray, geometry, frame)
     centre = centre_of(ct)
     if isinstance(view, str):
-        pose = named_view(view, radiograph.camera, centre.tolist()).numpy()
+        pose = named_view(view, radiograph.camera, centre.tolist(), radiograph.sod_fraction).numpy()
     elif np.shape(view) == (2,):
-        pose = c_arm_view(float(view[0]), float(view[1]), radiograph.camera, centre.tolist()).numpy()
+        pose = c_arm_view(float(view[0]), float(view[1]), radiograph.camera, centre.tolist(), radiograph.sod_fraction).numpy()
     else:
         pose = np.asarray(view, dtype=np.float64)
     name = f"{xray.GetName()} on the detector"

@@ -16,6 +16,7 @@ from SphericalRegLib.imaging.geometry_file import parse_geometry, read_geometry
 from SphericalRegLib.imaging.geometry_values import GeometryValues, complete, first_known, from_camera
 from SphericalRegLib.imaging.normalization import air_bright, to_line_integral
 from SphericalRegLib.imaging.pixels import StoredImage, read_mask, read_pixels
+from SphericalRegLib.imaging.starts import sod_fraction
 
 if TYPE_CHECKING:
     import torch
@@ -126,6 +127,12 @@ class Radiograph:
             image = np.where(finite, image, np.median(image[usable])).astype(np.float32)
         radiograph = cls(image, usable, view.camera, view.intensity, view.mirrored, name, view.values)
         return radiograph._flip_columns() if view.mirrored else radiograph
+
+    @property
+    def sod_fraction(self) -> float:
+        """Where a view puts the CT's centre between source (0) and detector (1)."""
+        known = self.known.sod_mm
+        return sod_fraction(None if known is None else known.value, self.camera)
 
     def crop(self, left: int, top: int, columns: int, rows: int) -> Radiograph:
         """The part of ``columns`` x ``rows`` pixels whose first pixel is (left, top).

@@ -16,7 +16,6 @@ from ..geometry.rigid import checked_rigid
 from ..geometry.views import NAMED_VIEWS, named_view
 from ..imaging.case import View
 from ..imaging.radiograph import Radiograph
-from ..imaging.starts import sod_fraction
 from .options import MultiStart, RegistrationOptions
 from .region import visible_in_all
 from .resolution import VolumePyramid
@@ -116,8 +115,7 @@ def _wider(first: Round, options: RegistrationOptions) -> tuple[Round, ...]:
 def _named(names: Sequence[str], views: Sequence[View], pyramid: VolumePyramid) -> tuple[Sequence[str], Tensor]:
     """The named views that show the CT, and their poses (S, 4, 4); all of them where none does: the check of the starts says what is wrong."""
     first = views[0].radiograph
-    fraction = sod_fraction(None if first.known.sod_mm is None else first.known.sod_mm.value, first.camera)
-    poses = torch.stack([named_view(name, first.camera, pyramid.centre, fraction) for name in names]).to(pyramid.device)
+    poses = torch.stack([named_view(name, first.camera, pyramid.centre, first.sod_fraction) for name in names]).to(pyramid.device)
     shown = visible_in_all(views, poses, pyramid.corners)
     if not bool(shown.any()):
         return names, poses

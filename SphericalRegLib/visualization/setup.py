@@ -63,7 +63,8 @@ def placed_views(case: Case) -> list[PlacedView]:
     """The case's X-rays at the initial pose; without one, as if the first were a PA view."""
     first, note = case.initial_camera_from_world, f"pose: {case.initial_origin}"
     if first is None:
-        first = named_view("pa", case.views[0].radiograph.camera, case.volume.centre_ras_mm.tolist()).numpy()
+        radiograph = case.views[0].radiograph
+        first = named_view("pa", radiograph.camera, case.volume.centre_ras_mm.tolist(), radiograph.sod_fraction).numpy()
         note = "no initial pose: drawn as a PA view"
     return [PlacedView(view.radiograph, view.camera_from_camera1 @ first, note) for view in case.views]
 

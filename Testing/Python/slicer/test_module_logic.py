@@ -80,6 +80,19 @@ def test_render_drr_shows_the_scene(slicer: ModuleType, logic: Any, phantom: Any
         logic.renderDRR(phantom.ct, phantom.xray)
 
 
+@pytest.mark.parametrize("view", ["left", (20.0, -10.0)])
+def test_views_put_the_ct_where_the_x_ray_says_it_is(logic: Any, phantom: Any, view: Any) -> None:
+    from SphericalRegModule.rendering import centre_of
+
+    from SphericalRegLib.mrml.detector import placed_camera
+
+    for known, expected in (({}, 0.75 * 900), ({"sod_mm": 600}, 600)):
+        placed = placed_camera(logic.placeXray(phantom.ct, phantom.xray, geometry={**GEOMETRY, **known}, view=view))
+        assert placed is not None
+        depth = (np.linalg.inv(placed.world_from_camera) @ [*centre_of(phantom.ct), 1])[2]
+        assert depth == pytest.approx(expected)
+
+
 def test_bad_input_is_named_before_anything_is_changed(slicer: ModuleType, logic: Any, phantom: Any) -> None:
     before = slicer.mrmlScene.GetNumberOfNodes()
     with pytest.raises(InputError, match="source-to-detector"):

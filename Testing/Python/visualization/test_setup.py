@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.path import Path as Polygon
@@ -11,6 +13,7 @@ from PIL import Image
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.views import c_arm_view, named_view
 from SphericalRegLib.imaging.case import Case, View
+from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced
 from SphericalRegLib.imaging.radiograph import Radiograph
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.visualization.setup import PlacedView, draw_case, placed_views, setup_figure
@@ -106,6 +109,9 @@ def test_case_is_drawn_to_a_file(tmp_path):
     relation = np.linalg.inv(named_view("ap", CAMERA, [0, 0, 0]).numpy()) @ named_view("left", CAMERA, [0, 0, 0]).numpy()
     case = Case(tmp_path, volume(), (View(radiograph(), np.eye(4)), View(radiograph(), relation)))
     assert placed_views(case)[0].note.startswith("no initial pose")
+    near = replace(radiograph(), known=GeometryValues(sod_mm=Sourced(0.6 * CAMERA.sdd_mm, "user")))
+    pose = placed_views(replace(case, views=(View(near, np.eye(4)),)))[0].camera_from_world
+    assert (pose @ [*case.volume.centre_ras_mm, 1])[2] == pytest.approx(0.6 * CAMERA.sdd_mm)
     path = draw_case(case, tmp_path / "setup.png")
     with Image.open(path) as picture:
         assert picture.size[0] > 1200
