@@ -64,7 +64,9 @@ def batch_of_folders(
     if output is None or not str(output):
         raise InputError("A batch of case folders needs a folder for its results.")
     from SphericalRegLib.evaluation.runs import find_cases
+    from SphericalRegLib.imaging.files import require_writable_folder
 
+    require_writable_folder(Path(output), "the folder of results")
     cases = find_cases(folders)  # before PyTorch is loaded, which takes seconds
     from SphericalRegLib.devices import resolve_device
     from SphericalRegLib.evaluation.protocol import batch

@@ -12,6 +12,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.imaging.files import require_writable_folder
 from SphericalRegLib.mrml.tables import fill_table
 
 from .batch import COLUMNS, batch_of_folders, row, write_rows
@@ -99,6 +100,8 @@ class BatchSection:
         """Register all pairs, one after the other."""
         with self.panel.reporting():
             ensure()
+            if out := self.ui.batchOutputPathLineEdit.currentPath:
+                require_writable_folder(Path(out), "the folder of results")
             self._queue, self._rows = self.pairs(), []
             self._count = len(self._queue)
             self._next()

@@ -20,6 +20,8 @@ from SphericalRegLib.mrml.xrays import node_geometry, stored_image
 from .choices import SCENE
 
 if TYPE_CHECKING:
+    from SphericalRegLib.imaging.dicom import DicomGeometry
+
     from .panel import Panel
 
 LONGEST_ORIGIN = 24
@@ -99,7 +101,7 @@ class GeometrySection:
             path = self.ui.geometryPathLineEdit.currentPath
             if not path or self.known is None:
                 raise InputError(_("Choose an X-ray and a file to write first."))
-            save(path, self.known)
+            save(path, self.known, self.panel.parameters.xrayVolume)
             self.ui.statusLabel.text = _("Saved {path}.").format(path=Path(path).name)
 
 
@@ -123,18 +125,35 @@ def known_geometry(xray: Any) -> GeometryValues:
 
 
 def dicom_geometry(xray: Any) -> GeometryValues:
-    """What the node's DICOM instance says; nothing for a node of another origin."""
+    """What the node's DICOM instance says of the image as Slicer has read it; nothing for a node of another origin."""
+    try:
+        header = dicom_header(xray)
+    except InputError as error:
+        return GeometryValues(warnings=(str(error),))
+    return GeometryValues() if header is None else header.as_read_by_itk
+
+
+def dicom_header(xray: Any) -> DicomGeometry | None:
+    """The geometry in the node's DICOM instance; None for a node of another origin. Raises InputError where it cannot be read."""
     uids = (xray.GetAttribute("DICOM.instanceUIDs") or "").split()
     database = getattr(slicer, "dicomDatabase", None)
     path = database.fileForInstance(uids[0]) if uids and database is not None else ""
     if not path:
-        return GeometryValues()
+        return None
     from SphericalRegLib.imaging.dicom import read_dicom_geometry
 
+    return read_dicom_geometry(path)
+
+
+def as_in_the_file(values: GeometryValues, xray: Any) -> GeometryValues:
+    """Values of the image as Slicer has it for the image as stored, or the other way round: they differ where ITK has turned it round on reading."""
+    from SphericalRegLib.imaging.dicom import turned_round
+
     try:
-        return read_dicom_geometry(path).as_read_by_itk
-    except InputError as error:
-        return GeometryValues(warnings=(str(error),))
+        header = dicom_header(xray)
+    except InputError:
+        return values
+    return turned_round(values) if header is not None and header.dark_first else values
 
 
 def to_parameters(values: GeometryValues, parameters: Any) -> None:
@@ -168,7 +187,7 @@ def show_origins(ui: Any, values: GeometryValues) -> None:
     """Write where each value comes from, and a warning where one is missing or guessed."""
     known = describe_origins(values)
     for field, label in LABELS.items():
-        origin = known[field].origin if field in known else _("not known: enter it")
+        origin = origin_in_words(known[field], field) if field in known else _("not known: enter it")
         getattr(ui, label).text = origin if len(origin) <= LONGEST_ORIGIN else f"{origin[:LONGEST_ORIGIN - 3]}..."
         getattr(ui, label).toolTip = origin
     ui.sizeLabel.text = "{} x {} px".format(*known["size_px"].value) if "size_px" in known else ""
@@ -183,26 +202,36 @@ def show_origins(ui: Any, values: GeometryValues) -> None:
     ui.geometryWarningLabel.visible = bool(said)
 
 
+def origin_in_words(value: Sourced[Any], field: str) -> str:
+    """Where a value comes from; what is assumed in the user's language."""
+    if not value.is_default:
+        return str(value.origin)
+    return {
+        "principal_point_px": _("default: the central ray meets the middle of the image"),
+        "mirrored": _("default: the image is the one seen from the source"),
+    }.get(field, str(value.origin))
+
+
 def load(path: str | Path, xray: Any) -> None:
     """Take a geometry file for an X-ray and keep it with the node.
 
     Raises:
         InputError: the file, or its size against the image.
     """
-    given = read_geometry(path)
+    given = as_in_the_file(read_geometry(path), xray)
     size = stored_image(xray, 0).size_px
     if given.size_px is not None and tuple(given.size_px.value) != size:
         raise InputError(f"{path} is for an image of {given.size_px.value} pixels, the X-ray {xray.GetName()!r} has {size} (columns, rows).")
     keep_geometry(xray, first_known(given, kept_geometry(xray)))
 
 
-def save(path: str | Path, values: GeometryValues) -> None:
-    """Write the values to a geometry file.
+def save(path: str | Path, values: GeometryValues, xray: Any) -> None:
+    """Write the values of an X-ray to a geometry file, which describes the image as stored.
 
     Raises:
         InputError: a value is missing, or the file cannot be written.
     """
-    known = describe_origins(values)
+    known = describe_origins(as_in_the_file(values, xray))
     missing = [name for name in ("sdd_mm", "pixel_spacing_mm", "size_px", "principal_point_px") if name not in known]
     if missing:
         raise InputError(f"The geometry lacks {', '.join(missing)}: enter it before saving.")

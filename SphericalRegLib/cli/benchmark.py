@@ -129,10 +129,10 @@ def capture(
     from SphericalRegLib.imaging.case import load_case
 
     network = read_model(model, None)
+    where = start(device)
     loaded = [load_case(path) for path in cases]
     case = loaded[0] if relation is None else joined_case(loaded, read_relation(relation))
     truth = load_truth(cases[0])
-    where = start(device)
     from SphericalRegLib.registration.options import RegistrationOptions
     from SphericalRegLib.registration.pipeline import prepare
     from SphericalRegLib.registration.pipeline import register as run

@@ -38,8 +38,8 @@ def landscape(
 
     options = LandscapeOptions(rotation_deg, translation_mm, rho_mm, line_points, plane_points, tuple(similarity or ["ncc"]))
     network = load_model(model)
-    truth, loaded = load_truth(case), load_case(case)
     where = start(device)
+    truth, loaded = load_truth(case), load_case(case)
     with progress_bars(quiet) as progress:
         done = run(loaded, truth, network, options, device=where, progress=progress)
     files = done.write(out)

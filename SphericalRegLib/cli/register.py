@@ -50,12 +50,14 @@ def register(
     """
     check_output_folder(out)
     from SphericalRegLib.imaging.case import find_case_files, load_case, pose_to_start_from
+    from SphericalRegLib.visualization.result_folder import refuse_case
 
+    refuse_case(out)
     find_case_files(case)  # a mistyped folder is said before PyTorch is loaded for the rest
     begin = read_start(initial)
     network = read_model(model, begin)
-    loaded = load_case(case)
     where = start(device)
+    loaded = load_case(case)
     from SphericalRegLib.registration.pipeline import prepare
     from SphericalRegLib.registration.pipeline import register as run
     from SphericalRegLib.visualization.output import describe_inputs, write_result_folder

@@ -71,7 +71,8 @@ class MethodsOptions:
         if None in self.spreads and not set(free) & set(self.methods):
             raise InputError(f"The methods are {list(self.methods)}; expected one of {', '.join(free)} where no initial pose is given.")
         if idle := [name for name in self.methods if name not in {method for _, method in self.pairs}]:
-            raise InputError(f"No initial pose is given, but {' and '.join(idle)} begin at one; expected a spread in degrees and mm, too.")
+            begin = f"{' and '.join(idle)} begin{'s' if len(idle) == 1 else ''} at one"
+            raise InputError(f"No initial pose is given, but {begin}; expected a spread in degrees and mm, too.")
 
     @property
     def pairs(self) -> tuple[tuple[Spread, str], ...]:

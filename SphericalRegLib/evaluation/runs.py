@@ -25,7 +25,7 @@ from SphericalRegLib.imaging.case import Case, CaseFiles, find_case_files, load_
 from SphericalRegLib.imaging.files import read_json_object, write_json
 from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback, pace, silent
 from SphericalRegLib.registration.result import RegistrationResult
-from SphericalRegLib.visualization.result_folder import forget_results
+from SphericalRegLib.visualization.result_folder import forget_results, refuse_case
 
 from .tables import write_text
 
@@ -119,16 +119,15 @@ def register_cases(
         progress: called before each case, with rate and time left.
 
     Raises:
-        InputError: no case, a case twice, an output folder that is a file, holds results of other options, or is that of a case itself.
+        InputError: no case, a case twice, an output folder that is a file, holds results of other options, or has cases of these names.
         Cancelled: from the progress callback or the registrar; what is done stays.
     """
     if not cases:
         raise InputError("no case was given")
     out, plain = Path(out_dir), json.loads(json.dumps(dict(options or {})))
     names = case_names(cases)
-    for case, name in zip(cases, names):
-        if (out / name).resolve() == Path(case).resolve():
-            raise InputError(f"the results of case {case} would be written into the case itself: choose another folder than {out}")
+    for name in names:
+        refuse_case(out / name)
     _claim(out, plain, recompute)
     records: list[Record] = []
     begin, computed = time.perf_counter(), 0
@@ -164,9 +163,9 @@ def _register_one(
     case: Path, name: str, digest: str, folder: Path, registrar: Registrar, load: Callable[[Path], Case], write: Writer
 ) -> Record:
     folder.mkdir(parents=True, exist_ok=True)
+    forget_results(folder)
     for stale in ("record.json", "traceback.txt"):
         (folder / stale).unlink(missing_ok=True)
-    forget_results(folder)
     details: dict[str, Any] = {}
     try:
         begin = time.perf_counter()

@@ -192,9 +192,9 @@ def _locate(folder: Path, named: dict[str, Any], key: str, suffixes: tuple[str, 
         if not path.exists():
             raise InputError(f"{folder / 'case.json'}: {key} leads to {path}, which does not exist")
         return path
-    # Some machines and programs write suffixes in capitals.
-    named_so = [path for path in folder.iterdir() if path.name.startswith(f"{key}.") and path.name[len(key) :].lower() in suffixes]
-    found = sorted(path for path in named_so if path.is_file())
+    # Some machines and programs write names in capitals, and some systems do not tell them from others.
+    names = {f"{key}{suffix}" for suffix in suffixes}
+    found = sorted(path for path in folder.iterdir() if path.name.lower() in names and path.is_file())
     if folder_allowed and (folder / key).is_dir():
         found.append(folder / key)
     if len(found) > 1:

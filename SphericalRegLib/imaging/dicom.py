@@ -54,8 +54,13 @@ class DicomGeometry:
     @property
     def as_read_by_itk(self) -> GeometryValues:
         """``values`` for the image as ITK reads it, and Slicer with it: MONOCHROME1 comes turned round."""
-        said = {name: getattr(self.values, name) for name in ("inverted", "logarithm_inverted")} if self.dark_first else {}
-        return replace(self.values, **{name: replace(known, value=not known.value) for name, known in said.items() if known is not None})
+        return turned_round(self.values) if self.dark_first else self.values
+
+
+def turned_round(values: GeometryValues) -> GeometryValues:
+    """The values for the negative of the image."""
+    said = {name: getattr(values, name) for name in ("inverted", "logarithm_inverted")}
+    return replace(values, **{name: replace(known, value=not known.value) for name, known in said.items() if known is not None})
 
 
 def read_dicom_geometry(path: str | Path, frame: int = 0) -> DicomGeometry:

@@ -27,7 +27,9 @@ def require_file(path: Path, what: str) -> None:
 
 def require_writable_folder(path: Path, what: str) -> None:
     """Raise InputError unless files can be written to the folder ``path``, or it can be made; nothing is made."""
-    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.access(folder, os.F_OK))
+    existing = next((folder for folder in (path.absolute(), *path.absolute().parents) if os.access(folder, os.F_OK)), None)
+    if existing is None:
+        raise InputError(f"{what} {path} cannot be made: there is no {path.absolute().anchor}")
     if not existing.is_dir():
         raise InputError(f"{what} {path} cannot be made: {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):

@@ -7,7 +7,8 @@ Keys, with units and frames (pairs are [column, row]; the image is the one store
 - ``size_px``: optional; checked against the image.
 - ``principal_point_px``: where the central ray meets the detector; (0, 0) is the centre of the first pixel. Optional: the image's middle.
 - ``sod_mm``: optional, source to the centre of the object; only starts from named views use it.
-- ``intensity``: "counts", "display" or "line_integral"; ``inverted``: white is bone, as it is in line integrals whatever is said.
+- ``intensity``: "counts", "display" or "line_integral"; ``inverted``: white is bone, as it is in line integrals unless a DICOM
+  header says otherwise.
 - ``mirrored``: stored as seen from the detector's side.
 - ``frame``: which frame of a multi-frame X-ray, from 0; ``i0``: detector counts without an object; ``collimator``: false switches the search for its
   border off. All optional.
@@ -102,7 +103,7 @@ def write_geometry(
 
     Args:
         camera: of the image as stored (mirrored if ``mirrored``).
-        inverted: white is bone; None: as is usual with ``intensity``. Line integrals show it white in any case.
+        inverted: white is bone; None: as is usual with ``intensity``. Line integrals are written as showing it white.
         notes: further keys, kept beside the others.
 
     Raises:

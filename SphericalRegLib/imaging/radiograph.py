@@ -76,7 +76,7 @@ class Radiograph:
             geometry: a ``Camera``, a mapping with the keys of geometry.json, such a file, or None for a DICOM file that knows its own. It
                 describes the image as stored; what it leaves open is taken from the DICOM header.
             intensity: "counts", "display" or "line_integral".
-            inverted: white is bone, as it is in line integrals in any case.
+            inverted: white is bone, as it is in line integrals unless a DICOM header says otherwise.
             mirrored: stored as seen from the detector's side. The image and its camera are un-mirrored.
             mask: file or (H, W) array of the stored image; zero excludes a pixel.
             collimator: find the collimated border and mask it (by default yes).

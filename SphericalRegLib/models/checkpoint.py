@@ -62,7 +62,7 @@ def model_files(path: str | Path) -> tuple[Path, Path]:
 
 
 def save_model(model: Model, path: str | Path) -> None:
-    """Write `path` (.safetensors) and the card beside it (.json); each is complete or absent.
+    """Write `path` (.safetensors) and the card beside it (.json); where either cannot be written, what was there stays.
 
     Weights are stored in 16 bits: what rounding changes is far below what a training leaves open, and the file is half as large.
     """
@@ -71,17 +71,21 @@ def save_model(model: Model, path: str | Path) -> None:
     if model.regressor is not None:
         tensors |= {f"regressor.{name}": value for name, value in _stored(model.regressor).items()}
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_atomically(weights_path, lambda temporary: save_file(stored, temporary))
     card = {
         "format": FORMAT,
-        "weights_sha256": _sha256(weights_path),
         "encoder": asdict(model.encoder.config),
         "regressor": None if model.regressor is None else asdict(model.regressor.config),
         "camera": model.camera.to_dict(),
         "card": model.card,
     }
-    text = json.dumps(card, indent=1) + "\n"
-    write_atomically(card_path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def write_weights(temporary: Path) -> None:
+        save_file(stored, temporary)
+        text = json.dumps({**card, "weights_sha256": _sha256(temporary)}, indent=1) + "\n"
+        # The card is whole before either takes the place of what was there.
+        write_atomically(card_path, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+    write_atomically(weights_path, write_weights)
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:

@@ -175,6 +175,8 @@ class RegistrationOptions:
     labels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.labels is not None:  # numpy's integers, as labels read off a map are, cannot be written to result.json
+            object.__setattr__(self, "labels", tuple(int(label) for label in self.labels))
         if not self.stages:
             raise InputError("A registration has no stages; expected at least one.")
         _check_similarity(self.scored_by)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 import numpy as np
@@ -284,9 +285,9 @@ def _write_view(
 
 
 def _digits(out: Path, count: int) -> int:
-    """Digits of the number in a case's name: as many as the cases have that are there, else as many as `count` of them need."""
+    """Digits of the number in a case's name: as many as most cases have that are there, else as many as `count` of them need."""
     present = [len(folder.name.removeprefix("case_")) for folder in out.glob("case_*") if folder.name.removeprefix("case_").isdigit()]
-    return min(present, default=max(3, len(str(count - 1))))
+    return mode(present) if present else max(3, len(str(count - 1)))
 
 
 def _ct_files(volume: Volume, out: Path) -> Iterator[tuple[Path, Volume]]:

@@ -80,7 +80,7 @@ class Trainer:
         networks = [network for network in (self.encoder, self.regressor) if network is not None]
         self.networks = nn.ModuleList(networks).to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.batches = Batches(self.scenes, camera, options, self.generator, self.device)
-        self.from_base = base is not None
+        self.base = None if base is None else base.identity.get("sha256", "")
         self.phases = self._make_phases()
         self.iteration = 0
         self.steps_lost = 0
@@ -109,7 +109,7 @@ class Trainer:
         share, regressor = self.options.regressor_share, self.regressor
         if regressor is None or not share:
             return (EncoderPhase(self.encoder, 0.0, 1.0, self.options, None),)
-        trunk = None if self.from_base else regressor.trunk
+        trunk = regressor.trunk if self.base is None else None
         return RegressorPhase(regressor, 0.0, share, self.options), EncoderPhase(self.encoder, share, 1.0, self.options, trunk)
 
     def phase(self) -> Phase:
@@ -261,7 +261,7 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """What must be the same when a training goes on."""
         cts = [ct.to_dict() for ct in self.cts]
-        return json.loads(json.dumps({"options": asdict(self.options), "camera": self.camera.to_dict(), "cts": cts, "base": self.from_base}))
+        return json.loads(json.dumps({"options": asdict(self.options), "camera": self.camera.to_dict(), "cts": cts, "base": self.base}))
 
     def save_state(self, path: Path) -> None:
         """Everything a resume needs, in one safetensors file that is complete or absent."""

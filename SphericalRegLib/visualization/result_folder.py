@@ -16,21 +16,38 @@ RESULT_FILES = re.compile(
 )
 """What `output.write_result_folder` writes."""
 
+CASE_FILES = ("geometry.json", "case.json", "truth.json", "simulation.json")
+"""What a case has and no result."""
+
+
+def refuse_case(folder: Path) -> None:
+    """Raise InputError for the folder of a case: its X-ray has a name that a result's has, too."""
+    mine = next((name for name in CASE_FILES if (folder / name).exists()), None)
+    if mine is not None:
+        raise InputError(f"{folder} is a case folder (it holds {mine}); expected another folder for the results")
+
 
 def forget_results(folder: Path) -> None:
-    """Remove what an earlier registration has left in a folder, so that no picture lies beside another pose."""
+    """Remove what an earlier registration has left in a folder, so that no picture lies beside another pose; only where one has left a result."""
+    if any((folder / name).exists() for name in ("result.json", "record.json")):
+        _remove_all_but(folder, set())
+
+
+def _remove_all_but(folder: Path, kept: set[str]) -> None:
     for path in folder.iterdir():
-        if RESULT_FILES.fullmatch(path.name):
+        if RESULT_FILES.fullmatch(path.name) and path.name not in kept:
             path.unlink()
 
 
 @contextmanager
 def whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A folder to write into, whose files move to `out` when the block ends well; otherwise nothing is left behind, interrupted or not.
+    """A folder to write into, whose files take the place of an earlier result's in `out` when the block ends well; otherwise nothing is left behind,
+    interrupted or not.
 
     Raises:
-        InputError: `out` is a file or cannot be made.
+        InputError: `out` is a file, a case folder, or cannot be made.
     """
+    refuse_case(out)
     made = [folder for folder in (out.parent, *out.parent.parents) if not folder.exists()]
     try:
         if out.exists() and not out.is_dir():
@@ -44,8 +61,10 @@ def whole_or_nothing(out: Path) -> Iterator[Path]:
     try:
         yield staging
         out.mkdir(exist_ok=True)
-        for path in sorted(staging.iterdir()):
-            path.replace(out / path.name)
+        names = {path.name for path in staging.iterdir()}
+        for name in sorted(names):
+            (staging / name).replace(out / name)
+        _remove_all_but(out, names)
         finished = True
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -291,9 +291,16 @@ def test_what_an_earlier_run_left_goes_before_a_registration(cases, tmp_path):
 
 
 def test_results_never_lie_among_a_cases_own_files(cases):
-    with pytest.raises(InputError, match="into the case itself"):
-        register_cases(cases[1:], cases[1].parent, answer_the_start)
-    assert not (cases[1] / "record.json").exists()
+    other = make_case(cases[0].parents[1] / "other" / "case_000")
+    for out in (cases[1].parent, other.parent):  # sets have the same names
+        with pytest.raises(InputError, match=r"is a case folder \(it holds geometry.json\)"):
+            register_cases(cases[1:2], out, answer_the_start)
+    assert not (cases[1] / "record.json").exists() and not (other / "record.json").exists()
+    bare = cases[0].parents[1] / "bare" / "case_000"
+    bare.mkdir(parents=True)
+    (bare / "xray.nrrd").write_text("raw")  # whose geometry is still to be written
+    register_cases(cases[1:2], bare.parent, answer_the_start)
+    assert (bare / "xray.nrrd").read_text() == "raw"
 
 
 def test_a_ct_is_made_ready_again_where_only_its_labels_differ():

@@ -57,10 +57,13 @@ def test_what_cannot_be_written_leaves_what_was_there(model, tmp_path, monkeypat
         Path(path).write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(OSError, match="no space"):
-        save_model(model, tmp_path / "m")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    for broken, instead in ((checkpoint, "save_file"), (Path, "write_text")):
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, instead, full if broken is checkpoint else lambda *_, **__: full(None, tmp_path / "m.half"))
+            with pytest.raises(OSError, match="no space"):
+                save_model(model, tmp_path / "m")
+        (tmp_path / "m.half").unlink(missing_ok=True)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_networks_that_lie_elsewhere_are_copied(model):

@@ -82,6 +82,10 @@ def test_a_table_that_cannot_be_written_is_shown_all_the_same(chosen: Any, two_p
     (tmp_path / "file").write_text("no folder")
     chosen.ui.batchOutputPathLineEdit.currentPath = str(tmp_path / "file")
     chosen.ui.pairsButton.click()
+    assert "is a file" in chosen.ui.errorLabel.text and not chosen.panel.runner.busy, "what is known before the work is said before it"
+    chosen.ui.batchOutputPathLineEdit.currentPath = str(tmp_path / "out")
+    chosen.ui.pairsButton.click()
+    (tmp_path / "out").write_text("no folder, either")
     wait(lambda: not chosen.panel.runner.busy)
     assert "cannot be written" in chosen.ui.errorLabel.text
     assert len(cells(chosen.ui.batchTable)) == chosen._parameterNode.batchTable.GetNumberOfRows() == 2

@@ -130,6 +130,8 @@ def test_a_training_from_a_base_goes_on_from_one(tmp_path: Path) -> None:
     trainer.save_state(tmp_path / "m.state")
     with pytest.raises(InputError, match="another base"):
         make().resume(tmp_path / "m.state")
+    with pytest.raises(InputError, match="another base"):
+        make(base=replace(make().model(), identity={"file": "b", "sha256": "of another"})).resume(tmp_path / "m.state")
 
 
 def test_a_model_of_before_an_option_is_one_with_its_default(tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ def test_the_folder_is_complete_and_reads_back(tmp_path: Path) -> None:
     assert "<case>" not in report
     assert all(RESULT_FILES.fullmatch(name) for name in names)
     (tmp_path / "deep" / "out" / "drr_mine.nrrd").write_text("mine", encoding="utf-8")
+    single_view = views(ct, found)[:1]
+    output.write_result_folder(found, ct, single_view, tmp_path / "deep" / "out")
+    assert {path.name for path in (tmp_path / "deep" / "out").iterdir()} == single | {"drr_mine.nrrd"}, "nothing of the second view is left"
     forget_results(tmp_path / "deep" / "out")
     assert [path.name for path in (tmp_path / "deep" / "out").iterdir()] == ["drr_mine.nrrd"]
 
@@ -159,6 +162,15 @@ def test_an_interruption_keeps_the_earlier_result(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ["out"], "a folder that is there is written to alone"
     assert (tmp_path / "out" / "result.json").read_text(encoding="utf-8") == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_case_is_no_folder_for_results(tmp_path: Path) -> None:
+    (tmp_path / "xray.nrrd").write_text("raw", encoding="utf-8")
+    (tmp_path / "geometry.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="is a case folder"), whole_or_nothing(tmp_path) as folder:
+        (folder / "xray.nrrd").write_text("line integrals", encoding="utf-8")
+    forget_results(tmp_path)
+    assert (tmp_path / "xray.nrrd").read_text(encoding="utf-8") == "raw"
 
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
