@@ -114,7 +114,7 @@ def test_all_frames(slicer: ModuleType, chosen: Any, run: Any, wait: Callable[..
     wait(lambda: not chosen.panel.runner.busy)
     lines_of_table = (tmp_path / "out" / "frames.csv").read_text().splitlines()
     assert len(lines_of_table) == 4
-    assert lines_of_table[0].startswith("frame,time [s],verdict,score,seconds,error,camera_from_world 0 0")
+    assert lines_of_table[0].startswith("frame,time [s],verdict,score,doubt,seconds,error,camera_from_world 0 0")
     ui.undoButton.click()
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSequenceNode") == nodes_before
     assert p.outputTransform is None
