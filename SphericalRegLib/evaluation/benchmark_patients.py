@@ -119,9 +119,8 @@ class PatientsBenchmark:
         )
         curves: dict[str, list[dict[str, float]]] = {}
         for outcome in self.outcomes:
-            for kind in (TUNED, OWN) if outcome.kind == OTHERS else (outcome.kind,):
-                if outcome.kind != OTHERS or kind == TUNED:  # fine-tuning begins with what the others taught
-                    curves.setdefault(f"{outcome.patient}, {kind}", []).append({"seconds": 60 * outcome.minutes, **outcome.figures})
+            kind = TUNED if outcome.kind == OTHERS else outcome.kind  # fine-tuning begins with what the others taught
+            curves.setdefault(f"{outcome.patient}, {kind}", []).append({"seconds": 60 * outcome.minutes, **outcome.figures})
         figure = training_figure([Training(name, curve) for name, curve in curves.items()], QUANTITIES)
         return [*self.table().write(out / "patients", heading=heading), write_figure(figure, out / "patients.png")]
 

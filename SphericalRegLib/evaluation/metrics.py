@@ -60,7 +60,7 @@ def rotation_error_deg(truth: Tensor, estimate: Tensor) -> Tensor:
 
 def translation_error_mm(truth: Tensor, estimate: Tensor, centre: Tensor) -> Tensor:
     """Displacement of the CT's centre (3,), mm: unlike the difference of the translation columns it does not depend on the world's origin."""
-    return _displacements(truth, estimate, centre[None]).norm(dim=-1).mean(-1)
+    return mean_displacement(truth.double(), estimate.double(), centre[None].double())
 
 
 @dataclass(frozen=True)
@@ -162,11 +162,6 @@ def _percentile(values: np.ndarray, q: float) -> float:
     if share == 0.0 or ordered[low] == ordered[min(low + 1, len(ordered) - 1)]:
         return float(ordered[low])
     return float((1 - share) * ordered[low] + share * ordered[low + 1])
-
-
-def _displacements(truth: Tensor, estimate: Tensor, points: Tensor) -> Tensor:
-    """Displacement vectors (..., N, 3) in camera axes."""
-    return _move(estimate, points) - _move(truth, points)
 
 
 def _move(pose: Tensor, points: Tensor) -> Tensor:

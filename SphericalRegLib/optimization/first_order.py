@@ -111,7 +111,7 @@ def _descend(
         delta = x * unit
         pose = retract(initial, delta, centre)
         index = torch.nonzero(running)[:, 0]
-        model = _put(model, index, linearize(problem, pose[index], names[index]))
+        model = model.with_at(index, linearize(problem, pose[index], names[index]))
         known = x.detach().clone()
         counter.poses += len(index)
         code = torch.where(running, _verdict(model, delta - before * unit, options), code)
@@ -149,11 +149,6 @@ def _verdict(model: Linearization, step: Tensor, options: FirstOrderOptions) -> 
     code = torch.where(short, int(Status.CONVERGED_STEP), int(Status.RUNNING))
     code = torch.where(stationary, int(Status.CONVERGED_GRADIENT), code)
     return torch.where(torch.isfinite(model.cost), code, int(Status.STALLED))
-
-
-def _put(model: Linearization, index: Tensor, values: Linearization) -> Linearization:
-    pairs = ((getattr(model, name), getattr(values, name)) for name in ("cost", "rows", "weighted", "gradient", "normal_matrix"))
-    return Linearization(*(old.index_put((index,), new) for old, new in pairs))
 
 
 def _sgd(parameters: list[Tensor], options: FirstOrderOptions) -> torch.optim.Optimizer:

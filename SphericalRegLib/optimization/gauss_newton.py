@@ -9,7 +9,7 @@ from torch import Tensor
 
 from SphericalRegLib.geometry.se3 import retract
 from SphericalRegLib.optimization.levenberg_marquardt import marquardt_scale
-from SphericalRegLib.optimization.problem import LeastSquaresProblem, Linearization, LinearizedResidual, as_problem, check_start, linearize
+from SphericalRegLib.optimization.problem import LeastSquaresProblem, LinearizedResidual, as_problem, check_start, linearize
 from SphericalRegLib.optimization.result import OptimizationResult, Recorder, Status, statuses
 from SphericalRegLib.progress import Progress, ProgressCallback
 
@@ -53,8 +53,7 @@ def gauss_newton(
             usable = torch.isfinite(there.cost)
             kept = index[usable]
             pose[kept] = trial[usable]
-            for values, new in zip(_tensors(model), _tensors(there)):
-                values[kept] = new[usable]
+            model = model.with_at(kept, there.of(usable))
             short = (step[:, :3].norm(dim=-1) <= options.step_tolerance_rad) & (step[:, 3:].norm(dim=-1) <= options.step_tolerance_mm)
             code[index[short]] = int(Status.CONVERGED_STEP)
             code[index[~usable]] = int(Status.STALLED)
@@ -72,7 +71,3 @@ def full_step(gradient: Tensor, normal_matrix: Tensor, rank_tolerance: float = 1
     system = normal_matrix * scale[:, :, None] * scale[:, None, :]
     inverse = torch.linalg.pinv(system, rtol=rank_tolerance, hermitian=True)
     return -scale * (inverse @ (scale * gradient)[..., None])[..., 0]
-
-
-def _tensors(model: Linearization) -> tuple[Tensor, ...]:
-    return model.cost, model.rows, model.weighted, model.gradient, model.normal_matrix

@@ -12,7 +12,7 @@ run). `optimization.implicit` gives the derivative at the solution without the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -114,15 +114,15 @@ def levenberg_marquardt(
         index = torch.nonzero(code == Status.RUNNING)[:, 0]
         if len(index) == 0:
             break
-        here = _take(model, index)
+        here = model.of(index)
         delta, predicted = damped_step(here, damping[index], options.diagonal_floor)
         trial = retract(pose[index], delta, centre)
         there, step = _judge(problem, trial, index, here, _Step(delta.detach(), predicted.detach(), damping[index]), least_rows[index], options)
 
         taken = index[step.accepted]
         pose = pose.index_put((taken,), trial[step.accepted])
-        model = _put(model, taken, there)
-        code = code.index_put((index,), _verdict(here.cost.detach(), step, _take(model, index), options))
+        model = model.with_at(taken, there)
+        code = code.index_put((index,), _verdict(here.cost.detach(), step, model.of(index), options))
         damping = damping.index_put((index,), _next_damping(here, step, options))
         iterations = iterations.index_add(0, index, torch.ones_like(index))
         recorder.add(pose, model.cost, damping, len(index))
@@ -192,7 +192,7 @@ def _judge(
     cost = there.cost.detach() * here.rows[usable] / there.rows.clamp_min(1)  # costs of different numbers of rows are compared per row
     actual[usable] = torch.where(there.rows > least_rows[usable], before - cost, -torch.inf)
     judged = step.judged(actual, options)
-    return _take(there, torch.nonzero(judged.accepted[usable])[:, 0]), judged
+    return there.of(torch.nonzero(judged.accepted[usable])[:, 0]), judged
 
 
 def _next_damping(here: Linearization, step: _JudgedStep, options: LMOptions) -> Tensor:
@@ -231,13 +231,3 @@ def _stationary(model: Linearization, options: LMOptions) -> Tensor:
     """Whether the residual is orthogonal to every column of J (M,): |J_i . r| <= tolerance |J_i| |r|."""
     length = (2.0 * model.cost.detach()).sqrt()[:, None] * model.normal_matrix.detach().diagonal(dim1=-2, dim2=-1).sqrt()
     return (model.gradient.detach().abs() <= options.gradient_tolerance * length).all(-1)
-
-
-def _take(model: Linearization, index: Tensor) -> Linearization:
-    return Linearization(*(getattr(model, item.name)[index] for item in fields(model)))
-
-
-def _put(model: Linearization, index: Tensor, values: Linearization) -> Linearization:
-    """A model whose elements `index` are `values`, out of place so that gradients flow."""
-    changed = {item.name: getattr(model, item.name).index_put((index,), getattr(values, item.name)) for item in fields(model)}
-    return replace(model, **changed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -69,6 +69,14 @@ class Linearization:
     weighted: Tensor  # (M,) int64, how many of them say something: the rows of masked pixels are zero, and so is their derivative
     gradient: Tensor  # (M, 6) J^T r
     normal_matrix: Tensor  # (M, 6, 6) J^T J
+
+    def of(self, index: Tensor) -> Linearization:
+        """That of the elements `index` (K,) alone; a mask (M,) of bool does as well."""
+        return Linearization(*(getattr(self, item.name)[index] for item in fields(self)))
+
+    def with_at(self, index: Tensor, values: Linearization) -> Linearization:
+        """With `values` in the place of the elements `index` (K,); out of place, so that gradients flow."""
+        return Linearization(*(getattr(self, item.name).index_put((index,), getattr(values, item.name)) for item in fields(self)))
 
 
 def linearize(problem: LeastSquaresProblem, poses: Tensor, index: Tensor) -> Linearization:

@@ -24,7 +24,7 @@ from .region import visible_in_all
 from .resolution import VolumePyramid
 from .result import StageRecord
 from .scored import Scored, best_first, scored
-from .screening import APART_DEG, APART_MM, diverse
+from .screening import APART_DEG, APART_MM, diverse, even_normal
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,10 @@ def propose(
 
 
 def spread_about(start: Tensor, centre: Tensor, count: int, options: MultiStart, seed: int) -> Tensor:
-    """Poses (count, 4, 4) about a start (4, 4), the start itself first: normal in all six parameters, from a scrambled Sobol sequence."""
+    """Poses (count, 4, 4) about a start (4, 4), the start itself first: normal in all six parameters."""
     if count == 1:
         return start[None]
-    uniform = torch.quasirandom.SobolEngine(6, scramble=True, seed=seed).draw(count - 1, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
-    normal = math.sqrt(2.0) * torch.erfinv(2 * uniform - 1).to(start.device)
+    normal = even_normal(count - 1, 6, seed).to(start.device)
     scale = normal.new_tensor([math.radians(options.rotation_deg)] * 3 + [options.translation_mm] * 3)
     return torch.cat((start[None], retract(start.expand(count - 1, 4, 4), normal * scale, centre)))
 

@@ -39,16 +39,20 @@ class ScreeningView:
     camera_from_camera1: Tensor
 
 
+def even_normal(count: int, dimensions: int, seed: int) -> Tensor:
+    """Normal numbers (count, dimensions), float64, of a scrambled Sobol sequence, which covers the range more evenly than random ones."""
+    uniform = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=seed).draw(count, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
+    return math.sqrt(2.0) * torch.erfinv(2 * uniform - 1)
+
+
 def spread_poses(start: Tensor, centre: Tensor, options: MultiStart, seed: int) -> Tensor:
     """Orientations and depths about a start (4, 4): poses (options.poses, 4, 4), the start itself first.
 
-    Normal in omega and in the shift along the central ray; a scrambled Sobol sequence, which covers the range more evenly than random numbers.
+    Normal in omega and in the shift along the central ray.
     """
     if options.poses == 1:
         return start[None]
-    sobol = torch.quasirandom.SobolEngine(4, scramble=True, seed=seed)
-    uniform = sobol.draw(options.poses - 1, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
-    normal = math.sqrt(2.0) * torch.erfinv(2 * uniform - 1).to(start.device)
+    normal = even_normal(options.poses - 1, 4, seed).to(start.device)
     ray = start[2, :3]  # the camera's z axis in the world
     delta = torch.cat((normal[:, :3] * math.radians(options.rotation_deg), normal[:, 3:] * options.translation_mm * ray), dim=1)
     return torch.cat((start[None], retract(start.expand(len(delta), 4, 4), delta, centre)))
