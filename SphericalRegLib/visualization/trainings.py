@@ -112,7 +112,8 @@ def capture_figure(
     for axes, (method, lines) in zip(panels, shares.items()):
         dress(axes, theme, method, effort.title, f"below {limit_mm:g} mm, %")
         for spread, points in lines.items():
-            colour, style = _look(spreads.index(spread), theme)
+            number = spreads.index(spread)
+            colour, style = _look(number, theme)[0], STYLES[number % len(STYLES)]  # lines that lie on each other are both seen
             length, percent = zip(*((length, 100 * share) for length, share in points))
             axes.plot(length, percent, color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=4, label=spread, clip_on=False)
         axes.set_ylim(0, 100)
