@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import gc
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from SphericalRegModule import choices, xray_view
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,26 +46,6 @@ def test_the_button_says_what_is_missing(widget: Any, phantom: Any) -> None:
     assert "source-to-detector" in ui.geometryWarningLabel.text
     ui.sddSpinBox.value = 900
     assert ui.registerButton.enabled
-
-
-def test_each_geometry_value_says_where_it_comes_from(chosen: Any, phantom: Any, tmp_path: Path) -> None:
-    ui = chosen.ui
-    assert (ui.spacingColumnSpinBox.value, ui.spacingRowSpinBox.value) == (2.5, 2.2)
-    assert ui.spacingOriginLabel.text == "the volume in the scene"
-    assert ui.intensityOriginLabel.text.startswith("default: 16-bit")
-    assert ui.sddOriginLabel.text == ui.principalOriginLabel.text == "edited"
-    path = tmp_path / "geometry.json"
-    ui.geometryPathLineEdit.currentPath = str(path)
-    ui.saveGeometryButton.click()
-    saved = json.loads(path.read_text())
-    assert saved["principal_point_px"] == [50, 37]
-    path.write_text(json.dumps({**saved, "sdd_mm": 1020.5}))
-    ui.loadGeometryButton.click()
-    assert ui.sddSpinBox.value == 1020.5
-    assert ui.sddOriginLabel.text == "geometry.json: sdd_mm"
-    ui.xraySelector.setCurrentNode(phantom.ct)  # and back: what is known of an X-ray stays with it
-    ui.xraySelector.setCurrentNode(phantom.xray)
-    assert ui.sddSpinBox.value == 1020.5
 
 
 def test_inputs_are_guessed_among_what_the_user_loaded(slicer: ModuleType, chosen: Any, phantom: Any) -> None:
@@ -229,23 +207,6 @@ def test_a_live_drr_that_fails_is_told_once(slicer: ModuleType, chosen: Any, wai
     assert "CUDA out of memory" in chosen.ui.errorLabel.text
     assert not chosen._parameterNode.live
     assert not chosen.panel.initial.live.following
-
-
-def test_an_edit_of_the_geometry_reaches_the_placed_xray(chosen: Any) -> None:
-    from SphericalRegLib.mrml.detector import placed_camera
-
-    ui, p = chosen.ui, chosen._parameterNode
-    ui.placeButton.click()
-    before = placed_camera(p.placedXray)
-    ui.sddSpinBox.value = 950
-    ui.mirroredCheckBox.checked = True
-    after, drr = placed_camera(p.placedXray), placed_camera(p.drrVolume)
-    assert before is not None
-    assert after is not None
-    assert drr is not None
-    assert after.camera.sdd_mm == drr.camera.sdd_mm == 950
-    assert after.camera.principal_point_px[0] == 95 - 50
-    assert after.world_from_camera == pytest.approx(before.world_from_camera, abs=1e-9)
 
 
 def test_cancel(chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
@@ -442,50 +403,3 @@ def test_cancel_in_the_moment_of_the_result(chosen: Any, phantom: Any, wait: Cal
     assert "Cancelled" in chosen.ui.statusLabel.text
     assert phantom.ct.GetParentTransformNode() is None
     assert chosen._parameterNode.placedXray is None
-
-
-@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
-def test_a_dicom_xray_is_read_as_the_command_line_reads_it(
-    slicer: ModuleType, widget: Any, phantom: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photometric: str
-) -> None:
-    """Radiography shows bone bright, and its header tells where the detector stands: values are edited all the same. A geometry file is about the
-    image as stored, which ITK turns round where it is MONOCHROME1."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "imaging"))
-    from dicom_xrays import GOOD, write
-
-    from SphericalRegLib.imaging.radiograph import Radiograph
-    from SphericalRegLib.mrml.matrices import node_from_voxel
-    from SphericalRegLib.mrml.voxels import set_voxels
-
-    tags = {**GOOD, "PhotometricInterpretation": photometric, "ViewPosition": "AP"}
-    path = write(tmp_path / "x.dcm", modality="DX", **tags, PositionerPrimaryAngle=20, PositionerSecondaryAngle=5)
-    xray = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "DX")
-    set_voxels(xray, sitk.GetArrayFromImage(sitk.ReadImage(str(path))), node_from_voxel(phantom.xray))
-    xray.SetAttribute("DICOM.instanceUIDs", "1.2.3")
-    monkeypatch.setattr(slicer, "dicomDatabase", SimpleNamespace(fileForInstance=lambda uid: str(path)), raising=False)
-    ui, p = widget.ui, widget._parameterNode
-    ui.xraySelector.setCurrentNode(xray)
-    assert (p.intensity, p.inverted, ui.sddOriginLabel.toolTip) == ("display", True, "DistanceSourceToDetector (0018,1110)")
-    read = widget.logic.readRequest(phantom.ct, xray, initial="ap").radiograph
-    there = Radiograph.read(path).image
-    assert np.allclose(read.image, there, atol=1e-4)
-    ui.geometryPathLineEdit.currentPath = str(tmp_path / "g.json")
-    ui.saveGeometryButton.click()
-    with_file = Radiograph.read(path, tmp_path / "g.json").image
-    assert np.corrcoef(with_file.ravel(), there.ravel())[0, 1] > 0.99
-    ui.loadGeometryButton.click()
-    assert (p.inverted, ui.errorLabel.text) == (True, "")
-    ui.sddSpinBox.value = 1000
-    assert ui.errorLabel.text == ""
-    assert widget.logic.readRequest(phantom.ct, xray, initial="ap").radiograph.camera.sdd_mm == 1000
-
-
-def test_white_is_bone_goes_with_the_intensity_until_somebody_chooses(chosen: Any, phantom: Any) -> None:
-    ui, p = chosen.ui, chosen._parameterNode
-    for intensity, inverted in (("line_integral", True), ("counts", False)):
-        ui.intensityComboBox.setCurrentIndex(ui.intensityComboBox.findText(intensity))
-        assert (p.intensity, p.inverted) == (intensity, inverted)
-        assert chosen.logic.readRequest(phantom.ct, phantom.xray, initial="ap").radiograph.known.inverted.value is inverted
-    ui.invertedCheckBox.click()
-    ui.intensityComboBox.setCurrentIndex(ui.intensityComboBox.findText("display"))
-    assert (p.intensity, p.inverted) == ("display", True)
