@@ -29,6 +29,7 @@ from .common import (
     Recompute,
     SecondaryDeg,
     Seed,
+    Settings,
     StartDeg,
     StartMm,
     Views,
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 METHOD_NAMES = "full, no model, spherical LM, spherical MAP, spherical Adam, intensity LM, NCC LM, mNCC Adam"
 OPTIMISER_NAMES = "lm, gauss-newton, lbfgs, adam, sgd"
 VARIANT_NAMES = (
-    "base, anchor + gradient, through LM, gradient alone, gradient + magnitude, gradient + magnitude + pairs, cosine, euclidean, "
-    "K = 1, K = 4, K = 64, gauss-newton, lbfgs, adam, sgd, no model"
+    "base, anchor + gradient, through LM, gradient alone, gradient + magnitude, gradient + magnitude + through LM, "
+    "gradient + magnitude + pairs, cosine, euclidean, K = 1, K = 4, K = 64, gauss-newton, lbfgs, adam, sgd, no model"
 )
 
 CT = Annotated[str, typer.Argument(metavar="CT", help="A CT file, a DICOM folder, sample:pelvis or sample:thorax.")]
@@ -277,6 +278,7 @@ def ablation(
     depth_mm: DepthMm = 50.0,
     image_size: ImageSize = None,
     batch: BatchSize = None,
+    settings: Settings = None,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -295,7 +297,7 @@ def ablation(
     views = tuple(view or ["ap"])
     poses = (views, primary_deg, secondary_deg, in_plane_deg, in_plane_mm, depth_mm)
     given = {"minutes": minutes, "iterations": iterations or None, "batch": batch, "seed": seed}
-    training = replace(training_options(given, poses, {"image_size": image_size}, None), regressor=None)
+    training = replace(training_options(given, poses, {"image_size": image_size}, None, settings=settings or ()), regressor=None)
     simulation = SimulationOptions(level=difficulty(level), views=views, seed=seed)
     options = AblationOptions(tuple(variant or VARIANTS), training, simulation, cases, seed=seed)
     camera = camera_of(None, training.encoder.trunk.image_size)

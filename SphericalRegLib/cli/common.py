@@ -63,6 +63,10 @@ InPlaneDeg = Annotated[float, typer.Option("--in-plane-deg", min=0, max=180, hel
 InPlaneMm = Annotated[float, typer.Option("--in-plane-mm", min=0, max=500, help="+- shift across the central ray.")]
 DepthMm = Annotated[float, typer.Option("--depth-mm", min=0, max=500, help="+- shift along the central ray.")]
 MadeUp = Annotated[int, typer.Option("--made-up", min=0, help="So many made-up patients beside each CT: bent, stretched, of another density.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any other option of a training, as loss.gradient=0.3; may be repeated (docs/method.md)."),
+]
 CameraCase = Annotated[Path | None, typer.Option("--camera", metavar="CASE", help="A case folder whose X-ray's geometry is trained with.")]
 
 

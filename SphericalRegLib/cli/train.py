@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -33,12 +33,14 @@ from .common import (
     Quiet,
     SecondaryDeg,
     Seed,
+    Settings,
     Views,
     print_json,
     read_ct,
     start,
 )
 from .piped import progress_lines, stop_when_input_ends
+from .settings import with_settings
 
 if TYPE_CHECKING:
     from SphericalRegLib.geometry.camera import Camera
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def train(
-    cts: Annotated[list[str], typer.Argument(metavar="CT...", help="CT files, DICOM folders, sample:pelvis or sample:thorax.")],
+    cts: Annotated[list[str], typer.Argument(metavar="CT...", help="CT files, folders of them, DICOM folders, sample:pelvis or sample:thorax.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL.safetensors", help="The model; its card is written beside it (.json).")],
     minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="How long; validation is not counted.")] = 10.0,
     iterations: Annotated[int, typer.Option("--iterations", min=0, help="So many steps in the minutes' place: the same on every machine.")] = 0,
@@ -64,12 +66,18 @@ def train(
     label: Annotated[list[int] | None, typer.Option("--label", min=0, help="Labels that DRRs show (one bone of several); repeatable.")] = None,
     made_up: MadeUp = 0,
     camera: CameraCase = None,
+    field: Annotated[
+        float,
+        typer.Option("--field", min=0.1, max=1, help="X-rays show down to this share of the camera's field: for other detectors and C-arms."),
+    ] = 1.0,
     base: Annotated[Path | None, typer.Option("--base", metavar="MODEL", help="Start from this model instead of random weights.")] = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", help="tiny, or the name of a timm CNN.")] = None,
+    network: Annotated[str, typer.Option("--network", help="tiny, or large: for a GPU.")] = "tiny",
+    backbone: Annotated[str | None, typer.Option("--backbone", help="tiny, or the name of a timm CNN; the network's own by default.")] = None,
     image_size: ImageSize = None,
     batch: BatchSize = None,
     accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Batches whose gradients make one step.")] = 1,
     image_weight: Annotated[float | None, typer.Option("--image-weight", min=0, help="Of the regressor's image loss; 0 leaves it out.")] = None,
+    settings: Settings = None,
     precision: Annotated[str, typer.Option("--precision", help="float32 or bfloat16.")] = "float32",
     validations: Annotated[int | None, typer.Option("--validations", min=0, help="How often to validate, evenly over the training.")] = None,
     stop_below_mm: Annotated[float | None, typer.Option("--stop-below-mm", min=0, help="End when the validation's median error is below.")] = None,
@@ -92,6 +100,7 @@ def train(
     check_target(out, resume)
     from SphericalRegLib.imaging.transforms import read_pose
     from SphericalRegLib.models.checkpoint import load_model
+    from SphericalRegLib.training.camera import CameraRange
     from SphericalRegLib.training.parallel import ALONE, launch
     from SphericalRegLib.training.patients import made_up_patients
     from SphericalRegLib.training.session import About
@@ -99,6 +108,7 @@ def train(
     from SphericalRegLib.training.validation import ValidationOptions
 
     resolve_device(device, "--device")
+    cts = [found for ct in cts for found in ct_files(ct)]
     if (label_map is None) != (not label) or (label_map is not None and len(cts) > 1):
         raise InputError("--labels is a label map for the labels of --label, and for one CT: give both with one CT, or none")
     if about is not None and len(cts) > 1:
@@ -119,8 +129,9 @@ def train(
         "patience": patience,
         "labels": tuple(label) if label else None,
         "validation": None if validations is None else ValidationOptions(times=validations),
+        "cameras": CameraRange(field),
     }
-    options = training_options(given, poses, {"backbone": backbone, "image_size": image_size}, loaded)
+    options = training_options(given, poses, {"backbone": backbone, "image_size": image_size}, loaded, network=network, settings=settings or ())
     if about is not None:
         options = replace(options, poses=replace(options.poses, about=tuple(map(tuple, read_pose(about).tolist()))))
     size = options.encoder.trunk.image_size
@@ -185,16 +196,36 @@ Poses = tuple[tuple[str, ...], float, float, float, float, float]
 """The first fields of the pose range: views, C-arm angles, turn in the image plane (deg), shifts across and along the central ray (mm)."""
 
 
-def training_options(given: dict[str, Any], poses: Poses | None, trunk: dict[str, Any], base: Model | None) -> TrainingOptions:
+def training_options(
+    given: dict[str, Any],
+    poses: Poses | None,
+    trunk: dict[str, Any],
+    base: Model | None,
+    *,
+    network: str = "tiny",
+    settings: Sequence[str] = (),
+) -> TrainingOptions:
     """What is not given is left as the library has it; a base brings its own networks.
 
+    Args:
+        given: fields of `TrainingOptions`; None leaves them.
+        poses: the beginning of the pose range.
+        trunk: fields of the networks' trunk; None leaves them.
+        base: a model to start from.
+        network: one of `models.trunk.NETWORKS`.
+        settings: see `with_settings`; they come last.
+
     Raises:
-        InputError: an unknown view or backbone, an image size that the encoder cannot take, or networks other than the base's.
+        InputError: an unknown view, network or backbone, an image size that the encoder cannot take, networks other than the base's, or as
+            `with_settings`.
     """
     import torch
 
-    from SphericalRegLib.models.trunk import ImageTrunk
+    from SphericalRegLib.models.trunk import NETWORKS, ImageTrunk
     from SphericalRegLib.training.options import TrainingOptions
+
+    if network not in NETWORKS:
+        raise InputError(f"--network is {network!r}; expected one of {', '.join(NETWORKS)}")
 
     known = {name: value for name, value in given.items() if value is not None}
     options = TrainingOptions(**known)
@@ -202,21 +233,40 @@ def training_options(given: dict[str, Any], poses: Poses | None, trunk: dict[str
         options = replace(options, poses=type(options.poses)(*poses))
     changed = {name: value for name, value in trunk.items() if value is not None}
     if base is not None:
-        if changed:
-            names = ", ".join("--" + name.replace("_", "-") for name in changed)
+        if changed or network != "tiny":
+            names = ", ".join("--" + name.replace("_", "-") for name in (*changed, *(["network"] if network != "tiny" else [])))
             raise InputError(f"{names} cannot be chosen with --base, which brings its networks")
-        return options.based_on(base)
+        its_own = options.based_on(base)
+        options = with_settings(its_own, settings)
+        if (options.encoder, options.regressor) != (its_own.encoder, its_own.regressor):
+            raise InputError("--set cannot change the networks with --base, which brings its own")
+        return options
     assert options.regressor is not None
-    encoder = replace(options.encoder, trunk=replace(options.encoder.trunk, **changed))
-    regressor = replace(options.regressor, trunk=replace(options.regressor.trunk, **changed))
-    size = encoder.trunk.image_size
-    try:
-        ImageTrunk(encoder.trunk)(torch.zeros(1, 1, size, size))
-    except ValueError as error:
-        raise InputError(f"{error}.") from None
-    except RuntimeError as error:
-        raise InputError(f"backbone {encoder.trunk.backbone!r} cannot be used at {size} pixels: {error}.") from None
-    return replace(options, encoder=encoder, regressor=regressor)
+    its_trunk = replace(NETWORKS[network], **changed)
+    options = replace(options, encoder=replace(options.encoder, trunk=its_trunk), regressor=replace(options.regressor, trunk=its_trunk))
+    options = with_settings(options, settings)
+    for its_trunk in dict.fromkeys(part.trunk for part in (options.encoder, options.regressor) if part is not None):
+        name, size = its_trunk.backbone, its_trunk.image_size
+        try:
+            ImageTrunk(its_trunk)(torch.zeros(1, 1, size, size))
+        except ValueError as error:
+            raise InputError(f"{error}.") from None
+        except RuntimeError as error:
+            raise InputError(f"backbone {name!r} cannot be used at {size} pixels: {error}.") from None
+    return options
+
+
+def ct_files(text: str) -> list[str]:
+    """The CTs that an argument names: itself, or what a folder holds, CT files or folders (of DICOM slices) alone."""
+    from SphericalRegLib.imaging.case import CT_SUFFIXES
+
+    folder = Path(text)
+    if not folder.is_dir():
+        return [text]
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    files = [path for path in inside if path.is_file()]
+    cts = [path for path in files if path.name.lower().endswith(CT_SUFFIXES)]
+    return [str(path) for path in cts or (inside if inside and not files else [folder])]
 
 
 def camera_of(case: Path | None, size: int) -> Camera:

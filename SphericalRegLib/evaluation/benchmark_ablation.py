@@ -66,6 +66,7 @@ TRAININGS: dict[str, Callable[[TrainingOptions], TrainingOptions]] = {
     "through LM": _loss(lambda loss: replace(loss, refinement=0.5)),
     "gradient alone": _loss(lambda _: replace(GRADIENT_MATCHING, magnitude=0.0, pairs=0.0)),
     "gradient + magnitude": _loss(lambda _: replace(GRADIENT_MATCHING, pairs=0.0)),
+    "gradient + magnitude + through LM": _loss(lambda _: replace(GRADIENT_MATCHING, pairs=0.0, refinement=0.5)),
     "gradient + magnitude + pairs": _loss(lambda _: GRADIENT_MATCHING),
     "cosine": _embedding("cosine"),
     "euclidean": _embedding("euclidean"),

@@ -44,6 +44,10 @@ class TrunkConfig:
         return (self.image_size // 8) ** 2
 
 
+NETWORKS = {"tiny": TrunkConfig(), "large": TrunkConfig(image_size=128, backbone="resnet18", width=256, blocks=4, heads=8)}
+"""By the machine that they are trained on: a laptop's CPU, a GPU."""
+
+
 class TransformerBlock(nn.Module):
     """Pre-norm self-attention and MLP, written out: fused attention kernels lack forward-mode and second derivatives."""
 

@@ -21,7 +21,7 @@ class Stage:
     Attributes:
         image_px: pixels along the longer side of the part of the X-ray where the CT can appear.
         similarity: one of `similarity.named.SIMILARITIES`.
-        iterations: of Levenberg-Marquardt, at most.
+        iterations: of Levenberg-Marquardt, at most; 0 only compares the poses (and depths), which leaves the stage out of the way to the result.
         hypotheses: how many poses enter, the best of the stage before.
         depths_mm: shifts along the central ray at which each hypothesis is compared first, keeping the best. One view hardly shows depth, so that
             coarse stages drift along it, and Levenberg-Marquardt comes back slowly. Not used with several views.
@@ -37,9 +37,9 @@ class Stage:
     cost_tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
-        if self.image_px < 16 or self.iterations < 1 or self.hypotheses < 1:
+        if self.image_px < 16 or self.iterations < 0 or self.hypotheses < 1:
             raise InputError(
-                f"A stage has {self.image_px} pixels, {self.iterations} iterations and {self.hypotheses} hypotheses; expected at least 16, 1 and 1."
+                f"A stage has {self.image_px} pixels, {self.iterations} iterations and {self.hypotheses} hypotheses; expected at least 16, 0 and 1."
             )
         if not self.cost_tolerance >= 0:
             raise InputError(f"A stage has a cost tolerance of {self.cost_tolerance}; expected a relative decrease, 0 or more.")
@@ -92,7 +92,7 @@ class LearnedStart:
         second_opinion: poses of the regressor that are compared as well where there is a start, which may be farther off than it is thought to be;
             0 spares them.
         refined: how many of them, the best by spherical similarity, Levenberg-Marquardt refines.
-        iterations: of Levenberg-Marquardt, at most.
+        iterations: of Levenberg-Marquardt, at most; 0 leaves it out, and the poses go on as they are.
         keep: how many mutually different poses, the best by the first stage's intensity similarity, go on.
         search: screened multi-start about each of these where the model was asked for a start; None goes straight to the first stage. (About a start
             that is given, the multi-start is made as without a model, and these poses go on beside what it finds.)
@@ -106,10 +106,10 @@ class LearnedStart:
     search: MultiStart | None = None
 
     def __post_init__(self) -> None:
-        if min(self.draws, self.refined, self.iterations, self.keep) < 1:
+        if min(self.draws, self.refined, self.keep) < 1 or self.iterations < 0:
             raise InputError(
                 f"A learned start has {self.draws} draws, {self.refined} refined, {self.iterations} iterations and keeps {self.keep}; "
-                "expected at least 1 of each."
+                "expected at least 1, 1, 0 and 1."
             )
         if self.second_opinion < 0:
             raise InputError(f"A learned start asks for {self.second_opinion} poses as a second opinion; expected at least 0.")

@@ -42,7 +42,8 @@ class Batches:
         options = self.options
         truth = options.poses.sample(options.batch, self.camera, scene.centre, self.generator).to(self.device)
         goes_on = bool(torch.rand(1, generator=self.generator) < options.goes_on_share)
-        return (*options.look(*scene.tissues(truth, goes_on=goes_on), self.generator), truth)
+        image, mask = options.look(*scene.tissues(truth, goes_on=goes_on), self.generator)
+        return image, mask * options.cameras.fields(len(truth), mask.shape[-1], self.generator).to(mask), truth
 
     def pairs(self, scene: TrainingScene) -> Batch:
         """X-rays, each with a DRR of a pose near its own."""

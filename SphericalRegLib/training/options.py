@@ -12,6 +12,7 @@ from SphericalRegLib.models.encoder import EncoderConfig
 from SphericalRegLib.models.regressor import RegressorConfig
 
 from .augmentation import DomainRandomization
+from .camera import CameraRange
 from .losses import LossWeights
 from .overrides import PRECISIONS, Precision
 from .poses import Perturbation
@@ -46,7 +47,7 @@ class TrainingOptions:
         patience: end after so many validations in a row in which that error did not fall below its lowest so far. Not before half of the encoder's
             part: the learning rate is still high there, and most of the gain comes as it falls.
         labels: labels of the CT that the DRRs show (one bone of several), in every CT; None shows all of it. The X-rays always show everything.
-        poses, perturbation, look, loss: what is drawn and what is asked.
+        poses, cameras, perturbation, look, loss: what is drawn and what is asked.
         encoder, regressor: the networks; no regressor when None.
     """
 
@@ -69,6 +70,7 @@ class TrainingOptions:
     patience: int | None = None
     labels: tuple[int, ...] | None = None
     poses: PoseRange = field(default_factory=PoseRange)
+    cameras: CameraRange = field(default_factory=CameraRange)
     perturbation: Perturbation = field(default_factory=Perturbation)
     look: DomainRandomization = field(default_factory=DomainRandomization)
     loss: LossWeights = field(default_factory=LossWeights)

@@ -87,6 +87,25 @@ def test_stages_are_optional(pyramid, xray) -> None:
     assert "named views" in without.notes[0]
 
 
+def test_stages_without_iterations_leave_poses_as_they_are(pyramid, xray) -> None:
+    start = retract(phantom.true_pose(), torch.tensor([0.03, -0.03, 0.03, 3.0, -3.0, 3.0]).double(), CENTRE)
+    nothing = replace(QUICK, multi_start=None, closer_start=None, stages=(Stage(96, iterations=0),), learned=LearnedStart(draws=1, iterations=0))
+    left_out = register(pyramid, xray, start, options=nothing)
+    np.testing.assert_array_equal(left_out.camera_from_world, start.numpy())
+    assert [stage.iterations for stage in left_out.stages] == [0] and 0 < left_out.score < 1
+    compared = register(pyramid, xray, start, model=make_model(regressor=False), options=nothing)  # at several depths, as a model's poses are
+    np.testing.assert_array_equal(compared.camera_from_world[:3, :3], start.numpy()[:3, :3])
+    assert [stage.iterations for stage in compared.stages] == [0, 0] and compared.score >= left_out.score
+    model_alone = replace(nothing, learned=LearnedStart(draws=1, refined=1, iterations=6, keep=1))
+    refined = register(pyramid, xray, start, model=make_model(regressor=False), options=model_alone)
+    assert refined.stages[0].iterations > 0 and refined.stages[1].iterations == 0
+    assert phantom.target_error(refined.camera_from_world, phantom.true_pose()) < phantom.target_error(start.numpy(), phantom.true_pose())
+    regressor_alone = register(pyramid, xray, model=make_model(), options=nothing)
+    assert [stage.name for stage in regressor_alone.stages] == ["regressor", "spherical LM", "refine 96 px"]
+    intensities_alone = register(pyramid, xray, model=make_model(), options=replace(QUICK, multi_start=None, learned=LearnedStart(iterations=0)))
+    assert phantom.target_error(intensities_alone.camera_from_world, phantom.true_pose()) < 1.5
+
+
 def test_the_regressor_is_asked_about_a_start_as_well(pyramid, xray) -> None:
     """A start far off, which the regressor's proposals replace; one that is better than they are, which they do not."""
     far = retract(phantom.true_pose(), torch.tensor([0.9, -0.8, 0.7, 30.0, -30.0, 30.0]).double(), CENTRE)
