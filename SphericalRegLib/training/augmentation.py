@@ -37,10 +37,6 @@ class DomainRandomization:
         log_offset: added before the logarithm that makes the image line-integral-like.
         display_share: share of samples that skip the logarithm.
         collimator_share: share of samples with a collimator; its edges cut off up to `collimator_depth`.
-        collimator_round: share of the collimators that are round, as an image intensifier is; none draws nothing.
-        collimator_unseen: share of the collimators that the mask does not know: in real X-rays they are found in the image, or not; none draws
-            nothing.
-        collimator_leak: share of the intensity behind such a collimator; every other one is an electronic shutter, with one value anywhere.
         tool_share: chance of each of `tools` metal wires to be in a sample.
     """
 
@@ -58,9 +54,6 @@ class DomainRandomization:
     display_share: float = 0.2
     collimator_share: float = 0.5
     collimator_depth: float = 0.2
-    collimator_round: float = 0.3
-    collimator_unseen: float = 0.3
-    collimator_leak: Range = (0.01, 0.15)
     tool_share: float = 0.2
     tools: int = 2
 
@@ -72,21 +65,14 @@ class DomainRandomization:
                 `water_bone_fractions`, mm.
 
         Returns:
-            image (B, 1, H, W), line-integral-like with bone bright, and mask (B, 1, H, W), 0 behind the collimator where it is known.
+            image (B, 1, H, W), line-integral-like with bone bright, and mask (B, 1, H, W), 0 behind the collimator.
         """
         draw = _Draw(len(water_mm), generator, water_mm)
         primary = self._transmission(water_mm, bone_mm, draw)[:, None]
         primary = primary * draw.wires(self.tools, self.tool_share)
         intensity = primary + draw.uniform(self.scatter) * _blur_each(primary, draw.scalar(self.scatter_sigma) * water_mm.shape[-1])
-        field = draw.collimator(self.collimator_share, self.collimator_depth, self.collimator_round)
-        intensity = _blur_each(intensity, draw.scalar(self.blur_sigma) * water_mm.shape[-1])
-        behind, mask = 0.02 * intensity, field
-        if self.collimator_unseen:
-            unseen, electronic = draw.chance(self.collimator_unseen), draw.chance(0.5)
-            one_value = draw.uniform((0.0, 1.0)) * intensity.amax((-2, -1), keepdim=True)
-            filled = torch.where(electronic, one_value, draw.uniform(self.collimator_leak) * intensity)
-            behind, mask = torch.where(unseen, filled, behind), torch.where(unseen, torch.ones_like(field), field)
-        intensity = field * intensity + (1 - field) * behind
+        mask = draw.collimator(self.collimator_share, self.collimator_depth)
+        intensity = _blur_each(intensity, draw.scalar(self.blur_sigma) * water_mm.shape[-1]) * (0.02 + 0.98 * mask)
         intensity = intensity * (1 + draw.uniform(self.noise) * draw.normal())
         low, high = _percentiles(intensity, draw.scalar(self.clip_low), draw.scalar(self.clip_high))
         grey = ((intensity - low) / (high - low + 1e-9)).clamp(0, 1) ** draw.uniform(self.gamma)
@@ -133,18 +119,13 @@ class _Draw:
     def chance(self, share: float) -> Tensor:
         return (torch.rand(self.batch, 1, 1, 1, generator=self.generator) < share).to(self.like.device)
 
-    def collimator(self, share: float, depth: float, round_share: float) -> Tensor:
-        """(B, 1, H, W): 1 inside a rectangle turned by a few degrees, or inside a disc."""
+    def collimator(self, share: float, depth: float) -> Tensor:
+        """(B, 1, H, W): 1 inside a rectangle turned by a few degrees."""
         rows, columns = self._grid()
         turn = self.uniform((-0.1, 0.1))
         u, v = columns * turn.cos() + rows * turn.sin(), rows * turn.cos() - columns * turn.sin()
         left, right, top, bottom = (0.5 - self.uniform((-0.05, depth)).clamp_min(0) for _ in range(4))
         inside = (u > -left) & (u < right) & (v > -top) & (v < bottom)
-        if round_share:  # a disc may reach a little over the nearer edges
-            radius = self.uniform((0.5 - 0.5 * depth, 0.55))
-            across, down = (self.uniform((-0.25 * depth, 0.25 * depth)) for _ in range(2))
-            disc = (columns - across).square() + (rows - down).square() < radius.square()
-            inside = torch.where(self.chance(round_share), disc, inside)
         return torch.where(self.chance(share), inside.to(self.like), torch.ones((), dtype=self.like.dtype, device=self.like.device))
 
     def wires(self, count: int, share: float) -> Tensor:
