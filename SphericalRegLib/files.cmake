@@ -202,8 +202,10 @@ set(MODULE_PYTHON_SCRIPTS
   visualization/report.py
   visualization/report_index.py
   visualization/report_pictures.py
+  visualization/result_description.py
   visualization/result_folder.py
   visualization/searches.py
+  visualization/section.py
   visualization/setup.py
   visualization/shares.py
   visualization/trainings.py

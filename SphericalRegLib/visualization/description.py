@@ -1,14 +1,12 @@
 """A file or a case in words: what `sphericalreg inspect` prints.
 
-A description is data first (`Description.to_dict` for programs) and text second (plain, or through rich). Whatever is missing or doubtful is a note
-where it belongs, never an exception: one inspects a file to find out what is wrong with it. Only a file that cannot be read raises `InputError`.
+Whatever is missing or doubtful is a note where it belongs, never an exception: one inspects a file to find out what is wrong with it. Only a file
+that cannot be read raises `InputError`.
 """
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import numpy as np
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging import grid
 from SphericalRegLib.imaging.case import CaseFiles, ViewFiles, find_case_files, overlap_problem, view_geometry
+from SphericalRegLib.imaging.files import read_json_object
 from SphericalRegLib.imaging.geometry_file import read_geometry
 from SphericalRegLib.imaging.geometry_values import (
     GeometryValues,
@@ -32,10 +31,12 @@ from SphericalRegLib.imaging.normalization import robust_range
 from SphericalRegLib.imaging.pixels import StoredImage, is_dicom, read_pixels, suffix_of
 from SphericalRegLib.imaging.radiograph import open_field, usable_pixels
 from SphericalRegLib.imaging.starts import Start
-from SphericalRegLib.imaging.transforms import read_pose
+from SphericalRegLib.imaging.transforms import ITK_SUFFIXES
 from SphericalRegLib.imaging.volume import Volume
 
 from .orientation import NAMES, edge_letters
+from .result_description import pose_sections, transform_sections
+from .section import Description, Entry, Section, in_brackets, in_words, rounded
 
 # Skin against air; the usual threshold for a body's outline.
 BODY_HU = -300.0
@@ -61,79 +62,8 @@ LABELS = {
 }
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One line: a name, its value as JSON could hold it, the value in words, and where it comes from."""
-
-    name: str
-    value: Any
-    text: str
-    origin: str = ""
-
-
-@dataclass(frozen=True)
-class Section:
-    title: str
-    entries: tuple[Entry, ...]
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Description:
-    title: str
-    sections: tuple[Section, ...] = field(default=())
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: sections by title, each with its entries (value and, where known, origin) and its notes."""
-        return {
-            "title": self.title,
-            "sections": [
-                {
-                    "title": section.title,
-                    "entries": {e.name: {"value": e.value, "origin": e.origin} if e.origin else {"value": e.value} for e in section.entries},
-                    "notes": list(section.notes),
-                }
-                for section in self.sections
-            ],
-        }
-
-    def to_text(self, width: int = 110) -> str:
-        """Plain text without colours."""
-        return "\n".join(self._lines(width)) + "\n"
-
-    def __rich__(self) -> Any:
-        """For `rich.print`: a table for each section, origins dimmed, notes marked."""
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
-        parts: list[Any] = [Text(self.title, style="bold")]
-        for section in self.sections:
-            table = Table(title=section.title, title_justify="left", title_style="bold cyan", box=None, show_header=False, pad_edge=False)
-            table.add_column(style="dim", no_wrap=True)
-            table.add_column()
-            table.add_column(style="dim italic")
-            for entry in section.entries:
-                table.add_row(Text(entry.name), Text(entry.text), Text(entry.origin))
-            parts += [Text(), table, *(Text(f"! {note}", style="yellow") for note in section.notes)]
-        return Group(*parts)
-
-    def _lines(self, width: int) -> Iterator[str]:
-        yield self.title
-        for section in self.sections:
-            yield ""
-            yield section.title
-            names = max((len(entry.name) for entry in section.entries), default=0)
-            for entry in section.entries:
-                first, *more = entry.text.splitlines() or [""]
-                yield f"  {entry.name:<{names}}  {first}" + (f"   <- {entry.origin}" if entry.origin else "")
-                yield from (f"  {'':<{names}}  {line}" for line in more)
-            for note in section.notes:
-                yield from textwrap.wrap(note, width, initial_indent="  ! ", subsequent_indent="    ")
-
-
 def describe(path: str | Path, frame: int | None = None) -> Description:
-    """Describe a CT, an X-ray, a geometry file, a transform or a case folder.
+    """Describe a CT, an X-ray, a geometry file, a transform, a pose, a registration's result.json or a case folder.
 
     Args:
         frame: of a multi-frame X-ray; the first where it is left out.
@@ -150,9 +80,11 @@ def describe(path: str | Path, frame: int | None = None) -> Description:
     if suffix == ".json":
         if path.name == "case.json":
             return describe(path.parent, frame)
+        if "camera_from_world" in read_json_object(path, "The file"):
+            return Description(str(path), pose_sections(path))
         return _single(path, _geometry_section(read_geometry(path), "Geometry"))
-    if suffix in (".tfm", ".h5", ".txt", ".mat"):
-        return _single(path, _pose_section(Sourced(np.asarray(read_pose(path), dtype=float), str(path)), None))
+    if suffix in ITK_SUFFIXES:
+        return Description(str(path), transform_sections(path))
     if _is_ct(path):
         return _single(path, describe_volume(Volume.read(path)))
     return Description(str(path), tuple(_view_sections(ViewFiles(path, None, None), 1, "", None, frame)))
@@ -170,11 +102,11 @@ def describe_volume(volume: Volume) -> Section:
     entries = [
         Entry("file", volume.name, volume.name),
         Entry("size [voxels]", list(volume.shape), " x ".join(map(str, volume.shape))),
-        Entry("spacing [mm]", _round(spacing), " x ".join(f"{s:.4g}" for s in spacing)),
-        Entry("extent [mm]", _round(spacing * volume.shape), " x ".join(f"{s:.0f}" for s in spacing * volume.shape)),
+        Entry("spacing [mm]", rounded(spacing), " x ".join(f"{s:.4g}" for s in spacing)),
+        Entry("extent [mm]", rounded(spacing * volume.shape), " x ".join(f"{s:.0f}" for s in spacing * volume.shape)),
         Entry("voxel axes run to", codes, " ".join(NAMES[c] for c in codes) + (f", oblique by up to {oblique:.1f} degrees" if oblique > 0.1 else "")),
         Entry("handedness", bool(np.linalg.det(affine[:3, :3]) > 0), "right-handed" if np.linalg.det(affine[:3, :3]) > 0 else "left-handed"),
-        Entry("centre of the grid, RAS [mm]", _round(volume.centre_ras_mm), _vector(volume.centre_ras_mm)),
+        Entry("centre of the grid, RAS [mm]", rounded(volume.centre_ras_mm), in_brackets(volume.centre_ras_mm)),
         Entry("HU range", [float(inside.min()), float(inside.max())], f"{inside.min():.0f} to {inside.max():.0f}"),
         Entry("HU, 1 % to 99 %", [low, high], f"{low:.0f} to {high:.0f}"),
         Entry("padding", float(1 - valid.mean()), f"{100 * (1 - valid.mean()):.1f} % of the voxels"),
@@ -187,8 +119,8 @@ def describe_volume(volume: Volume) -> Section:
         notes.append(f"nothing is denser than {BODY_HU:.0f} HU: there is no body to register")
     else:
         first, last = body
-        text = f"{_vector(last - first)}, from {_vector(first)} to {_vector(last)}"
-        entries.append(Entry("body's box, RAS [mm]", [_round(first), _round(last)], text))
+        text = f"{in_brackets(last - first)}, from {in_brackets(first)} to {in_brackets(last)}"
+        entries.append(Entry("body's box, RAS [mm]", [rounded(first), rounded(last)], text))
     if volume.labels is not None:
         found = np.unique(volume.labels)
         found = found[found > 0]
@@ -277,13 +209,13 @@ def _geometry_section(values: GeometryValues, title: str, view: ViewGeometry | N
     entries = []
     for name, sourced in describe_origins(values).items():
         value = _plain(sourced.value)
-        entries.append(Entry(LABELS[name], value, _words(sourced.value), sourced.origin))
+        entries.append(Entry(LABELS[name], value, in_words(sourced.value), sourced.origin))
     if view is not None:
         camera = view.camera
         width, height = (s * n for s, n in zip(camera.pixel_spacing_mm, camera.size_px))
-        entries.append(Entry("detector seen [mm]", _round(np.array([width, height])), f"{width:.0f} x {height:.0f}"))
+        entries.append(Entry("detector seen [mm]", rounded(np.array([width, height])), f"{width:.0f} x {height:.0f}"))
         focal = camera.focal_length_px
-        entries.append(Entry("focal length [pixels]", _round(np.array(focal)), f"{focal[0]:.1f}, {focal[1]:.1f}"))
+        entries.append(Entry("focal length [pixels]", rounded(np.array(focal)), f"{focal[0]:.1f}, {focal[1]:.1f}"))
     notes = [*values.warnings] if not problem else [problem]
     assumed = [LABELS[name].split(" (")[0].split(",")[0] for name, sourced in describe_origins(values).items() if sourced.is_default]
     if assumed:
@@ -343,17 +275,6 @@ def _frames_section() -> Section:
     return Section("Frames", tuple(Entry(name, text, text) for name, text in lines.items()))
 
 
-def _pose_section(pose: Sourced[np.ndarray], view: ViewGeometry | None) -> Section:
-    letters = edge_letters(pose.value, False)
-    source = -pose.value[:3, :3].T @ pose.value[:3, 3]
-    entries = (
-        Entry("camera_from_world", pose.value.tolist(), _words(pose.value), pose.origin),
-        Entry("source in the world, RAS [mm]", _round(source), _vector(source)),
-        Entry("image edges face", {"left": letters.left, "right": letters.right}, f"left: {NAMES[letters.left]}, right: {NAMES[letters.right]}"),
-    )
-    return Section("Pose", entries)
-
-
 def _looks_like_case(path: Path) -> bool:
     return (path / "case.json").exists() or any(path.glob("xray.*")) or any(path.glob("geometry*.json")) or (path / "ct").is_dir()
 
@@ -402,14 +323,6 @@ def _single(path: Path, section: Section) -> Description:
     return Description(str(path), (section,))
 
 
-def _round(values: np.ndarray) -> list[float]:
-    return [round(float(v), 4) for v in values]
-
-
-def _vector(values: np.ndarray) -> str:
-    return "(" + ", ".join(f"{v:.1f}" for v in values) + ")"
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
@@ -417,14 +330,3 @@ def _plain(value: Any) -> Any:
         return {"base": value.base, "primary_deg": value.primary_deg, "secondary_deg": value.secondary_deg}
     return list(value) if isinstance(value, tuple) else value
 
-
-def _words(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return "\n".join("  ".join(f"{v:10.4f}" for v in row) for row in value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, tuple):
-        return ", ".join(_words(v) if not isinstance(v, str) else NAMES.get(v, v) for v in value)
-    return str(value)
