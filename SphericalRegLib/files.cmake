@@ -21,6 +21,7 @@ set(MODULE_PYTHON_SCRIPTS
   devices.py
   errors.py
   evaluation/__init__.py
+  evaluation/as_trained.py
   evaluation/benchmark_ablation.py
   evaluation/benchmark_backbones.py
   evaluation/benchmark_methods.py
