@@ -18,6 +18,7 @@ from SphericalRegLib.imaging.case import CaseFiles, ViewFiles, find_case_files, 
 from SphericalRegLib.imaging.files import read_json_object
 from SphericalRegLib.imaging.geometry_file import read_geometry
 from SphericalRegLib.imaging.geometry_values import (
+    NOTHING,
     GeometryValues,
     Sourced,
     ViewGeometry,
@@ -62,11 +63,12 @@ LABELS = {
 }
 
 
-def describe(path: str | Path, frame: int | None = None) -> Description:
+def describe(path: str | Path, said: GeometryValues = NOTHING) -> Description:
     """Describe a CT, an X-ray, a geometry file, a transform, a pose, a registration's result.json or a case folder.
 
     Args:
-        frame: of a multi-frame X-ray; the first where it is left out.
+        path: what is to be described.
+        said: of each X-ray, whatever its geometry file and header say. Of several frames the first is described where nobody says which is meant.
 
     Raises:
         InputError: it is missing, or none of these, or damaged.
@@ -75,11 +77,11 @@ def describe(path: str | Path, frame: int | None = None) -> Description:
     if not path.exists():
         raise InputError(f"{path} does not exist")
     if path.is_dir():
-        return _describe_case(find_case_files(path), frame) if _looks_like_case(path) else _single(path, describe_volume(Volume.read(path)))
+        return _describe_case(find_case_files(path), said) if _looks_like_case(path) else _single(path, describe_volume(Volume.read(path)))
     suffix = suffix_of(path)
     if suffix == ".json":
         if path.name == "case.json":
-            return describe(path.parent, frame)
+            return describe(path.parent, said)
         if "camera_from_world" in read_json_object(path, "The file"):
             return Description(str(path), pose_sections(path))
         return _single(path, _geometry_section(read_geometry(path), "Geometry"))
@@ -87,7 +89,7 @@ def describe(path: str | Path, frame: int | None = None) -> Description:
         return Description(str(path), transform_sections(path))
     if _is_ct(path):
         return _single(path, describe_volume(Volume.read(path)))
-    return Description(str(path), tuple(_view_sections(ViewFiles(path, None, None), 1, "", None, frame)))
+    return Description(str(path), tuple(_view_sections(ViewFiles(path, None, None), 1, "", None, said)))
 
 
 def describe_volume(volume: Volume) -> Section:
@@ -131,18 +133,17 @@ def describe_volume(volume: Volume) -> Section:
     return Section("CT", tuple(entries), tuple(notes))
 
 
-def _describe_case(files: CaseFiles, frame: int | None) -> Description:
+def _describe_case(files: CaseFiles, said: GeometryValues) -> Description:
     volume = Volume.read(files.ct, labels=files.labels)
     sections = [_frames_section(), describe_volume(volume)]
     for number, view in enumerate(files.views, start=1):
-        sections += _view_sections(view, number, "" if len(files.views) == 1 else f" {number}", volume, frame)
+        sections += _view_sections(view, number, "" if len(files.views) == 1 else f" {number}", volume, said)
     return Description(f"case {files.path}", tuple(sections))
 
 
-def _view_sections(view: ViewFiles, number: int, suffix: str, volume: Volume | None, frame: int | None) -> list[Section]:
-    known = view_geometry(view, number)
-    wanted = frame if frame is not None or known.frame is None else known.frame.value
-    stored, note = _read_some_frame(view.xray, wanted)
+def _view_sections(view: ViewFiles, number: int, suffix: str, volume: Volume | None, said: GeometryValues) -> list[Section]:
+    known = first_known(said, view_geometry(view, number))
+    stored, note = _read_some_frame(view.xray, None if known.frame is None else known.frame.value)
     values = first_known(known, stored.header)
     usable = usable_pixels(stored, view.mask, f"X-ray {view.xray}")
     problem, complete_view = "", None

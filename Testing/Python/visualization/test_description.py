@@ -14,6 +14,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.views import named_view
 from SphericalRegLib.imaging.geometry_file import write_geometry
+from SphericalRegLib.imaging.geometry_values import told
 from SphericalRegLib.imaging.transforms import write_transform
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.registration.result import RegistrationResult, StageRecord
@@ -93,6 +94,8 @@ def test_mirrored_image_swaps_the_sides_of_the_stored_image(case):
     description = describe(case)
     assert entries(description)["Which side is which"]["stored image"]["left"] == "L"
     assert '"mirrored": false' in description.to_text()
+    other = describe(case, told(mirrored=False, origin="command line"))  # wins over the file
+    assert entries(other)["Which side is which"]["stored image"]["left"] == "R" and "no   <- command line" in other.to_text()
 
 
 def test_no_start_describes_both_frontal_views(case):
@@ -144,7 +147,7 @@ def test_frames_collimator_and_saturation_are_told(tmp_path):
     assert found["frames"] == 2 and found["collimator"].startswith("circle")
     text = description.to_text(400)
     assert '"frame" in geometry.json (0 to 1)' in text and "saturated" in text
-    assert "the first is described" not in describe(path, frame=1).to_text(400)
+    assert "the first is described" not in describe(path, told(frame=1)).to_text(400)
 
 
 def test_single_files(case, tmp_path):
