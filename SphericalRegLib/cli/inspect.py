@@ -17,7 +17,7 @@ ROOM_FOR_TABLES = 110  # columns
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="FILE|CASE", help="A CT, an X-ray, geometry.json, a transform, result.json or a case folder.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE|CASE", help="A CT, an X-ray, geometry.json, a transform, a result or a case folder.")],
     picture: Annotated[Path | None, typer.Option("--picture", "-p", help="The drawing of the set-up; default: setup_NAME.png here.")] = None,
     no_picture: Annotated[bool, typer.Option("--no-picture", help="Print only.")] = False,
     mirrored: Mirrored = None,

@@ -32,11 +32,12 @@ from SphericalRegLib.imaging.normalization import robust_range
 from SphericalRegLib.imaging.pixels import StoredImage, is_dicom, read_pixels, suffix_of
 from SphericalRegLib.imaging.radiograph import open_field, usable_pixels
 from SphericalRegLib.imaging.starts import Start
-from SphericalRegLib.imaging.transforms import ITK_SUFFIXES
+from SphericalRegLib.imaging.transforms import ITK_SUFFIXES, RESULT
 from SphericalRegLib.imaging.volume import Volume
 
 from .orientation import NAMES, edge_letters
 from .result_description import pose_sections, transform_sections
+from .result_folder import CASE_FILES
 from .section import Description, Entry, Section, in_brackets, in_words, rounded
 
 # Skin against air; the usual threshold for a body's outline.
@@ -64,7 +65,7 @@ LABELS = {
 
 
 def describe(path: str | Path, said: GeometryValues = NOTHING) -> Description:
-    """Describe a CT, an X-ray, a geometry file, a transform, a pose, a registration's result.json or a case folder.
+    """Describe a CT, an X-ray, a geometry file, a transform, a pose, a registration's result.json or folder, or a case folder.
 
     Args:
         path: what is to be described.
@@ -77,6 +78,8 @@ def describe(path: str | Path, said: GeometryValues = NOTHING) -> Description:
     if not path.exists():
         raise InputError(f"{path} does not exist")
     if path.is_dir():
+        if (path / RESULT).is_file() and not any((path / name).exists() for name in CASE_FILES):
+            return describe(path / RESULT)
         return _describe_case(find_case_files(path), said) if _looks_like_case(path) else _single(path, describe_volume(Volume.read(path)))
     suffix = suffix_of(path)
     if suffix == ".json":

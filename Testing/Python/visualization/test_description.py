@@ -172,6 +172,8 @@ def test_a_result_says_how_far_to_trust_it_first(tmp_path):
     made = result(pose, doubt="its similarity is low", model={"file": "patient.safetensors", "sha256": "x"}, notes=notes, options={"labels": [3]})
     (tmp_path / "result.json").write_text(json.dumps(made.to_dict()))
     description = describe(tmp_path / "result.json")
+    (tmp_path / "xray.nrrd").touch()  # a case has one, too
+    assert describe(tmp_path).to_dict() == description.to_dict()
     found = entries(description)
     assert list(found) == ["Registration", "Pose"] and next(iter(found["Registration"])) == "doubt"
     assert found["Registration"]["doubt"] == "its similarity is low" and found["Registration"]["score"] == 0.42
