@@ -178,7 +178,7 @@ def _read_some_frame(path: Path, frame: int | None) -> tuple[StoredImage, str]:
         if frame is not None or " frames: say which one" not in str(error):
             raise
     stored = read_pixels(path, 0)
-    which = f'registration needs "frame" in geometry.json (0 to {stored.frames - 1})'
+    which = f'registration needs "frame" in geometry.json (0 to {stored.frames - 1}), or --frame'
     return stored, f"the file has {stored.frames} frames and the first is described: {which}"
 
 
@@ -258,7 +258,8 @@ def _sides_section(start: Sourced[np.ndarray] | None, view: ViewGeometry) -> Sec
     now, other = ("", "not ") if view.mirrored else ("not ", "")
     note = (
         f"the stored image is taken to be {now}mirrored. If the patient's left is on its other side it is {other}mirrored: set "
-        f'"mirrored": {str(not view.mirrored).lower()} in geometry.json; in doubt try both and keep the better registration'
+        f'"mirrored": {str(not view.mirrored).lower()} in geometry.json; in doubt try both (register --mirrored, --no-mirrored) '
+        "and keep the better registration"
     )
     return Section("Which side is which", tuple(entries), (note,))
 

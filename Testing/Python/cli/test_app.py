@@ -108,9 +108,24 @@ def test_help_names_what_can_be_compared() -> None:
     assert benchmark_method.VARIANT_NAMES.split(", ") == list(VARIANTS)
 
 
-@pytest.mark.parametrize("arguments", ["dance", "simulate", "simulate --no-such-option", "simulate sample:pelvis -o x -n no"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "dance",
+        "simulate",
+        "simulate --no-such-option",
+        "simulate sample:pelvis -o x -n no",
+        "register x -o y --label -1",
+        "register x -o y --frame -1",
+        "landscape x --model m -o y --line-points 2",
+        "landscape x --model m -o y --rotation-deg 0",
+        "landscape x --model m -o y --translation-mm -1",
+        "landscape x --model m -o y --rho-mm 1",
+    ],
+)
 def test_wrong_usage_exits_with_2(arguments: str) -> None:
-    assert CliRunner().invoke(load(), arguments.split()).exit_code == 2
+    done = CliRunner().invoke(load(), arguments.split())
+    assert done.exit_code == 2 and "Usage" in done.stderr
 
 
 @pytest.mark.parametrize(

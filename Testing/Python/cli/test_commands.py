@@ -41,6 +41,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run("simulate", "sample:pelvis", "-o", folder, "-n", 2, "--size", 96, "--level", "clean", "--device", "cpu", "--seed", 3, "--json", "-q")
     assert done.exit_code == 0, done.stderr
     assert [Path(path).name for path in json.loads(done.stdout)["cases"]] == ["case_000", "case_001"]
+    assert json.loads(done.stdout)["out"] == str(folder)
     return folder
 
 
@@ -236,6 +237,7 @@ def test_methods_from_the_same_starts(cases: Path, tmp_path: Path) -> None:
     done = run("benchmark", "methods", cases, "-o", tmp_path / "out", *options)
     assert done.exit_code == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
+    assert json.loads(done.stdout)["out"] == str(tmp_path / "out")
     assert [(row["start [deg/mm]"], row["method"], row["cases"]) for row in rows] == [("1/2", "NCC LM", 2), ("1/2", "no model", 2)]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"methods.csv", "methods.md", "methods.png", "registrations.jsonl"}
 
