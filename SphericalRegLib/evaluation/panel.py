@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.attenuation import AttenuationModel
@@ -60,9 +61,10 @@ def _result(results: Path, name: str, count: int) -> RegistrationResult:
 
 def _as_registered(result: RegistrationResult, case: Path) -> RegistrationOptions:
     """The part of a result's options that decides what a DRR shows: what was registered is what is drawn."""
-    labels, values = result.options.get("labels"), dict(result.options.get("attenuation") or {})
+    labels, kept = result.options.get("labels"), result.options.get("attenuation") or {}
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
     try:
-        attenuation = AttenuationModel(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        attenuation = AttenuationModel(**values)
         return RegistrationOptions(labels=None if labels is None else tuple(labels), attenuation=attenuation)
     except TypeError:
         raise InputError(f"the result of {case} was made with an attenuation that this version does not know: {', '.join(values)}") from None

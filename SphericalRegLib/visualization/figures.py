@@ -81,7 +81,7 @@ def dress(axes: Axes, theme: Theme, title: str = "", x: str = "", y: str = "") -
 LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX"
 
 
-def look(number: int, theme: Theme) -> dict[str, str]:
+def look(number: int, theme: Theme) -> dict[str, Any]:
     """How the line of one of several things is drawn, so that it is told from the others in a legend and in print: colour, marker, line."""
     return {
         "color": theme.series[number % len(theme.series)],
