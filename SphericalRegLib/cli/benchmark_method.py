@@ -24,6 +24,7 @@ from .common import (
     Level,
     MadeUp,
     ModelFile,
+    NeededModel,
     PrimaryDeg,
     Quiet,
     Recompute,
@@ -34,6 +35,7 @@ from .common import (
     StartMm,
     Views,
     check_output_folder,
+    model_path,
     print_json,
     read_ct,
     read_model,
@@ -95,7 +97,7 @@ def training(
         done = run_training_benchmark(volume, its_camera, options, steps, device=where, progress=progress)
     written = [] if out is None else done.write(out)
     if as_json:
-        print_json({**done.to_dict(), "ratio": done.ratio, "files": written})
+        print_json({**done.to_dict(), "ratio": done.ratio, "out": out, "files": written})
         return
     print(done.table().to_text() + f"\nmedians of {done.steps} steps of {done.batch} X-rays, {done.device}, {done.threads} threads")
     print("not compared: diffdrr is not installed" if done.ratio is None else f"our encoder's training sees {done.ratio:.1f} x the X-rays")
@@ -168,9 +170,7 @@ def methods(
     where = start(device)
     with progress_bars(quiet) as progress:
         done = run_methods_benchmark(found, out, options, model=network, device=where, recompute=recompute, progress=progress)
-    for note in done.notes:
-        print(f"note: {note}", file=sys.stderr)
-    _say(done.table(), done.write(out), as_json)
+    _say(done.table(), done.write(out), as_json, done.notes)
 
 
 def _spread(text: str) -> tuple[float, float] | None:
@@ -186,7 +186,7 @@ def _spread(text: str) -> tuple[float, float] | None:
 @benchmark.command()
 def optimisers(
     cases: Annotated[list[Path], typer.Argument(metavar="CASES...", help="Case folders with truth.json of one CT, or folders of them.")],
-    model: Annotated[Path, typer.Option("--model", metavar="MODEL.safetensors", help="A model of the cases' CT.")],
+    model: NeededModel,
     out: TablesOut,
     method: Annotated[
         list[str] | None, typer.Option("--method", help=f"SIMILARITY:OPTIMISER, as in spherical:lm, of {OPTIMISER_NAMES}; may be repeated.")
@@ -211,11 +211,11 @@ def optimisers(
     from .progress_bars import progress_bars
 
     options = OptimiserOptions(tuple(method or DEFAULT_METHODS), iterations, StartSpread(starts, start_deg, start_mm, seed))
-    network, found = load_model(model), find_cases(cases)
+    network, found = load_model(model_path(model)), find_cases(cases)
     where = start(device)
     with progress_bars(quiet) as progress:
         done = run_optimiser_benchmark(found, network, out, options, device=where, recompute=recompute, progress=progress)
-    _say(done.table(), done.write(out), as_json)
+    _say(done.table(), done.write(out), as_json, done.notes)
 
 
 @benchmark.command()
@@ -310,7 +310,7 @@ def ablation(
 
 @benchmark.command()
 def curves(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Models, .safetensors with their cards.")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Models, .safetensors with their cards; shipped: the pelvis's.")],
     out: TablesOut,
     case: Annotated[
         list[Path] | None,
@@ -344,7 +344,7 @@ def curves(
         raise InputError("--method and --spread are of registrations, but no --case says which X-rays to register.")
     options = MethodsOptions(tuple(method or CAPTURE_METHODS), tuple(spreads or SPREADS), seed)
     effort = EFFORTS["steps" if over_steps else "minutes"]
-    trained = training_curves(models, effort)
+    trained = training_curves([model_path(path) for path in models], effort)
     found = find_cases(case) if case else []
     written = trained.write(out)  # at once, whatever becomes of the registrations
     if not found:
@@ -353,13 +353,14 @@ def curves(
     where = start(device)
     with progress_bars(quiet) as progress:
         done = capture_curves(trained.models, found, out, options, device=where, recompute=recompute, progress=progress, effort=effort)
-    for note in done.notes:
+    _say(done.table(), [*written, *done.write(out)], as_json, done.notes)
+
+
+def _say(table: Table, files: list[Path], as_json: bool, notes: tuple[str, ...] = ()) -> None:
+    """The table and where it was written to (the first file's folder has them all); notes go to stderr, whatever is printed."""
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    _say(done.table(), [*written, *done.write(out)], as_json)
-
-
-def _say(table: Table, files: list[Path], as_json: bool) -> None:
     if as_json:
-        print_json({"files": files, "rows": [dict(zip(table.columns, row)) for row in table.rows]})
+        print_json({"out": files[0].parent, "files": files, "rows": [dict(zip(table.columns, row)) for row in table.rows]})
     else:
         print(table.to_text() + "".join(f"\n{path}" for path in files))

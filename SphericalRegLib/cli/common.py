@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from SphericalRegLib.registration.options import RegistrationOptions
 
 SAMPLE = "sample:"
+SHIPPED, SHIPPED_SAMPLE = "shipped", "pelvis"
 
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N. auto takes a GPU where there is one (on Apple machines the CPU).")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random: the same seed gives the same result.")]
@@ -33,18 +34,29 @@ Initial = Annotated[
     typer.Option(
         "--initial",
         metavar="ap|pa|left|right|regressor|FILE",
-        help="Where to start: a named view, a pose in a .tfm, .h5 or .json file, or what the model's regressor says, whatever the case says.",
+        help="Where to start: a named view, a pose in a .tfm, .h5 or .json file (result.json of an earlier registration, too), or what the model's "
+        "regressor says, whatever the case says.",
     ),
 ]
+MODEL = "MODEL.safetensors|shipped"
 ModelFile = Annotated[
     Path | None,
-    typer.Option("--model", metavar="MODEL.safetensors", help="A model of this CT (`sphericalreg train`): no initial pose is needed then."),
+    typer.Option("--model", metavar=MODEL, help="A model of this CT (`sphericalreg train`; shipped: the pelvis's): no initial pose is needed then."),
 ]
+NeededModel = Annotated[Path, typer.Option("--model", metavar=MODEL, help="A model of the cases' CT; shipped: that of the sample pelvis.")]
 
 Labels = Annotated[
     list[int] | None,
-    typer.Option("--label", metavar="N", help="Render only this label of labels.* (one bone of several); may be repeated. Without it, the whole CT."),
+    typer.Option(
+        "--label", metavar="N", min=0, help="Render only this label of labels.* (one bone of several); may be repeated. Without it, the whole CT."
+    ),
 ]
+
+# What may be tried of the case's X-rays, whatever the case and headers say.
+Mirrored = Annotated[
+    bool | None, typer.Option("--mirrored/--no-mirrored", help="Whether X-rays are stored as seen from the detector's side, whatever the case says.")
+]
+Frame = Annotated[int | None, typer.Option("--frame", min=0, help="Of X-rays with several frames, from 0, whatever the case says.")]
 
 Recompute = Annotated[bool, typer.Option("--recompute", help="Forget what an earlier run left in the output folder.")]
 StartDeg = Annotated[float, typer.Option("--start-deg", min=0, help="Standard deviation of a start about each axis, degrees.")]
@@ -132,6 +144,22 @@ def read_start(initial: str | None) -> Any:
     return read_pose(initial)
 
 
+def model_path(path: Path) -> Path:
+    """The file of a model that the command line names: "shipped" is the sample pelvis's, which comes with the package, as in 3D Slicer.
+
+    Raises:
+        InputError: no model came with this installation.
+    """
+    if path != Path(SHIPPED):
+        return path
+    from SphericalRegLib.models.shipped import shipped_model
+
+    shipped = shipped_model(SHIPPED_SAMPLE)
+    if shipped is None:
+        raise InputError("--model is shipped, but no model came with this installation; expected a .safetensors file")
+    return shipped
+
+
 def read_model(path: Path | None, begin: Any) -> Model | None:
     """The model that ``--model`` names, on the CPU; `begin` is what `read_start` made of ``--initial``.
 
@@ -144,7 +172,7 @@ def read_model(path: Path | None, begin: Any) -> Model | None:
     if path is not None:
         from SphericalRegLib.models.checkpoint import load_model
 
-        model = load_model(path)
+        model = load_model(model_path(path))
     if isinstance(begin, str) and begin == REGRESSOR and (model is None or model.regressor is None):
         raise InputError(f"--initial is regressor, but {'there is no --model' if model is None else f'the model {path} has none'}")
     return model

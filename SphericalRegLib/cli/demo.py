@@ -60,7 +60,7 @@ def demo(
         done = run_demo(out, names, level=level, models=models, device=where, seed=seed, progress=progress)
     if as_json:
         cases = [{"name": c.name, "errors": c.errors.to_dict(), "initial": c.initial.to_dict(), "out": c.folder} for c in done.cases]
-        print_json({"cases": cases, "kernel_seconds": done.kernel_seconds, "index": done.index, "model": model})
+        print_json({"out": out, "cases": cases, "kernel_seconds": done.kernel_seconds, "index": done.index, "model": model})
         return
     print("Errors against the truth, mm (the truth was used for this table alone):\n")
     print(done.table().to_text())

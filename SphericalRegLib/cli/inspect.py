@@ -10,30 +10,33 @@ import typer
 from SphericalRegLib.errors import InputError
 
 from .app import app
-from .common import AsJson, print_json
+from .common import AsJson, Frame, Mirrored, print_json
 
 ROOM_FOR_TABLES = 110  # columns
 
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="FILE|CASE", help="A CT, an X-ray, a DICOM folder, geometry.json, a transform or a case folder.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE|CASE", help="A CT, an X-ray, geometry.json, a transform, a result or a case folder.")],
     picture: Annotated[Path | None, typer.Option("--picture", "-p", help="The drawing of the set-up; default: setup_NAME.png here.")] = None,
     no_picture: Annotated[bool, typer.Option("--no-picture", help="Print only.")] = False,
-    frame: Annotated[int | None, typer.Option("--frame", min=0, help="Of an X-ray with several frames, from 0.")] = None,
+    mirrored: Mirrored = None,
+    frame: Frame = None,
     as_json: AsJson = False,
 ) -> None:
     """Print all that was understood: sizes, spacings, frames, where each value came from, which side is which; draw a case's set-up in 3D."""
+    from SphericalRegLib.imaging.geometry_values import told
     from SphericalRegLib.visualization.description import describe
 
-    described = describe(path, frame)
+    said = told(mirrored, frame, "command line")
+    described = describe(path, said)
     drawn, problem = None, None
     if not no_picture and _is_case(path):
         from SphericalRegLib.imaging.case import load_case
         from SphericalRegLib.visualization.setup import draw_case
 
         try:
-            drawn = draw_case(load_case(path), picture or Path(f"setup_{path.resolve().name}.png"))
+            drawn = draw_case(load_case(path, said), picture or Path(f"setup_{path.resolve().name}.png"))
         except (InputError, OSError) as error:  # what is wrong with a case is what one inspects it for: the description comes first
             problem = error
     if as_json:

@@ -10,7 +10,7 @@ import typer
 from SphericalRegLib.errors import InputError
 
 from .app import app
-from .common import Device, Quiet, check_output_folder, start
+from .common import AsJson, Device, Quiet, check_output_folder, print_json, start
 
 
 @app.command()
@@ -20,6 +20,7 @@ def panel(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.png", help="The figure.")] = Path("panel.png"),
     most: Annotated[int, typer.Option("--most", min=1, help="Draw so many cases at most.")] = 6,
     device: Device = "auto",
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Draw X-ray, DRR at the estimate, overlay and difference map of registered cases; with their truth in red where a truth.json is there."""
@@ -37,4 +38,8 @@ def panel(
     where = start(device)
     with progress_bars(quiet) as progress:
         rows = panel_rows(found[:most], results, device=where, progress=progress)
-    print(write_figure(qualitative_panel(rows), out))
+    write_figure(qualitative_panel(rows), out)
+    if as_json:
+        print_json({"out": out, "rows": [row.label for row in rows]})
+    else:
+        print(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +16,10 @@ from .app import app
 from .common import (
     AsJson,
     Device,
+    Frame,
     Initial,
     Labels,
+    Mirrored,
     ModelFile,
     Quiet,
     Seed,
@@ -29,6 +32,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from SphericalRegLib.imaging.case import Case
     from SphericalRegLib.registration.result import RegistrationResult
 
 
@@ -39,6 +43,8 @@ def register(
     initial: Initial = None,
     model: ModelFile = None,
     label: Labels = None,
+    mirrored: Mirrored = None,
+    frame: Frame = None,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -50,6 +56,7 @@ def register(
     """
     check_output_folder(out)
     from SphericalRegLib.imaging.case import find_case_files, load_case, pose_to_start_from
+    from SphericalRegLib.imaging.geometry_values import told
     from SphericalRegLib.visualization.result_folder import refuse_case
 
     refuse_case(out)
@@ -57,7 +64,7 @@ def register(
     begin = read_start(initial)
     network = read_model(model, begin)
     where = start(device)
-    loaded = load_case(case)
+    loaded = load_case(case, told(mirrored, frame, "command line"))
     from SphericalRegLib.registration.pipeline import prepare
     from SphericalRegLib.registration.pipeline import register as run
     from SphericalRegLib.visualization.output import describe_inputs, write_result_folder
@@ -69,6 +76,8 @@ def register(
         pyramid = prepare(loaded.volume, options, where)
         pose = pose_to_start_from(begin, loaded)
         result = run(pyramid, loaded.views, pose, model=network, options=options, device=where, seed=seed, progress=progress)
+        given = {name: value for name, value in (("mirrored", mirrored), ("frame", frame)) if value is not None}
+        result = with_hint(replace(result, options={**result.options, **given}), loaded)
         inputs = describe_inputs(loaded.volume, loaded.views)
         command = shlex.join(["sphericalreg", *sys.argv[1:]])
         progress(Progress("pictures and report", 0, 1))
@@ -87,9 +96,18 @@ def summary(result: RegistrationResult) -> dict[str, Any]:
     return {**full, "stages": stages}
 
 
+def with_hint(result: RegistrationResult, case: Case) -> RegistrationResult:
+    """With a note where a result is doubtful and the commonest cause of that was assumed: which way round the X-ray is stored."""
+    known = [view.radiograph.known.mirrored for view in case.views]
+    if result.doubt is None or not any(value is None or value.is_default for value in known):
+        return result
+    return replace(result, notes=(*result.notes, "Nobody said which way round the X-ray is stored: --mirrored tries it the other way."))
+
+
 def in_words(result: RegistrationResult, out: Path) -> str:
-    """A few lines for a terminal."""
-    lines = [f"score {result.score:.3f} after {result.seconds:.1f} s, verdict {result.verdict}: look at the overlay before trusting the pose"]
+    """A few lines for a terminal, a doubt first."""
+    lines = [] if result.doubt is None else [f"DOUBTFUL: {result.doubt}"]
+    lines += [f"score {result.score:.3f} after {result.seconds:.1f} s, verdict {result.verdict}: look at the overlay before trusting the pose"]
     lines += [f"note: {note}" for note in result.notes]
     lines += [f"{name}: {out / file}" for name, file in (("pose", "result.json"), ("for Slicer", "ct_to_xray.tfm"), ("report", "report.html"))]
     return "\n".join(lines)

@@ -74,6 +74,6 @@ def simulate(
     with removed_if_empty(out), progress_bars(quiet) as progress:
         folders = simulate_cases(volume, out, count, options, ct=path, device=where, progress=progress)
     if as_json:
-        print_json({"cases": folders, "options": options.to_dict()})
+        print_json({"out": out, "cases": folders, "options": options.to_dict()})
     else:
         print(f"{len(folders)} {level} case(s) in {out}\nnext: sphericalreg evaluate {out} -o RESULTS")

@@ -22,7 +22,7 @@ from SphericalRegLib.visualization.trainings import Training, training_figure
 
 from .tables import Table, Value
 
-DEFAULT_BACKBONES = (TINY, "resnet10t", "resnet18", "mobilenetv3_small_100", "regnetx_002", "convnext_atto", "efficientnet_b0")
+DEFAULT_BACKBONES = (TINY, "resnet10t", "resnet18", "mobilenetv3_small_100", "regnetx_002", "efficientnet_lite0", "convnext_atto")
 QUANTITIES = ("mtre_mm", "regressor_mtre_mm")
 
 

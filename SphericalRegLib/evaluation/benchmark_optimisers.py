@@ -22,13 +22,12 @@ from SphericalRegLib.imaging.case import load_case
 from SphericalRegLib.models.checkpoint import Model
 from SphericalRegLib.progress import Progress, ProgressCallback, pace, silent
 from SphericalRegLib.registration.learned import intensity_terms, spherical_terms
-from SphericalRegLib.registration.options import RegistrationOptions
-from SphericalRegLib.registration.pipeline import prepare
 from SphericalRegLib.registration.problem import MultiViewProblem
 from SphericalRegLib.similarity.named import SIMILARITIES
 from SphericalRegLib.visualization.figures import write_figure
 from SphericalRegLib.visualization.searches import Search, search_figure
 
+from .as_trained import labels_notes, prepared_as_trained
 from .capture_range import StartSpread
 from .journal import Journal
 from .metrics import mtre_3d, summarise
@@ -67,11 +66,12 @@ class OptimiserOptions:
 
 @dataclass(frozen=True)
 class OptimiserBenchmark:
-    """All searches; each a `Search` with its method, error in mm and relative cost over iterations and seconds."""
+    """All searches, each a `Search` with its method, error in mm and relative cost over iterations and seconds; what a reader should know beside."""
 
     options: OptimiserOptions
     searches: tuple[Search, ...]
     device: str
+    notes: tuple[str, ...] = ()
 
     def table(self) -> Table:
         """One row for each method: where it ends, and what it takes to come within a tenth of a millimetre of its own end."""
@@ -122,7 +122,7 @@ class OptimiserBenchmark:
             f"{self.options.iterations} iterations. Error: mean 3D displacement of the fiducials. `iterations` and `seconds` are those after which "
             "the error stays within 0.1 mm of the search's end (medians); `evaluations` of residual and Jacobian are those of the whole search. "
             "One start at a time."
-        )
+        ) + "".join(f"\n\n{note}" for note in self.notes)
         files = [*self.table().write(out / "optimisers", digits=3, heading=heading)]
         files.append(write_figure(search_figure(self.searches), out / "optimisers.png"))
         files.append(out / "optimisers_traces.csv")
@@ -158,7 +158,7 @@ def run_optimiser_benchmark(
         progress: called several times a second.
 
     Raises:
-        InputError: no case, a case without truth, or another experiment's outcomes in the folder.
+        InputError: no case, a case without truth or without the labels that the model was trained on, or another experiment's outcomes in the folder.
     """
     if not cases:
         raise InputError("no case was given")
@@ -187,7 +187,7 @@ def run_optimiser_benchmark(
         journal.add(_entry(case, start, method, bench.search(start, method, tick), truths[case]))
         done[_text((case, start, method))] = journal.entries[-1]
     progress(Progress("searches", len(keys), len(keys)))
-    return OptimiserBenchmark(options, tuple(_search(done[_text(key)]) for key in keys), device)
+    return OptimiserBenchmark(options, tuple(_search(done[_text(key)]) for key in keys), device, labels_notes(model))
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class _Bench:
     @classmethod
     def of(cls, path: Path, truth: Truth, model: Model, options: OptimiserOptions, device: str) -> _Bench:
         case = load_case(path)
-        pyramid = prepare(case.volume, RegistrationOptions(labels=model.labels), device)
+        pyramid = prepared_as_trained(case, model, device)
         model = model.to(pyramid.device)
         problems = {}
         for name in dict.fromkeys(method.partition(":")[0] for method in options.methods):

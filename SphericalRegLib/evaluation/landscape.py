@@ -23,13 +23,12 @@ from SphericalRegLib.imaging.case import Case
 from SphericalRegLib.models.checkpoint import Model
 from SphericalRegLib.progress import Progress, ProgressCallback, silent
 from SphericalRegLib.registration.learned import intensity_terms, spherical_terms
-from SphericalRegLib.registration.options import RegistrationOptions
-from SphericalRegLib.registration.pipeline import prepare
 from SphericalRegLib.registration.problem import MultiViewProblem
 from SphericalRegLib.similarity.named import SIMILARITIES
 from SphericalRegLib.visualization.figures import write_figure
 from SphericalRegLib.visualization.landscape import Line, Plane, line_figure, plane_figure
 
+from .as_trained import labels_notes, prepared_as_trained
 from .tables import Table, Value, rows_to_csv, write_text
 from .truth import Truth
 
@@ -71,11 +70,12 @@ class LandscapeOptions:
 
 @dataclass(frozen=True)
 class Landscape:
-    """All lines and planes of a case."""
+    """All lines and planes of a case, and what the reader should know beside them."""
 
     title: str
     lines: tuple[Line, ...]
     planes: tuple[Plane, ...]
+    notes: tuple[str, ...] = ()
 
     def table(self) -> Table:
         """For each line and similarity: where its best point lies, how many peaks it has, and how wide the basin around the truth is."""
@@ -93,7 +93,7 @@ class Landscape:
         heading = (
             f"# Similarity around the true pose: {self.title}\n\nEvery curve is min-max normalised on its own and 1 at its best. "
             "The basin is the interval from which ascent leads to the same peak as from the truth itself."
-        )
+        ) + "".join(f"\n\n{note}" for note in self.notes)
         files = [*self.table().write(out / "landscape", heading=heading)]
         files.append(write_figure(line_figure(self.lines), out / "landscape_lines.png"))
         files.append(write_figure(plane_figure(self.planes), out / "landscape_planes.png"))
@@ -134,8 +134,11 @@ def landscape(
         options: see `LandscapeOptions`.
         device: "cpu" or "cuda:N".
         progress: called several times a second.
+
+    Raises:
+        InputError: the model was trained on labels that the case does not have.
     """
-    pyramid = prepare(case.volume, RegistrationOptions(labels=model.labels), device)
+    pyramid = prepared_as_trained(case, model, device)
     model = model.to(pyramid.device)
     problems = {SPHERICAL: MultiViewProblem(spherical_terms(pyramid, case.views, model))}
     for name in options.similarities:
@@ -172,7 +175,7 @@ def landscape(
                 offsets = points[1] * chart.reach[a], points[1] * chart.reach[b]
                 planes.append(Plane(chart.name, (chart.axes[a], chart.axes[b]), (chart.units[a], chart.units[b]), offsets, values))
     progress(Progress("landscape", total, total))
-    return Landscape(case.name, tuple(lines), tuple(planes))
+    return Landscape(case.name, tuple(lines), tuple(planes), labels_notes(model))
 
 
 PLANES = ((0, 1), (3, 5), (0, 3))

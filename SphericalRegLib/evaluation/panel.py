@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.imaging.attenuation import AttenuationModel
 from SphericalRegLib.imaging.case import Case, load_case
 from SphericalRegLib.imaging.files import read_json_object
+from SphericalRegLib.imaging.geometry_values import told
 from SphericalRegLib.progress import Progress, ProgressCallback, silent
 from SphericalRegLib.registration.options import RegistrationOptions
 from SphericalRegLib.registration.pipeline import prepare
@@ -40,10 +43,9 @@ def panel_rows(cases: Sequence[Path], results: Path, *, device: str = "cpu", pro
     rows: list[PanelRow] = []
     for number, (path, result) in enumerate(zip(cases, found)):
         progress(Progress("panel", number, len(cases), path.name))
-        case = load_case(path)
+        case = load_case(path, told(result.options.get("mirrored"), result.options.get("frame"), "result.json"))
         truth = load_truth(path) if (path / "truth.json").exists() else None
-        labels = result.options.get("labels")  # what was registered is what is shown
-        pyramid = prepare(case.volume, RegistrationOptions(labels=None if labels is None else tuple(labels)), device)
+        pyramid = prepare(case.volume, _as_registered(result, path), device)
         views = render_views(result, pyramid, case.views, None if truth is None else truth.camera_from_world)
         rows += [panel_row(view, _label(case, index, result, truth)) for index, view in enumerate(views)]
     progress(Progress("panel", len(cases), len(cases)))
@@ -55,6 +57,17 @@ def _result(results: Path, name: str, count: int) -> RegistrationResult:
         if path.exists():
             return RegistrationResult.from_dict(read_json_object(path, "result"))
     raise InputError(f"{results} holds no result of the case {name}; expected {name}/result.json, as batch and evaluate write it")
+
+
+def _as_registered(result: RegistrationResult, case: Path) -> RegistrationOptions:
+    """The part of a result's options that decides what a DRR shows: what was registered is what is drawn."""
+    labels, kept = result.options.get("labels"), result.options.get("attenuation") or {}
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
+    try:
+        attenuation = AttenuationModel(**values)
+        return RegistrationOptions(labels=None if labels is None else tuple(labels), attenuation=attenuation)
+    except TypeError:
+        raise InputError(f"the result of {case} was made with an attenuation that this version does not know: {', '.join(values)}") from None
 
 
 def _label(case: Case, view: int, result: RegistrationResult, truth: Truth | None) -> str:

@@ -27,7 +27,7 @@ from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.attenuation import AttenuationModel
 from SphericalRegLib.imaging.files import read_json_object, refuse_misspelt
 from SphericalRegLib.imaging.geometry_file import read_geometry
-from SphericalRegLib.imaging.geometry_values import GeometryValues, start_pose
+from SphericalRegLib.imaging.geometry_values import NOTHING, GeometryValues, first_known, start_pose
 from SphericalRegLib.imaging.grid import content_corners
 from SphericalRegLib.imaging.pixels import SUFFIXES, suffix_of
 from SphericalRegLib.imaging.radiograph import Radiograph
@@ -88,8 +88,12 @@ class CaseFiles:
     views: tuple[ViewFiles, ...]
 
 
-def load_case(path: str | Path) -> Case:
+def load_case(path: str | Path, said: GeometryValues = NOTHING) -> Case:
     """Read a case folder.
+
+    Args:
+        path: the folder.
+        said: of each of its X-rays, whatever their geometry files and headers say.
 
     Raises:
         InputError: naming the file and what is wrong with it.
@@ -98,7 +102,7 @@ def load_case(path: str | Path) -> Case:
     # X-rays first: a wrong key in a geometry file must not cost the time of reading a CT.
     views = []
     for number, view in enumerate(files.views, start=1):
-        geometry = view_geometry(view, number)
+        geometry = first_known(said, view_geometry(view, number))
         relation = np.eye(4) if number == 1 else _relation(geometry, view, number)
         views.append(View(Radiograph.read(view.xray, geometry, mask=view.mask), relation))
     volume = Volume.read(files.ct, labels=files.labels)
@@ -173,7 +177,7 @@ def _refuse_left_over(folder: Path, named: dict[str, Any], views: int) -> None:
 
 def view_geometry(view: ViewFiles, number: int) -> GeometryValues:
     """What a view's geometry file says; tags of a DICOM X-ray are added when it is read."""
-    return GeometryValues() if view.geometry is None else read_geometry(view.geometry, number)
+    return NOTHING if view.geometry is None else read_geometry(view.geometry, number)
 
 
 def _relation(geometry: GeometryValues, view: ViewFiles, number: int) -> np.ndarray:

@@ -80,6 +80,10 @@ class GeometryValues:
     warnings: tuple[str, ...] = ()
 
 
+NOTHING = GeometryValues()
+"""What is known where nobody says anything."""
+
+
 @dataclass(frozen=True)
 class ViewGeometry:
     """Everything a reader needs to know about one stored image. ``values`` holds the origin of each entry."""
@@ -97,6 +101,14 @@ def from_camera(camera: Camera, origin: str = "user") -> GeometryValues:
         pixel_spacing_mm=Sourced(camera.pixel_spacing_mm, origin),
         size_px=Sourced(camera.size_px, origin),
         principal_point_px=Sourced(camera.principal_point_px, origin),
+    )
+
+
+def told(mirrored: bool | None = None, frame: int | None = None, origin: str = "user") -> GeometryValues:
+    """What is often not known of a file and tried: which way round the image is stored, and which of its frames is meant. None: not told."""
+    return GeometryValues(
+        mirrored=None if mirrored is None else Sourced(mirrored, origin),
+        frame=None if frame is None else Sourced(frame, origin),
     )
 
 

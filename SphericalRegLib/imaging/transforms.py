@@ -7,6 +7,9 @@
 
 and back the same way. A pose in an ITK file is such a transform, too: `camera_from_world` takes the place of parent_from_node, so a pose saved
 from a Slicer transform node or written by `write_transform` reads back as it was. A pose in JSON is the plain 4 x 4 matrix under `camera_from_world`.
+
+**What is no pose.** A registration writes `ct_to_xray.tfm` for 3D Slicer: where the CT is to be placed in the world so that it fits the X-ray. It is
+rigid, as a pose is, and would be taken for one.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from .grid import RAS_FROM_LPS
 
 ITK_SUFFIXES = (".tfm", ".txt", ".h5", ".hdf5", ".hdf", ".mat", ".xfm")
 _WRITTEN = (".tfm", ".txt", ".h5")
+PLACEMENT, RESULT = "ct_to_xray.tfm", "result.json"
+"""The CT's transform for 3D Slicer and what holds the pose, as a registration names them in its folder."""
 
 
 def ras_from_itk(matrix: np.ndarray) -> np.ndarray:
@@ -42,15 +47,35 @@ def read_pose(path: str | Path) -> np.ndarray:
     The rotation is replaced by the nearest one, which mends rounded decimals.
 
     Raises:
-        InputError: missing, empty or damaged file; unknown suffix; a transform that is not linear or not 3D; a matrix that is not rigid.
+        InputError: missing, empty or damaged file; unknown suffix; a transform that is not linear or not 3D; a matrix that is not rigid; a
+            registration's `ct_to_xray.tfm`, which is no pose.
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
-        return checked_rigid(_read_itk(path, "a pose"), f"The pose in {path}")
+        matrix = _read_itk(path, "a pose")
+        if is_placement(path, matrix):
+            words = "is where a registration places the CT for 3D Slicer, not a pose"
+            raise InputError(f"{path} {words}; expected {path.with_name(RESULT)}, which holds the pose")
+        return checked_rigid(matrix, f"The pose in {path}")
     content = read_json_object(path, "The pose file")
     if "camera_from_world" not in content:
         raise InputError(f"{path} has no camera_from_world; expected a 4 x 4 matrix under that key.")
     return checked_rigid(content["camera_from_world"], f"camera_from_world in {path}")
+
+
+def is_placement(path: Path, parent_from_node_ras: np.ndarray) -> bool:
+    """Whether a transform (4, 4) that was read from `path` is a registration's `ct_to_xray.tfm`, by that name or by the result.json beside it."""
+    by_name = path.name == PLACEMENT
+    if not path.with_name(RESULT).is_file():
+        return by_name
+    try:
+        content = read_json_object(path.with_name(RESULT), "The result")
+        pose, reference = (np.array(content[key], dtype=np.float64) for key in ("camera_from_world", "world_from_camera_reference"))
+        if np.allclose(parent_from_node_ras, pose, atol=1e-6):  # where the X-ray's camera is the world's origin, both are one matrix
+            return False
+        return by_name or np.allclose(parent_from_node_ras, reference @ pose, atol=1e-6)
+    except (InputError, KeyError, TypeError, ValueError):  # some other result.json
+        return by_name
 
 
 def read_transform(path: str | Path) -> np.ndarray:

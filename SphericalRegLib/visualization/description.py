@@ -1,14 +1,12 @@
 """A file or a case in words: what `sphericalreg inspect` prints.
 
-A description is data first (`Description.to_dict` for programs) and text second (plain, or through rich). Whatever is missing or doubtful is a note
-where it belongs, never an exception: one inspects a file to find out what is wrong with it. Only a file that cannot be read raises `InputError`.
+Whatever is missing or doubtful is a note where it belongs, never an exception: one inspects a file to find out what is wrong with it. Only a file
+that cannot be read raises `InputError`.
 """
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,10 @@ import numpy as np
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging import grid
 from SphericalRegLib.imaging.case import CaseFiles, ViewFiles, find_case_files, overlap_problem, view_geometry
+from SphericalRegLib.imaging.files import read_json_object
 from SphericalRegLib.imaging.geometry_file import read_geometry
 from SphericalRegLib.imaging.geometry_values import (
+    NOTHING,
     GeometryValues,
     Sourced,
     ViewGeometry,
@@ -32,10 +32,13 @@ from SphericalRegLib.imaging.normalization import robust_range
 from SphericalRegLib.imaging.pixels import StoredImage, is_dicom, read_pixels, suffix_of
 from SphericalRegLib.imaging.radiograph import open_field, usable_pixels
 from SphericalRegLib.imaging.starts import Start
-from SphericalRegLib.imaging.transforms import read_pose
+from SphericalRegLib.imaging.transforms import ITK_SUFFIXES, RESULT
 from SphericalRegLib.imaging.volume import Volume
 
 from .orientation import NAMES, edge_letters
+from .result_description import pose_sections, transform_sections
+from .result_folder import CASE_FILES
+from .section import Description, Entry, Section, in_brackets, in_words, rounded
 
 # Skin against air; the usual threshold for a body's outline.
 BODY_HU = -300.0
@@ -61,82 +64,12 @@ LABELS = {
 }
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One line: a name, its value as JSON could hold it, the value in words, and where it comes from."""
-
-    name: str
-    value: Any
-    text: str
-    origin: str = ""
-
-
-@dataclass(frozen=True)
-class Section:
-    title: str
-    entries: tuple[Entry, ...]
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Description:
-    title: str
-    sections: tuple[Section, ...] = field(default=())
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: sections by title, each with its entries (value and, where known, origin) and its notes."""
-        return {
-            "title": self.title,
-            "sections": [
-                {
-                    "title": section.title,
-                    "entries": {e.name: {"value": e.value, "origin": e.origin} if e.origin else {"value": e.value} for e in section.entries},
-                    "notes": list(section.notes),
-                }
-                for section in self.sections
-            ],
-        }
-
-    def to_text(self, width: int = 110) -> str:
-        """Plain text without colours."""
-        return "\n".join(self._lines(width)) + "\n"
-
-    def __rich__(self) -> Any:
-        """For `rich.print`: a table for each section, origins dimmed, notes marked."""
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
-        parts: list[Any] = [Text(self.title, style="bold")]
-        for section in self.sections:
-            table = Table(title=section.title, title_justify="left", title_style="bold cyan", box=None, show_header=False, pad_edge=False)
-            table.add_column(style="dim", no_wrap=True)
-            table.add_column()
-            table.add_column(style="dim italic")
-            for entry in section.entries:
-                table.add_row(Text(entry.name), Text(entry.text), Text(entry.origin))
-            parts += [Text(), table, *(Text(f"! {note}", style="yellow") for note in section.notes)]
-        return Group(*parts)
-
-    def _lines(self, width: int) -> Iterator[str]:
-        yield self.title
-        for section in self.sections:
-            yield ""
-            yield section.title
-            names = max((len(entry.name) for entry in section.entries), default=0)
-            for entry in section.entries:
-                first, *more = entry.text.splitlines() or [""]
-                yield f"  {entry.name:<{names}}  {first}" + (f"   <- {entry.origin}" if entry.origin else "")
-                yield from (f"  {'':<{names}}  {line}" for line in more)
-            for note in section.notes:
-                yield from textwrap.wrap(note, width, initial_indent="  ! ", subsequent_indent="    ")
-
-
-def describe(path: str | Path, frame: int | None = None) -> Description:
-    """Describe a CT, an X-ray, a geometry file, a transform or a case folder.
+def describe(path: str | Path, said: GeometryValues = NOTHING) -> Description:
+    """Describe a CT, an X-ray, a geometry file, a transform, a pose, a registration's result.json or folder, or a case folder.
 
     Args:
-        frame: of a multi-frame X-ray; the first where it is left out.
+        path: what is to be described.
+        said: of each X-ray, whatever its geometry file and header say. Of several frames the first is described where nobody says which is meant.
 
     Raises:
         InputError: it is missing, or none of these, or damaged.
@@ -145,17 +78,21 @@ def describe(path: str | Path, frame: int | None = None) -> Description:
     if not path.exists():
         raise InputError(f"{path} does not exist")
     if path.is_dir():
-        return _describe_case(find_case_files(path), frame) if _looks_like_case(path) else _single(path, describe_volume(Volume.read(path)))
+        if (path / RESULT).is_file() and not any((path / name).exists() for name in CASE_FILES):
+            return describe(path / RESULT)
+        return _describe_case(find_case_files(path), said) if _looks_like_case(path) else _single(path, describe_volume(Volume.read(path)))
     suffix = suffix_of(path)
     if suffix == ".json":
         if path.name == "case.json":
-            return describe(path.parent, frame)
+            return describe(path.parent, said)
+        if "camera_from_world" in read_json_object(path, "The file"):
+            return Description(str(path), pose_sections(path))
         return _single(path, _geometry_section(read_geometry(path), "Geometry"))
-    if suffix in (".tfm", ".h5", ".txt", ".mat"):
-        return _single(path, _pose_section(Sourced(np.asarray(read_pose(path), dtype=float), str(path)), None))
+    if suffix in ITK_SUFFIXES:
+        return Description(str(path), transform_sections(path))
     if _is_ct(path):
         return _single(path, describe_volume(Volume.read(path)))
-    return Description(str(path), tuple(_view_sections(ViewFiles(path, None, None), 1, "", None, frame)))
+    return Description(str(path), tuple(_view_sections(ViewFiles(path, None, None), 1, "", None, said)))
 
 
 def describe_volume(volume: Volume) -> Section:
@@ -170,11 +107,11 @@ def describe_volume(volume: Volume) -> Section:
     entries = [
         Entry("file", volume.name, volume.name),
         Entry("size [voxels]", list(volume.shape), " x ".join(map(str, volume.shape))),
-        Entry("spacing [mm]", _round(spacing), " x ".join(f"{s:.4g}" for s in spacing)),
-        Entry("extent [mm]", _round(spacing * volume.shape), " x ".join(f"{s:.0f}" for s in spacing * volume.shape)),
+        Entry("spacing [mm]", rounded(spacing), " x ".join(f"{s:.4g}" for s in spacing)),
+        Entry("extent [mm]", rounded(spacing * volume.shape), " x ".join(f"{s:.0f}" for s in spacing * volume.shape)),
         Entry("voxel axes run to", codes, " ".join(NAMES[c] for c in codes) + (f", oblique by up to {oblique:.1f} degrees" if oblique > 0.1 else "")),
         Entry("handedness", bool(np.linalg.det(affine[:3, :3]) > 0), "right-handed" if np.linalg.det(affine[:3, :3]) > 0 else "left-handed"),
-        Entry("centre of the grid, RAS [mm]", _round(volume.centre_ras_mm), _vector(volume.centre_ras_mm)),
+        Entry("centre of the grid, RAS [mm]", rounded(volume.centre_ras_mm), in_brackets(volume.centre_ras_mm)),
         Entry("HU range", [float(inside.min()), float(inside.max())], f"{inside.min():.0f} to {inside.max():.0f}"),
         Entry("HU, 1 % to 99 %", [low, high], f"{low:.0f} to {high:.0f}"),
         Entry("padding", float(1 - valid.mean()), f"{100 * (1 - valid.mean()):.1f} % of the voxels"),
@@ -187,8 +124,8 @@ def describe_volume(volume: Volume) -> Section:
         notes.append(f"nothing is denser than {BODY_HU:.0f} HU: there is no body to register")
     else:
         first, last = body
-        text = f"{_vector(last - first)}, from {_vector(first)} to {_vector(last)}"
-        entries.append(Entry("body's box, RAS [mm]", [_round(first), _round(last)], text))
+        text = f"{in_brackets(last - first)}, from {in_brackets(first)} to {in_brackets(last)}"
+        entries.append(Entry("body's box, RAS [mm]", [rounded(first), rounded(last)], text))
     if volume.labels is not None:
         found = np.unique(volume.labels)
         found = found[found > 0]
@@ -199,18 +136,17 @@ def describe_volume(volume: Volume) -> Section:
     return Section("CT", tuple(entries), tuple(notes))
 
 
-def _describe_case(files: CaseFiles, frame: int | None) -> Description:
+def _describe_case(files: CaseFiles, said: GeometryValues) -> Description:
     volume = Volume.read(files.ct, labels=files.labels)
     sections = [_frames_section(), describe_volume(volume)]
     for number, view in enumerate(files.views, start=1):
-        sections += _view_sections(view, number, "" if len(files.views) == 1 else f" {number}", volume, frame)
+        sections += _view_sections(view, number, "" if len(files.views) == 1 else f" {number}", volume, said)
     return Description(f"case {files.path}", tuple(sections))
 
 
-def _view_sections(view: ViewFiles, number: int, suffix: str, volume: Volume | None, frame: int | None) -> list[Section]:
-    known = view_geometry(view, number)
-    wanted = frame if frame is not None or known.frame is None else known.frame.value
-    stored, note = _read_some_frame(view.xray, wanted)
+def _view_sections(view: ViewFiles, number: int, suffix: str, volume: Volume | None, said: GeometryValues) -> list[Section]:
+    known = first_known(said, view_geometry(view, number))
+    stored, note = _read_some_frame(view.xray, None if known.frame is None else known.frame.value)
     values = first_known(known, stored.header)
     usable = usable_pixels(stored, view.mask, f"X-ray {view.xray}")
     problem, complete_view = "", None
@@ -242,7 +178,7 @@ def _read_some_frame(path: Path, frame: int | None) -> tuple[StoredImage, str]:
         if frame is not None or " frames: say which one" not in str(error):
             raise
     stored = read_pixels(path, 0)
-    which = f'registration needs "frame" in geometry.json (0 to {stored.frames - 1})'
+    which = f'registration needs "frame" in geometry.json (0 to {stored.frames - 1}), or --frame'
     return stored, f"the file has {stored.frames} frames and the first is described: {which}"
 
 
@@ -277,13 +213,13 @@ def _geometry_section(values: GeometryValues, title: str, view: ViewGeometry | N
     entries = []
     for name, sourced in describe_origins(values).items():
         value = _plain(sourced.value)
-        entries.append(Entry(LABELS[name], value, _words(sourced.value), sourced.origin))
+        entries.append(Entry(LABELS[name], value, in_words(sourced.value), sourced.origin))
     if view is not None:
         camera = view.camera
         width, height = (s * n for s, n in zip(camera.pixel_spacing_mm, camera.size_px))
-        entries.append(Entry("detector seen [mm]", _round(np.array([width, height])), f"{width:.0f} x {height:.0f}"))
+        entries.append(Entry("detector seen [mm]", rounded(np.array([width, height])), f"{width:.0f} x {height:.0f}"))
         focal = camera.focal_length_px
-        entries.append(Entry("focal length [pixels]", _round(np.array(focal)), f"{focal[0]:.1f}, {focal[1]:.1f}"))
+        entries.append(Entry("focal length [pixels]", rounded(np.array(focal)), f"{focal[0]:.1f}, {focal[1]:.1f}"))
     notes = [*values.warnings] if not problem else [problem]
     assumed = [LABELS[name].split(" (")[0].split(",")[0] for name, sourced in describe_origins(values).items() if sourced.is_default]
     if assumed:
@@ -322,7 +258,8 @@ def _sides_section(start: Sourced[np.ndarray] | None, view: ViewGeometry) -> Sec
     now, other = ("", "not ") if view.mirrored else ("not ", "")
     note = (
         f"the stored image is taken to be {now}mirrored. If the patient's left is on its other side it is {other}mirrored: set "
-        f'"mirrored": {str(not view.mirrored).lower()} in geometry.json; in doubt try both and keep the better registration'
+        f'"mirrored": {str(not view.mirrored).lower()} in geometry.json; in doubt try both (register --mirrored, --no-mirrored) '
+        "and keep the better registration"
     )
     return Section("Which side is which", tuple(entries), (note,))
 
@@ -341,17 +278,6 @@ def _frames_section() -> Section:
         "pose": "camera_from_world, 4 x 4: x_camera = camera_from_world x_world",
     }
     return Section("Frames", tuple(Entry(name, text, text) for name, text in lines.items()))
-
-
-def _pose_section(pose: Sourced[np.ndarray], view: ViewGeometry | None) -> Section:
-    letters = edge_letters(pose.value, False)
-    source = -pose.value[:3, :3].T @ pose.value[:3, 3]
-    entries = (
-        Entry("camera_from_world", pose.value.tolist(), _words(pose.value), pose.origin),
-        Entry("source in the world, RAS [mm]", _round(source), _vector(source)),
-        Entry("image edges face", {"left": letters.left, "right": letters.right}, f"left: {NAMES[letters.left]}, right: {NAMES[letters.right]}"),
-    )
-    return Section("Pose", entries)
 
 
 def _looks_like_case(path: Path) -> bool:
@@ -402,14 +328,6 @@ def _single(path: Path, section: Section) -> Description:
     return Description(str(path), (section,))
 
 
-def _round(values: np.ndarray) -> list[float]:
-    return [round(float(v), 4) for v in values]
-
-
-def _vector(values: np.ndarray) -> str:
-    return "(" + ", ".join(f"{v:.1f}" for v in values) + ")"
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
@@ -417,14 +335,3 @@ def _plain(value: Any) -> Any:
         return {"base": value.base, "primary_deg": value.primary_deg, "secondary_deg": value.secondary_deg}
     return list(value) if isinstance(value, tuple) else value
 
-
-def _words(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return "\n".join("  ".join(f"{v:10.4f}" for v in row) for row in value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, tuple):
-        return ", ".join(_words(v) if not isinstance(v, str) else NAMES.get(v, v) for v in value)
-    return str(value)

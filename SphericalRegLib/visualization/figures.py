@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,11 +35,23 @@ class Theme:
     truth: str  # what it is compared with
     others: str  # hypotheses that were not kept
     stages: tuple[str, ...]
+    series: tuple[str, ...]  # things that are compared: as far apart as can be, red left to the truth
 
 
-PAPER = Theme("#ffffff", "#1b1f2a", "#667085", "#dfe3ea", "#1f6feb", "#d1432f", "#9aa4b5", ("#1f6feb", "#12999b", "#7a5af8", "#d98324", "#c2417c"))
+PAPER = Theme(
+    "#ffffff",
+    "#1b1f2a",
+    "#667085",
+    "#dfe3ea",
+    "#1f6feb",
+    "#d1432f",
+    "#9aa4b5",
+    stages=("#1f6feb", "#12999b", "#7a5af8", "#d98324", "#c2417c"),
+    series=("#1f6feb", "#e08a1e", "#12936b", "#b03fc4", "#1b1f2a", "#9c6b3c", "#6ab7e8", "#a3b52b"),
+)
 # Stand-ins that occur nowhere else: `themed_svg` turns them into CSS variables.
-WEB = Theme("#fe0001", "#fe0002", "#fe0003", "#fe0004", "#fe0005", "#fe0006", "#fe0007", tuple(f"#fe001{i}" for i in range(5)))
+_STAGES = tuple(f"#fe001{i}" for i in range(5))
+WEB = Theme("#fe0001", "#fe0002", "#fe0003", "#fe0004", "#fe0005", "#fe0006", "#fe0007", _STAGES, _STAGES)
 _VARIABLES = {
     **{getattr(WEB, name): f"var(--{name})" for name in ("paper", "ink", "muted", "rule", "estimate", "truth", "others")},
     **{colour: f"var(--stage-{i})" for i, colour in enumerate(WEB.stages)},
@@ -62,6 +76,28 @@ def dress(axes: Axes, theme: Theme, title: str = "", x: str = "", y: str = "") -
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(theme.rule)
+
+
+LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX"
+
+
+def look(number: int, theme: Theme) -> dict[str, Any]:
+    """How the line of one of several things is drawn, so that it is told from the others in a legend and in print: colour, marker, line."""
+    return {
+        "color": theme.series[number % len(theme.series)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": LINES[number // len(theme.series) % len(LINES)],
+    }
+
+
+def legend_above(figure: Figure, theme: Theme, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """One legend over all panels, in as few rows of alike length as six names a row need."""
+    rows = -(-len(labels) // 6)
+    legend = figure.legend(
+        handles, labels, loc="outside upper center", ncols=-(-len(labels) // rows), frameon=False, fontsize=8, handlelength=3.6, columnspacing=1.6
+    )
+    for text in legend.get_texts():
+        text.set_color(theme.ink)
 
 
 def png_bytes(figure: Figure, dpi: int = 150) -> bytes:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from SphericalRegLib.errors import InputError
 
-from .figures import PAPER, Theme, dress, new_figure
+from .figures import PAPER, Theme, dress, legend_above, look, new_figure
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,14 @@ def line_figure(lines: Sequence[Line], theme: Theme = PAPER) -> Figure:
     names = list(lines[0].values)
     for row, (chart, of_chart) in zip(grid, charts.items()):
         for column, (axes, line) in enumerate(zip(row, of_chart, strict=True)):
-            dress(axes, theme, line.axis, line.unit, f"{chart}: 1 - e" if column == 0 else "")
-            axes.axvline(0.0, color=theme.truth, linewidth=1.0, alpha=0.7)
-            for name, colour in zip(names, theme.stages):
-                axes.plot(line.offsets, normalised(line.values[name]), color=colour, linewidth=1.6, label=name)
+            dress(axes, theme, line.axis, line.unit, f"{chart}: similarity,\n0 least, 1 greatest" if column == 0 else "")
+            axes.axvline(0.0, color=theme.truth, linewidth=1.0, alpha=0.7, label="truth")
+            for number, name in enumerate(names):
+                drawn = {**look(number, theme), "marker": ""}
+                axes.plot(line.offsets, normalised(line.values[name]), linewidth=1.6, label=name, **drawn)
             axes.set_ylim(-0.03, 1.05)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside upper right", ncols=len(names), frameon=False, fontsize=9)
-    for text in legend.get_texts():
-        text.set_color(theme.ink)
+    (truth, *handles), (at_truth, *labels) = grid[0][0].get_legend_handles_labels()
+    legend_above(figure, theme, [*handles, truth], [*labels, at_truth])
     return figure
 
 
@@ -87,6 +87,10 @@ def plane_figure(planes: Sequence[Plane], theme: Theme = PAPER) -> Figure:
     for line, (chart, name) in zip(grid, rows):
         for column, (axes, plane) in enumerate(zip(line, charts[chart], strict=True)):
             _map(axes, plane, name, f"{chart}, {name}" if column == 0 else "", theme)
+    ring = Line2D([], [], linestyle="none", marker="o", markersize=8, markerfacecolor="none", markeredgecolor=theme.muted, markeredgewidth=1.5)
+    cross = Line2D([], [], linestyle="none", marker="+", markersize=10, color=theme.truth, markeredgewidth=2.0)
+    line = Line2D([], [], color=theme.muted, linewidth=0.6)
+    legend_above(figure, theme, [ring, cross, line], ["the map's best point", "truth", "every tenth of the map's own range"])
     return figure
 
 

@@ -20,6 +20,7 @@ from SphericalRegLib.visualization.figures import PAPER, Theme, new_figure
 from SphericalRegLib.visualization.overlay import ESTIMATE_COLOUR, INITIAL_COLOUR, TRUTH_COLOUR, draw, edges, grey_pair, toned
 
 DRAWN_COLUMNS = 640  # images are brought to this before edges are drawn, so that lines look alike whatever the detector
+FAINTEST = 0.02  # what DRRs differ by where nothing is to be seen, of their grey values' range
 FOCUS_MARGIN, FOCUS_SHARE = 0.35, 0.6  # what is shown around a small CT, in its size; a larger share of the image is shown whole
 
 
@@ -79,8 +80,8 @@ def overlay_picture(row: PanelRow) -> np.ndarray:
 
 
 def qualitative_panel(rows: Sequence[PanelRow], theme: Theme = PAPER) -> Figure:
-    """X-ray | DRR | overlay | difference, about where the CT is. The difference is truth against estimate where the truth is given, else X-ray
-    against DRR.
+    """X-ray | DRR | overlay | difference, about where the CT is. The difference is that of the DRRs at the truth and at the estimate where the truth
+    is given, signed and on one scale for all rows, else X-ray against DRR in red and blue.
 
     Raises:
         InputError: if there is no row, or a row's images don't fit together.
@@ -91,16 +92,20 @@ def qualitative_panel(rows: Sequence[PanelRow], theme: Theme = PAPER) -> Figure:
     heights = [row.xray.shape[0] / row.xray.shape[1] for row in rows]
     figure = new_figure(11.2, 2.75 * sum(heights) + 0.35, theme)
     axes = figure.subplots(len(rows), 4, squeeze=False, height_ratios=heights)
-    for line, row in zip(axes, rows, strict=True):
-        with_truth = row.truth_drr is not None
-        difference = _compare(row)[0]
-        what = "truth red, estimate blue" if with_truth else "X-ray red, DRR blue"
+    compared = [_compare(row) for row in rows]
+    to_truth = [number for number, row in enumerate(rows) if row.truth_drr is not None]
+    limit = colour_limit(*(compared[number][1] for number in to_truth), smallest=FAINTEST) if to_truth else 0.0
+    for number, (line, row, (red_blue, signed)) in enumerate(zip(axes, rows, compared, strict=True)):
+        with_truth = number in to_truth
+        difference, what = (diverging(signed, limit), "DRRs: truth minus estimate") if with_truth else (red_blue, "X-ray red, DRR blue")
         pictures = (*grey_pair(row.xray, row.drr, row.mask), overlay_picture(row), difference)
         titles = (row.label, "DRR at the estimated pose", "DRR edges on the X-ray", what)
         for ax, picture, title in zip(line, pictures, titles, strict=True):
             _show(ax, picture, title, theme)
         if with_truth:
             _legend(line[2], {"estimate": ESTIMATE_COLOUR, "truth": TRUTH_COLOUR})
+    if to_truth:
+        _scale(figure, [axes[number, 3] for number in to_truth], limit, "part of the grey values' range", theme)
     return figure
 
 
@@ -151,11 +156,16 @@ def difference_figure(row: PanelRow, theme: Theme = PAPER) -> Figure:
     left, right = figure.subplots(1, 2)
     _show(left, picture, f"{first} red, {second} blue, agreement grey", theme)
     _show(right, diverging(signed, limit), f"{first} minus {second}", theme)
-    bar = figure.colorbar(ScalarMappable(Normalize(-limit, limit), COLOUR_MAP), ax=right, shrink=0.85, pad=0.02)
-    bar.set_label("share of the display window" if with_truth else "local contrast", color=theme.muted, fontsize=8)
+    _scale(figure, [right], limit, "part of the grey values' range" if with_truth else "local contrast", theme)
+    return figure
+
+
+def _scale(figure: Figure, axes: list[Axes], limit: float, label: str, theme: Theme) -> None:
+    """The colours of `diverging`, beside the pictures that have them."""
+    bar = figure.colorbar(ScalarMappable(Normalize(-limit, limit), COLOUR_MAP), ax=axes, shrink=0.85 if len(axes) == 1 else 0.5, pad=0.02)
+    bar.set_label(label, color=theme.muted, fontsize=8)
     bar.ax.tick_params(colors=theme.muted, labelsize=8, length=0)
     bar.outline.set_visible(False)
-    return figure
 
 
 def _images(row: PanelRow) -> dict[str, np.ndarray]:

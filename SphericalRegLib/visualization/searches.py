@@ -11,9 +11,7 @@ from matplotlib.figure import Figure
 
 from SphericalRegLib.errors import InputError
 
-from .figures import PAPER, Theme, dress, new_figure
-
-STYLES = ("-", "--", "-.", ":")
+from .figures import PAPER, Theme, dress, legend_above, look, new_figure
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,8 @@ class Search:
 
 
 def search_figure(searches: Sequence[Search], theme: Theme = PAPER) -> Figure:
-    """Median over the searches of each method, with the quartiles of the error: error above, cost relative to the start's below.
+    """Median over the searches of each method, with the quartiles of the error: error above, cost relative to the start's below, over iterations to
+    the left and over seconds to the right.
 
     Raises:
         InputError: there is no search.
@@ -47,15 +46,16 @@ def search_figure(searches: Sequence[Search], theme: Theme = PAPER) -> Figure:
     seconds = np.geomspace(0.7 * max(first, 1e-4), max(last, 2e-4), 160)
     for number, method in enumerate(methods):
         of = [search for search in searches if search.method == method]
-        colour, style = theme.stages[number % len(theme.stages)], STYLES[number // len(theme.stages) % len(STYLES)]
+        colour, style = (look(number, theme)[name] for name in ("color", "linestyle"))
         for column, grid in enumerate((iterations, seconds)):
             for row in (0, 1):
                 values = np.stack([_at(search, grid, column == 1, row == 1) for search in of])
                 _band(axes[row][column], grid, values, colour, style, method, quartiles=row == 0)
-    for column, label in enumerate(("iteration", "seconds")):
-        for row, title in enumerate(("error: mean 3D displacement, mm", "cost, relative to the start")):
+    for column, label in enumerate(("iterations", "seconds")):
+        for row, title in enumerate(("error (median, quartiles)", "cost (median)")):
             ax = axes[row][column]
-            dress(ax, theme, title if column == 0 else "", label if row == 1 else "", "")
+            dress(ax, theme, f"{title} over {label}", label, ("mean 3D displacement, mm", "part of the start's")[row])
+            ax.tick_params(labelleft=True, labelbottom=True)  # shared axes would have them at the left and below alone
             ax.set_yscale("log")
             if column == 0:
                 ax.set_xscale("symlog", linthresh=1.0)
@@ -65,13 +65,10 @@ def search_figure(searches: Sequence[Search], theme: Theme = PAPER) -> Figure:
             ax.xaxis.set_major_formatter("{x:g}")
             ax.minorticks_off()
     axes[0][0].yaxis.set_major_formatter("{x:g}")
-    for tick in (1.0, 2.0):
-        for ax in axes[0]:
-            ax.axhline(tick, color=theme.rule, linewidth=1.2)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside upper center", ncols=min(6, len(methods)), frameon=False, fontsize=9)
-    for text in legend.get_texts():
-        text.set_color(theme.ink)
+    for ax in axes[0]:
+        ax.axhline(2.0, color=theme.truth, linewidth=1.0, alpha=0.7)
+        ax.annotate("2 mm", (0.0, 2.0), (2, 2), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=7, color=theme.truth)
+    legend_above(figure, theme, *axes[0][0].get_legend_handles_labels())
     return figure
 
 

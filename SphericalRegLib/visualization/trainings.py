@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from SphericalRegLib.errors import InputError
 
-from .figures import PAPER, Theme, dress, new_figure
-
-STYLES = ("-", "--", "-.", ":")
+from .figures import PAPER, Theme, dress, legend_above, look, new_figure
 
 TITLES = {
     "mtre_mm": "after spherical LM, median",
@@ -77,22 +76,22 @@ def training_figure(
         dress(axes, theme, TITLES[key], effort.title, "mm")
         for number, training in enumerate(trainings):
             points = [point for point in training.curve if key in point]
-            colour, style = _look(number, theme)
             lengths, errors = [effort.of(point) for point in points], [point[key] for point in points]
-            axes.plot(lengths, errors, color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=2.6, label=training.name)
+            axes.plot(lengths, errors, linewidth=1.7, markersize=4, label=training.name, **look(number, theme))
         _log_mm(axes)
         _length_axis(axes, [effort.of(training.curve[-1]) for training in trainings])
     if criterion_mm is not None:
         panels[0].axhline(criterion_mm, color=theme.truth, linewidth=1.0, alpha=0.7)
         _against(panels[-1], trainings, quantities[0], criterion_mm, theme)
-    _legend(figure, panels[0], theme)
+    legend_above(figure, theme, *panels[0].get_legend_handles_labels())
     return figure
 
 
 def capture_figure(
     shares: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], limit_mm: float = 2.0, theme: Theme = PAPER, effort: Effort = MINUTES
 ) -> Figure:
-    """A panel for each method, a line for each spread of the starts: the share that ends below a limit, over the length of training.
+    """A panel for each method, a line for each spread of the starts: the share that ends below a limit, over the length of training. Lines that lie
+    on each other are all seen: each is thinner than those below it. A panel that lacks a spread says so.
 
     Args:
         shares: method -> spread -> points (length, share in [0, 1]).
@@ -109,24 +108,23 @@ def capture_figure(
     panels = figure.subplots(1, len(shares), squeeze=False, sharey=True)[0]
     lengths = [length for lines in shares.values() for points in lines.values() for length, _ in points]
     spreads = list(dict.fromkeys(spread for lines in shares.values() for spread in lines))
+    handles: dict[str, Line2D] = {}
     for axes, (method, lines) in zip(panels, shares.items()):
         dress(axes, theme, method, effort.title, f"below {limit_mm:g} mm, %")
         for spread, points in lines.items():
             number = spreads.index(spread)
-            colour, style = _look(number, theme)[0], STYLES[number % len(STYLES)]  # lines that lie on each other are both seen
+            over = len(spreads) - 1 - number
             length, percent = zip(*((length, 100 * share) for length, share in points))
-            axes.plot(length, percent, color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=4, label=spread, clip_on=False)
+            sizes = {"linewidth": 1.5 + 2.2 * over, "markersize": 4.5 + 3.0 * over}
+            handles[spread] = axes.plot(length, percent, label=spread, clip_on=False, **sizes, **look(number, theme))[0]
+        if missing := [spread for spread in spreads if spread not in lines]:
+            axes.annotate(
+                f"not with this method: {', '.join(missing)}", (0.99, 0.03), xycoords="axes fraction", ha="right", fontsize=8, color=theme.muted
+            )
         axes.set_ylim(0, 100)
         _length_axis(axes, lengths)
-    _legend(figure, max(panels, key=lambda axes: len(axes.lines)), theme)
+    legend_above(figure, theme, [handles[spread] for spread in spreads], spreads)
     return figure
-
-
-def _legend(figure: Figure, axes: Axes, theme: Theme) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside upper center", ncols=min(6, len(labels)), frameon=False, fontsize=8)
-    for text in legend.get_texts():
-        text.set_color(theme.ink)
 
 
 def _length_axis(axes: Axes, lengths: Sequence[float]) -> None:
@@ -141,29 +139,15 @@ def _length_axis(axes: Axes, lengths: Sequence[float]) -> None:
 
 
 def _against(axes: Axes, trainings: Sequence[Training], key: str, criterion_mm: float, theme: Theme) -> None:
-    """Minutes to the criterion against the error at the end; those that never met it stand at the right edge, hollow."""
+    """Minutes to the criterion against the error at the end, marked as in the legend; those that never met it stand at the right edge, hollow."""
     dress(axes, theme, f"time to {criterion_mm:g} mm and error at the end", "minutes to the criterion (hollow: not reached)", "mm")
     longest = max(point["seconds"] for training in trainings for point in training.curve) / 60
-    names = []
     for number, training in enumerate(trainings):
-        colour, _ = _look(number, theme)
+        drawn = look(number, theme)
         x = 1.08 * longest if training.reached is None else training.reached
-        last = training.curve[-1][key]
-        axes.plot(x, last, "o", markersize=8, color=colour, markerfacecolor="none" if training.reached is None else colour)
-        names.append((training.name, x, last, colour))
+        axes.plot(x, training.curve[-1][key], markersize=8, markerfacecolor="none" if training.reached is None else drawn["color"], **drawn)
     axes.set_xlim(0, 1.2 * longest)
     _log_mm(axes)
-    _write_names(axes, names)
-
-
-def _write_names(axes: Axes, points: Sequence[tuple[str, float, float, str]]) -> None:
-    """Names to the left of points (name, x, y, colour), or to the right where there is no room, moved apart where they would cover each other."""
-    low, high = np.log(axes.get_ylim())
-    below = -np.inf
-    for name, x, y, colour in sorted(points, key=lambda point: point[2]):
-        below = max(float(np.log(y)), below + 0.045 * (high - low))
-        offset, side = ((-8, -2), "right") if x > 0.3 * axes.get_xlim()[1] else ((8, -2), "left")
-        axes.annotate(name, (x, float(np.exp(below))), xytext=offset, textcoords="offset points", fontsize=7, color=colour, ha=side)
 
 
 def _log_mm(axes: Axes) -> None:
@@ -181,7 +165,3 @@ def _log_mm(axes: Axes) -> None:
 def _ticks(low: float, high: float) -> list[float]:
     """Plain numbers of a logarithmic axis: 1, 2, 5, 10, ..."""
     return [tick for tick in (m * 10.0**e for e in range(-3, 5) for m in (1, 2, 5)) if low <= tick <= high]
-
-
-def _look(number: int, theme: Theme) -> tuple[str, str]:
-    return theme.stages[number % len(theme.stages)], STYLES[number // len(theme.stages) % len(STYLES)]

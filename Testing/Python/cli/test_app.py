@@ -16,14 +16,15 @@ from typer.testing import CliRunner
 from SphericalRegLib import __version__
 from SphericalRegLib.cli import load
 from SphericalRegLib.cli.app import SpeakingGroup
-from SphericalRegLib.cli.common import check_output_folder, print_json
+from SphericalRegLib.cli.common import check_output_folder, model_path, print_json
 from SphericalRegLib.cli.progress_bars import progress_bars
 from SphericalRegLib.devices import is_out_of_memory, resolve_device
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.progress import Cancelled, Progress
 
 ADVICE = "try a smaller image, a coarser CT, fewer poses, or --device cpu"
-COMMANDS = ("batch", "benchmark", "demo", "evaluate", "inspect", "landscape", "panel", "register", "selftest", "simulate", "train")
+COMMANDS = ("register", "batch", "evaluate", "inspect", "simulate", "train", "panel", "landscape", "benchmark", "demo", "selftest")
+"""In the order of work."""
 
 
 def sphericalreg(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -45,6 +46,29 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
     assert done.stdout.strip().endswith("[]")
     for command in COMMANDS:
         assert f"\n  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("words", [(), ("benchmark",)])
+def test_help_lists_commands_in_order_each_on_a_line_that_is_not_cut(words: tuple[str, ...]) -> None:
+    group = typer.main.get_command(load())
+    for word in words:
+        group = group.commands[word]
+    assert set(group.commands) == set(group.listed)
+    if not words:
+        assert tuple(group.listed) == COMMANDS
+    shown = CliRunner().invoke(load(), [*words, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).output.split("Commands:\n")[1]
+    assert [line.split()[0] for line in shown.splitlines() if line.strip()] == list(group.listed)
+    assert "..." not in shown and all(text in shown for text in group.listed.values())
+
+
+@pytest.mark.parametrize("command", ["register", "batch", "evaluate", "landscape", "benchmark capture", "benchmark methods", "benchmark optimisers"])
+def test_every_model_may_be_the_one_that_comes_along(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "MODEL.safetensors|shipped" in CliRunner().invoke(load(), [*command.split(), "--help"]).output
+    shipped = model_path(Path("shipped"))
+    assert shipped.name == "pelvis.safetensors" and shipped.is_file() and model_path(Path("other")) == Path("other")
+    monkeypatch.setattr("SphericalRegLib.models.shipped.shipped_model", lambda name: None)
+    with pytest.raises(InputError, match="no model came with this installation"):
+        model_path(Path("shipped"))
 
 
 def test_a_missing_case_is_said_before_pytorch_is_loaded(tmp_path: Path) -> None:
@@ -84,15 +108,32 @@ def test_help_names_what_can_be_compared() -> None:
     assert benchmark_method.VARIANT_NAMES.split(", ") == list(VARIANTS)
 
 
-@pytest.mark.parametrize("arguments", ["dance", "simulate", "simulate --no-such-option", "simulate sample:pelvis -o x -n no"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "dance",
+        "simulate",
+        "simulate --no-such-option",
+        "simulate sample:pelvis -o x -n no",
+        "register x -o y --label -1",
+        "register x -o y --frame -1",
+        "landscape x --model m -o y --line-points 2",
+        "landscape x --model m -o y --rotation-deg 0",
+        "landscape x --model m -o y --translation-mm -1",
+        "landscape x --model m -o y --rho-mm 1",
+    ],
+)
 def test_wrong_usage_exits_with_2(arguments: str) -> None:
-    assert CliRunner().invoke(load(), arguments.split()).exit_code == 2
+    done = CliRunner().invoke(load(), arguments.split())
+    assert done.exit_code == 2 and "Usage" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
         (InputError("the sea\n  is empty"), 2, "error: the sea is empty\n"),
+        (InputError("The sea is empty."), 2, "error: The sea is empty\n"),
+        (InputError("the sea is empty ..."), 2, "error: the sea is empty ...\n"),
         (KeyboardInterrupt(), 130, "interrupted: no half-written file was left behind\n"),
         (Cancelled(), 130, "interrupted: no half-written file was left behind\n"),
         (MemoryError("8 GB"), 2, f"error: not enough memory (8 GB): {ADVICE}\n"),

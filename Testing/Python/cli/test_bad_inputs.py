@@ -203,6 +203,7 @@ CASES = [
     Bad("start from a damaged .h5", "pose.h5", bad.beside("pose.h5", "HDF"), options=from_file("pose.h5")),
     Bad("start from a 2D transform", "pose.tfm", bad.transform("pose.tfm", sitk.AffineTransform(2)), options=from_file("pose.tfm")),
     Bad("start that scales", "pose.tfm", bad.transform("pose.tfm", sitk.ScaleTransform(3, (2, 2, 2))), options=from_file("pose.tfm")),
+    Bad("start from the CT's place", "result.json", bad.transform("ct_to_xray.tfm", sitk.AffineTransform(3)), options=from_file("ct_to_xray.tfm")),
     Bad("start from JSON without a pose", "camera_from_world", bad.beside("pose.json", "{}"), options=from_file("pose.json")),
     Bad("start from another kind of file", "pose.docx", bad.beside("pose.docx", "1 0 0"), options=from_file("pose.docx")),
     Bad("no such device", "--device", options=("--device", "gpu")),

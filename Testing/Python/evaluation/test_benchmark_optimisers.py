@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -20,6 +21,7 @@ from SphericalRegLib.evaluation.benchmark_optimisers import OptimiserOptions, _s
 from SphericalRegLib.evaluation.capture_range import StartSpread
 from SphericalRegLib.evaluation.optimisers import OPTIMISERS, trace
 from SphericalRegLib.geometry.se3 import local, retract
+from SphericalRegLib.imaging.case import load_case
 from SphericalRegLib.optimization.problem import differentiated
 from SphericalRegLib.progress import Cancelled, Progress, silent
 from SphericalRegLib.visualization.searches import Search, search_figure
@@ -99,3 +101,16 @@ def test_settled_is_when_nothing_changes_any_more() -> None:
     assert _settled(search(9.0, 1.0, 3.0, 1.0)) == 3
     assert _settled(search(1.0)) == 0
     assert len(search_figure([search(9.0, 4.0, 1.0), search(8.0, np.inf)]).axes) == 4
+
+
+def test_a_model_of_labels_says_so(cases, tmp_path: Path) -> None:
+    bone = replace(method_cases.model(), card={"training": {"labels": [3]}})
+    with pytest.raises(InputError, match=r"trained on label 3 of its CT, but the case .*has no label map"):
+        run_optimiser_benchmark(cases, bone, tmp_path / "none", OPTIONS)
+    for case in cases:  # the last test that uses them
+        volume = load_case(case).volume
+        labels = replace(volume, labels=np.where(volume.hu > 200, 3, 0).astype(np.uint8)).labels_to_sitk()
+        sitk.WriteImage(labels, str(case / "labels.nii.gz"))
+    done = run_optimiser_benchmark(cases[:1], bone, tmp_path / "out", replace(OPTIONS, methods=("ncc:lm",), iterations=1))
+    done.write(tmp_path / "out")
+    assert "label 3 alone" in done.notes[0] and done.notes[0] in (tmp_path / "out" / "optimisers.md").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import method_cases
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.evaluation.benchmark_ablation import TRAININGS, VARIANTS, AblationOptions, run_ablation, trained_by
-from SphericalRegLib.evaluation.benchmark_backbones import BackboneOptions, minutes_to, run_backbone_benchmark
+from SphericalRegLib.evaluation.benchmark_backbones import DEFAULT_BACKBONES, BackboneOptions, minutes_to, run_backbone_benchmark
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.models.encoder import EncoderConfig
 from SphericalRegLib.models.regressor import RegressorConfig
@@ -74,6 +75,13 @@ def test_backbones_are_trained_once_and_compared(tmp_path: Path, monkeypatch: py
     with pytest.raises(InputError, match="other options"):
         changed = replace(BACKBONES, training=replace(TRAINING, seed=5))
         run_backbone_benchmark(method_cases.VOLUME(), CAMERA, tmp_path, changed)
+
+
+def test_the_backbones_by_default_are_those_of_the_results() -> None:
+    document = (Path(__file__).parents[3] / "docs" / "results.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\S+)", document.split("## Backbones")[1].split("\n## ")[0], re.MULTILINE)
+    assert rows[1:] == list(DEFAULT_BACKBONES)
+    BackboneOptions()  # each of them can be had
 
 
 def test_ablation_trains_judges_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,3 +128,20 @@ def test_it_can_be_cancelled_and_refuses(done) -> None:
     for changes in ({"rotation_deg": 0}, {"translation_mm": -1}, {"line_points": 2}, {"similarities": ("mi",)}, {"similarities": ()}, {"rho_mm": 1}):
         with pytest.raises(InputError):
             replace(SMALL, **changes)
+
+
+def test_a_model_of_labels_shows_these_alone_and_says_so(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = SphericalEncoder(EncoderConfig(TrunkConfig(image_size=32, width=32, blocks=0), elements=2)).eval()
+    model = Model(encoder, None, Camera(1000.0, (7.0, 7.0), (32, 32), (15.5, 15.5)), {"training": {"labels": [3]}})
+    views = (View(phantom.radiograph(phantom.true_pose()), np.eye(4)),)
+    truth, options = Truth(phantom.true_pose().numpy(), np.zeros((1, 3))), replace(SMALL, line_points=3, plane_points=3, similarities=("ncc",))
+    for labels, said in ((None, r"no label map \(labels\.\*\)"), (np.zeros(phantom.volume().shape, np.uint8), "a label map with 0 alone")):
+        case = Case(Path("somewhere/phantom"), replace(phantom.volume(), labels=labels), views)
+        with pytest.raises(InputError, match=rf"trained on label 3 of its CT, but the case \S*phantom has {said}"):
+            landscape(case, truth, model, options)
+    bones = replace(phantom.volume(), labels=np.where(phantom.volume().hu > 200, 3, 0).astype(np.uint8))
+    some = landscape(Case(Path("somewhere/phantom"), bones, views), truth, model, options)
+    assert some.notes == ("The CT's label 3 alone is rendered, as the model was trained.",)
+    some.write(tmp_path)
+    assert some.notes[0] in (tmp_path / "landscape.md").read_text(encoding="utf-8")

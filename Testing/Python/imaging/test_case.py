@@ -16,6 +16,7 @@ from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.views import c_arm_view
 from SphericalRegLib.imaging.case import find_case_files, load_case
 from SphericalRegLib.imaging.geometry_file import parse_geometry, read_geometry, write_geometry
+from SphericalRegLib.imaging.geometry_values import Sourced, told
 from SphericalRegLib.imaging.radiograph import Radiograph
 from SphericalRegLib.imaging.volume import Volume
 
@@ -75,6 +76,17 @@ def test_a_case_is_named_after_its_folder(case, monkeypatch):
     for start, path in ((case, "."), (case / "below", ".."), (case.parent, "case")):
         monkeypatch.chdir(start)
         assert load_case(path).name == "case"
+
+
+def test_what_is_said_wins_over_the_geometry_file(case):
+    stored = sitk.GetArrayFromImage(sitk.ReadImage(str(case / "xray.png")))
+    sitk.WriteImage(sitk.GetImageFromArray(np.stack([stored, stored[::-1]])), str(case / "xray.nrrd"))
+    (case / "xray.png").unlink()
+    edit(case / "geometry.json", frame=0, mirrored=True)
+    plain, other = (load_case(case, said).views[0].radiograph for said in (told(), told(mirrored=False, frame=1, origin="me")))
+    assert plain.mirrored and not other.mirrored and plain.camera == CAMERA.flip_columns() and other.camera == CAMERA
+    np.testing.assert_array_equal(other.image, plain.image[::-1, ::-1])
+    assert other.known.mirrored == Sourced(False, "me") and other.known.frame == Sourced(1, "me")
 
 
 def test_suffixes_may_be_written_in_capitals(case):

@@ -165,3 +165,24 @@ def test_refusals_to_write(tmp_path):
     with pytest.raises(InputError, match="suffix"):
         write_transform(tmp_path / "a.png", np.eye(4))
     assert not list(tmp_path.iterdir())
+
+
+def test_where_the_ct_is_placed_for_slicer_is_not_taken_for_a_pose(tmp_path):
+    pose, reference = rigid(11), rigid(12)
+    write_transform(tmp_path / "ct_to_xray.tfm", reference @ pose)
+    with pytest.raises(InputError, match=r"ct_to_xray\.tfm is where a registration places the CT for 3D Slicer.*result\.json"):
+        read_pose(tmp_path / "ct_to_xray.tfm")  # by its name alone
+    content = {"camera_from_world": pose.tolist(), "world_from_camera_reference": reference.tolist()}
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    write_transform(tmp_path / "renamed.h5", reference @ pose)
+    write_transform(tmp_path / "pose.tfm", pose)
+    for name in ("ct_to_xray.tfm", "renamed.h5"):
+        with pytest.raises(InputError, match=r"not a pose; expected .*result\.json"):
+            read_pose(tmp_path / name)
+        np.testing.assert_allclose(read_transform(tmp_path / name), reference @ pose, atol=1e-9)
+    for name in ("pose.tfm", "result.json"):  # poses are read, beside a result and out of it
+        np.testing.assert_allclose(read_pose(tmp_path / name), pose, atol=1e-9)
+    content["world_from_camera_reference"] = np.eye(4).tolist()  # the camera stands at the world's origin: both are the same
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    write_transform(tmp_path / "ct_to_xray.tfm", pose)
+    np.testing.assert_allclose(read_pose(tmp_path / "ct_to_xray.tfm"), pose, atol=1e-9)

@@ -14,8 +14,10 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.views import named_view
 from SphericalRegLib.imaging.geometry_file import write_geometry
+from SphericalRegLib.imaging.geometry_values import told
 from SphericalRegLib.imaging.transforms import write_transform
 from SphericalRegLib.imaging.volume import Volume
+from SphericalRegLib.registration.result import RegistrationResult, StageRecord
 from SphericalRegLib.visualization.description import describe, describe_volume
 
 CAMERA = Camera(1000.0, (2.0, 2.5), (96, 80), (40.0, 39.5))
@@ -92,6 +94,8 @@ def test_mirrored_image_swaps_the_sides_of_the_stored_image(case):
     description = describe(case)
     assert entries(description)["Which side is which"]["stored image"]["left"] == "L"
     assert '"mirrored": false' in description.to_text()
+    other = describe(case, told(mirrored=False, origin="command line"))  # wins over the file
+    assert entries(other)["Which side is which"]["stored image"]["left"] == "R" and "no   <- command line" in other.to_text()
 
 
 def test_no_start_describes_both_frontal_views(case):
@@ -143,7 +147,7 @@ def test_frames_collimator_and_saturation_are_told(tmp_path):
     assert found["frames"] == 2 and found["collimator"].startswith("circle")
     text = description.to_text(400)
     assert '"frame" in geometry.json (0 to 1)' in text and "saturated" in text
-    assert "the first is described" not in describe(path, frame=1).to_text(400)
+    assert "the first is described" not in describe(path, told(frame=1)).to_text(400)
 
 
 def test_single_files(case, tmp_path):
@@ -152,6 +156,49 @@ def test_single_files(case, tmp_path):
     pose = named_view("left", CAMERA, [0, 0, 0]).numpy()
     write_transform(tmp_path / "pose.tfm", pose)
     assert "Pose" in entries(describe(tmp_path / "pose.tfm"))
+
+
+def result(pose, **changes) -> RegistrationResult:
+    known = {"covariance": 1e-4 * np.eye(6), "centre_ras_mm": np.zeros(3), "score": 0.42, "hypotheses": (), "initial_camera_from_world": pose}
+    search = StageRecord("search", "patch_gradient_ncc", ((64, 64),), 400, 0, 0.5, 0.3)
+    stages = (search, StageRecord("refine 80 px", "patch_gradient_ncc", ((80, 80),), 6, 9, 1.25, 0.4))
+    given = {"camera_from_world": pose, "stages": stages, "world_from_camera_reference": np.linalg.inv(pose), "seconds": 2.5}
+    return RegistrationResult(**{**known, **given, **changes})
+
+
+def test_a_result_says_how_far_to_trust_it_first(tmp_path):
+    pose = named_view("left", CAMERA, [0, 0, 0]).numpy()
+    notes = ("The result is doubtful.",)
+    made = result(pose, doubt="its similarity is low", model={"file": "patient.safetensors", "sha256": "x"}, notes=notes, options={"labels": [3]})
+    (tmp_path / "result.json").write_text(json.dumps(made.to_dict()))
+    description = describe(tmp_path / "result.json")
+    (tmp_path / "xray.nrrd").touch()  # a case has one, too
+    assert describe(tmp_path).to_dict() == description.to_dict()
+    found = entries(description)
+    assert list(found) == ["Registration", "Pose"] and next(iter(found["Registration"])) == "doubt"
+    assert found["Registration"]["doubt"] == "its similarity is low" and found["Registration"]["score"] == 0.42
+    np.testing.assert_allclose(found["Pose"]["camera_from_world"], pose)
+    text = description.to_text(400)
+    for said in ("patient.safetensors", "labels 3 of the CT", "search 0.50 s, refine 80 px 1.25 s", "2.50", "! The result is doubtful."):
+        assert said in text
+    json.dumps(description.to_dict(), allow_nan=False)
+    (tmp_path / "result.json").write_text(json.dumps({key: value for key, value in made.to_dict().items() if key != "score"}))
+    with pytest.raises(InputError, match="score"):
+        describe(tmp_path / "result.json")
+    (tmp_path / "pose.json").write_text(json.dumps({"camera_from_world": pose.tolist()}))
+    assert list(entries(describe(tmp_path / "pose.json"))) == ["Pose"]
+
+
+def test_where_the_ct_is_placed_is_not_described_as_a_pose(tmp_path):
+    pose, placed = named_view("left", CAMERA, [0, 0, 0]).numpy(), np.eye(4)
+    placed[:3, 3] = 5, 6, 7
+    write_transform(tmp_path / "ct_to_xray.tfm", placed)
+    description = describe(tmp_path / "ct_to_xray.tfm")
+    assert list(entries(description)) == ["CT to X-ray"]
+    np.testing.assert_allclose(entries(description)["CT to X-ray"]["CT node's transform to its parent, RAS"], placed)
+    assert "camera_from_world, is in" in description.to_text(400) and "result.json" in description.to_text(400)
+    write_transform(tmp_path / "other.tfm", pose)
+    assert list(entries(describe(tmp_path / "other.tfm"))) == ["Pose"]
 
 
 def test_rich_rendering_shows_every_entry(case):
