@@ -16,6 +16,7 @@ set(MODULE_PYTHON_SCRIPTS
   cli/progress_bars.py
   cli/register.py
   cli/selftest.py
+  cli/settings.py
   cli/simulate.py
   cli/train.py
   devices.py
