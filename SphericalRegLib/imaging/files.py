@@ -84,8 +84,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{uuid4().hex[:12]}{''.join(path.suffixes[-2:])}")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # as open as any new file; `tempfile` makes private ones
+    mode = temporary.stat().st_mode
     try:
         write(temporary)
+        temporary.chmod(mode)  # some writers (safetensors) put a private file of their own in its place
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

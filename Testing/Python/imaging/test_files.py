@@ -18,10 +18,18 @@ def test_a_written_file_has_a_new_files_permissions(tmp_path, monkeypatch, mask:
         with monkeypatch.context() as patch:
             patch.delattr(os, "umask")  # it is the process's: for the moment of asking, other threads would make files that anybody may write
             write_atomically(tmp_path / "a" / "file.nii.gz", lambda temporary: temporary.write_text("x"))
+            write_atomically(tmp_path / "a" / "private.bin", _in_its_place)
     finally:
         os.umask(before)
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["file.nii.gz"]
-    assert (tmp_path / "a/file.nii.gz").stat().st_mode & 0o777 == mode
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["file.nii.gz", "private.bin"]
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "a").iterdir()] == [mode, mode]
+
+
+def _in_its_place(temporary: Path) -> None:
+    """As safetensors writes: a private file of its own takes the place of what was there."""
+    own = temporary.with_name("own")
+    own.touch(0o600)
+    own.replace(temporary)
 
 
 def test_a_writer_that_fails_leaves_the_old_file(tmp_path) -> None:
