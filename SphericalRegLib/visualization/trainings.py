@@ -107,7 +107,8 @@ def capture_figure(
     figure = new_figure(4.4 * len(shares), 3.9, theme)
     panels = figure.subplots(1, len(shares), squeeze=False, sharey=True)[0]
     lengths = [length for lines in shares.values() for points in lines.values() for length, _ in points]
-    spreads = list(dict.fromkeys(spread for lines in shares.values() for spread in lines))
+    fullest_first = sorted(shares.values(), key=len, reverse=True)  # whose order is that of the legend
+    spreads = list(dict.fromkeys(spread for lines in fullest_first for spread in lines))
     handles: dict[str, Line2D] = {}
     for axes, (method, lines) in zip(panels, shares.items()):
         dress(axes, theme, method, effort.title, f"below {limit_mm:g} mm, %")
