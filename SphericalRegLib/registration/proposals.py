@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..geometry.se3 import invert, recentred, retract
+from ..imaging.attenuation import Attenuation, AttenuationModel
 from ..imaging.case import View
 from ..imaging.identity import CtIdentity, ct_identity
 from ..models.checkpoint import Model
@@ -32,7 +33,8 @@ class Proposal:
     """Poses for the intensity stages.
 
     Attributes:
-        poses: (B, 4, 4) of the first camera: the refined ones, the most similar first, then the starts.
+        poses: (B, 4, 4) of the first camera: the refined ones, the most similar first, then the starts; none where no pose of the regressor that was
+            asked shows the CT in the X-rays.
         starts: (S, 4, 4) that it began with: the regressor's mixture, or what was given.
         likeliest: (K, 4, 4), the poses of the regressor's mixture that show the CT; none where it was not asked.
         records: what was done.
@@ -68,8 +70,7 @@ def propose(
         progress: called several times a second.
 
     Raises:
-        InputError: the model's camera does not suit its encoder; there is neither a start nor a regressor; no proposed pose shows the CT in the
-            X-ray.
+        InputError: the model's camera does not suit its encoder; there is neither a start nor a regressor.
     """
     size = model.encoder.config.trunk.image_size
     if tuple(model.camera.size_px) != (size, size):
@@ -78,11 +79,11 @@ def propose(
     notes, records = model_notes(model, pyramid), []
     if starts is None:
         likeliest, drawn, record = _regress(problem, views, model, pyramid, options.draws, seed, progress)
-        starts = likeliest
-        if not len(drawn.poses):
-            raise InputError("No pose that the model's regressor proposes shows the CT in the X-ray: is it the model of another CT or view?")
-        about = starts[:0]
+        starts, about = likeliest, likeliest[:0]
         records.append(record)
+        if not len(drawn.poses):
+            missed = "No pose that the model's regressor proposes shows the CT in the X-ray: is it the model of another CT or view?"
+            return Proposal(about, about, about, tuple(records), (*notes, missed))
     else:
         about = starts if spread is None else torch.cat([spread_about(start, pyramid.centre, options.draws, spread, seed) for start in starts])
         likeliest, drawn = starts[:0], scored(problem, starts[:0])
@@ -116,9 +117,22 @@ def model_notes(model: Model, pyramid: VolumePyramid) -> tuple[str, ...]:
     if None in reasons:
         return ()
     names = ", ".join(str(values["name"]) or "unnamed" for values in known)
+    if _rendered_otherwise(model, pyramid.attenuation):
+        return (
+            f"Whether this CT is one that the model was trained on ({names}) could not be checked: another attenuation or other labels of it are "
+            "rendered than in training.",
+        )
     if len(known) > 1:
         return (f"This CT is none of the {len(known)} that the model was trained on ({names}): expect less than for one of them.",)
     return (f"This CT is not the one that the model was trained on ({names}): {reasons[0]}. A model of one patient does not carry over to another.",)
+
+
+def _rendered_otherwise(model: Model, rendered: Attenuation) -> bool:
+    """Whether a CT is known not to be rendered as those of the model's training were: by the default attenuation, the model's labels of it."""
+    if rendered.model is None:
+        return False
+    labels, trained = (None if labels is None else set(labels) for labels in (rendered.labels, model.labels))
+    return rendered.model != AttenuationModel() or labels != trained
 
 
 def _regress(
