@@ -27,13 +27,14 @@ from ..imaging.case import View
 from ..imaging.radiograph import Radiograph
 from ..imaging.volume import Volume
 from ..optimization.covariance import result_covariance
-from ..optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
+from ..optimization.levenberg_marquardt import LMOptions
 from ..optimization.result import OptimizationResult, Status
 from ..progress import Progress, ProgressCallback, silent
 from ..similarity.named import similarity
 from .options import DEPTHS_MM, MultiStart, RegistrationOptions, Stage
 from .plan import Doubt, Plan, Round, as_views, plan_from
 from .problem import MultiViewProblem, ViewTerm
+from .refinement import refined
 from .region import at_resolution, crop_to_content, pixel_at_ct
 from .resolution import VolumePyramid
 from .result import Hypothesis, RegistrationResult, StageRecord
@@ -85,7 +86,7 @@ def register(
 
     Args:
         volume: the CT; `prepare` it once where several X-rays of it are registered. What is prepared already keeps its device, its attenuation and
-            its labels, whatever `device` and `options` say.
+            its labels, whatever `device` and `options` say; the result's `options` say what was rendered.
         radiographs: an X-ray, or several `View`s, which know where their cameras stand to each other (`camera_from_camera1`): they are registered
             jointly, and `initial` and the result are those of the first.
         initial: camera_from_world (4, 4), or the name of a view ("ap", "pa", "left", "right"). None asks the model's regressor; without one, or where
@@ -254,7 +255,7 @@ class _Run:
         try:
             other = another()
             both = torch.cat((attempt.pose, other.pose))
-            problem, _ = self._problem(both, self.options.stages[-1].image_px, self.options.scored_by)
+            problem = self._problem(both, self.options.stages[-1].image_px, self.options.scored_by)
         except InputError as error:  # an end may lie where a search about it does not show the CT any more
             return attempt.noting(f"This further search could not be made ({error}): the pose is the one that was found before it.")
         first, second = problem.score(both).nan_to_num(-math.inf).tolist()
@@ -273,22 +274,21 @@ class _Run:
             records.append(record)
             poses, beside = found.pose, beside[:0]
         if stage.similarity != scored_by:
-            scores = self._problem(poses, stage.image_px, scored_by)[0].score(poses)
+            scores = self._problem(poses, stage.image_px, scored_by).score(poses)
             order = best_first(scores)
-            found, scores = _reordered(found, order), scores[order]
+            found, scores = found.of(order), scores[order]
         *before, _ = records[-len(self.options.stages) :]
         coarser = [record.score for record in before if record.similarity == scored_by]
         return _Attempt(found, scores, coarser[-1] if coarser else math.nan, initial, tuple(records))
 
-    def _problem(self, poses: Tensor, image_px: int, name: str) -> tuple[MultiViewProblem, list[Radiograph]]:
+    def _problem(self, poses: Tensor, image_px: int, name: str) -> MultiViewProblem:
         """The X-rays where these poses show the CT, at a resolution and compared by a similarity."""
-        crops = self._crops(poses, 0.0, image_px)
-        return MultiViewProblem(self._terms(crops, poses, name)), crops
+        return MultiViewProblem(self._terms(self._crops(poses, 0.0, image_px), poses, name))
 
     def ranked(self, poses: Tensor) -> Tensor:
         """The best and mutually different of a model's poses by the first stage's similarity, each at its best depth."""
         stage, centre = self.options.stages[0], self.pyramid.centre
-        problem, _ = self._problem(poses, stage.image_px, stage.similarity)
+        problem = self._problem(poses, stage.image_px, stage.similarity)
         if len(self.views) == 1:
             compared = Scored.sorted(*best_depths(problem, poses, self.pyramid.corners.mean(0), DEPTHS_MM))
         else:
@@ -329,31 +329,12 @@ class _Run:
         """Levenberg-Marquardt from each of the poses; results sorted by similarity, best first."""
         began = time.perf_counter()
         name = f"refine {stage.image_px} px"
-        problem, crops = self._problem(poses, stage.image_px, stage.similarity)
+        problem = self._problem(poses, stage.image_px, stage.similarity)
         if stage.depths_mm and len(self.views) == 1:
             poses, _ = best_depths(problem, poses, self.pyramid.corners.mean(0), stage.depths_mm)
-
-        def report(step: Progress) -> None:
-            self.progress(replace(step, stage=name))
-
         self.progress(Progress(name, 0, stage.iterations))
         lm = LMOptions(max_iterations=stage.iterations, cost_tolerance=stage.cost_tolerance, step_tolerance_rad=1e-5, step_tolerance_mm=1e-3)
-        found = levenberg_marquardt(problem.holding_valid_at(poses), poses, self.pyramid.centre, lm, report)
-        scores = problem.score(found.pose)
-        order = best_first(scores)
-        best = int(order[0])
-        record = StageRecord(
-            name,
-            stage.similarity,
-            tuple(crop.camera.size_px for crop in crops),
-            len(poses),
-            int(found.iterations.max()),
-            time.perf_counter() - began,
-            float(scores[best]),
-            tuple(found.history.costs[:, best].tolist()),
-            tuple(found.history.poses[:, best].cpu().numpy()),
-        )
-        return _reordered(found, order), scores[order], record
+        return refined(problem.holding_valid_at(poses), poses, lm, name, stage.similarity, began, self.progress)
 
     def _crops(self, poses: Tensor, margin_mm: float, image_px: int) -> list[Radiograph]:
         """Each view's X-ray, cropped to where the CT can be and brought to the resolution."""
@@ -391,23 +372,6 @@ def _rendered(attenuation: Attenuation) -> dict[str, Any]:
     if attenuation.model is None:
         return {}
     return {"attenuation": asdict(attenuation.model), "labels": attenuation.labels}
-
-
-def _reordered(result: OptimizationResult, order: Tensor) -> OptimizationResult:
-    """The same result, its elements in another order."""
-    history = replace(
-        result.history, poses=result.history.poses[:, order], costs=result.history.costs[:, order], lambdas=result.history.lambdas[:, order]
-    )
-    return replace(
-        result,
-        pose=result.pose[order],
-        cost=result.cost[order],
-        status=tuple(result.status[i] for i in order.tolist()),
-        iterations=result.iterations[order],
-        history=history,
-        normal_matrix=result.normal_matrix[order],
-        rows=result.rows[order],
-    )
 
 
 def _nearest(starts: Tensor, pose: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,15 +16,16 @@ from ..imaging.attenuation import Attenuation, AttenuationModel
 from ..imaging.case import View
 from ..imaging.identity import CtIdentity, ct_identity
 from ..models.checkpoint import Model
-from ..optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
+from ..optimization.levenberg_marquardt import LMOptions
 from ..progress import Progress, ProgressCallback
 from .learned import regressed_poses, spherical_terms
 from .options import LearnedStart, MultiStart
 from .problem import MultiViewProblem
+from .refinement import refined
 from .region import visible_in_all
 from .resolution import VolumePyramid
 from .result import StageRecord
-from .scored import Scored, best_first, scored
+from .scored import Scored, scored
 from .screening import APART_DEG, APART_MM, diverse, even_normal
 
 
@@ -179,26 +180,7 @@ def _refine(
     progress(Progress(name, 0, options.iterations))
     poses = Scored.merged((scored(problem, about), drawn)).poses
     begin = poses[diverse(poses, options.refined, pyramid.centre, APART_DEG, APART_MM)]
-
-    def report(step: Progress) -> None:
-        progress(replace(step, stage=name))
-
     lm = LMOptions(max_iterations=options.iterations, cost_tolerance=1e-4, step_tolerance_rad=1e-4, step_tolerance_mm=1e-2)
-    found = levenberg_marquardt(problem, begin, pyramid.centre, lm, report)
-    scores = problem.score(found.pose)
-    order = best_first(scores)
-    best = int(order[0])
-    record = StageRecord(
-        name,
-        "spherical",
-        tuple(term.projector.camera.size_px for term in problem.terms),
-        len(begin),
-        int(found.iterations.max()),
-        time.perf_counter() - began,
-        float(scores[best]),
-        tuple(found.history.costs[:, best].tolist()),
-        tuple(found.history.poses[:, best].cpu().numpy()),
-    )
-    poses = found.pose[order]
-    poses = poses[visible_in_all(views, poses, pyramid.corners)]
+    found, _, record = refined(problem, begin, lm, name, "spherical", began, progress)
+    poses = found.pose[visible_in_all(views, found.pose, pyramid.corners)]
     return poses if len(poses) else begin, record
