@@ -7,8 +7,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from SphericalRegLib.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def resolve_device(name: str, said: str = "The device") -> str:
@@ -35,6 +39,14 @@ def resolve_device(name: str, said: str = "The device") -> str:
     if number >= torch.cuda.device_count():
         raise InputError(f"{said} is {name}, but this machine has {torch.cuda.device_count()} CUDA GPU(s), numbered from 0")
     return f"cuda:{number}"
+
+
+def numbered(device: torch.device | str) -> torch.device:
+    """The GPU that torch means by a plain "cuda"; any other device as it is. Only so two names of one device are equal."""
+    import torch
+
+    device = torch.device(device)
+    return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and device.index is None else device
 
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate")

@@ -129,6 +129,7 @@ set(MODULE_PYTHON_SCRIPTS
   registration/plan.py
   registration/problem.py
   registration/proposals.py
+  registration/refinement.py
   registration/region.py
   registration/resolution.py
   registration/result.py

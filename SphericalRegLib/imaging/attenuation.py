@@ -112,6 +112,8 @@ class AttenuationModel:
     label_softness_mm: float = 0.0
 
     def __post_init__(self) -> None:
+        # Numpy's integers, as labels read off a map are, cannot be written to result.json.
+        object.__setattr__(self, "contrast_labels", tuple(int(label) for label in self.contrast_labels))
         mu_water_per_mm(self.energy_kev)
         mu_water_per_mm(self.energy_kev if self.ct_energy_kev is None else self.ct_energy_kev)
         for field in ("air_below_hu", "bone_threshold_hu", "bone_width_hu", "label_softness_mm"):
@@ -149,12 +151,15 @@ class Attenuation:
         world_from_voxel: (4, 4) float64, RAS.
         centre_ras_mm: (3,) centre of the uncropped grid, about which poses are perturbed.
         cut_faces: whether the body goes on beyond each of the grid's faces: (i low, i high, j low, j high, k low, k high).
+        model, labels: what `attenuation` made it with; None where it was made otherwise, and no labels where all of the CT is shown.
     """
 
     mu: np.ndarray
     world_from_voxel: np.ndarray
     centre_ras_mm: np.ndarray = None  # type: ignore[assignment]  # filled in by __post_init__
     cut_faces: tuple[bool, bool, bool, bool, bool, bool] = (False,) * 6
+    model: AttenuationModel | None = None
+    labels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mu", np.ascontiguousarray(self.mu, dtype=np.float32))
@@ -187,7 +192,9 @@ def attenuation(volume: Volume, model: AttenuationModel | None = None, labels: C
     if not mu.any():
         chosen = "" if labels is None else f" under the labels {sorted(labels)}"
         raise InputError(f"Nothing in {volume.name or 'the volume'}{chosen} attenuates X-rays; expected {'bone' if model.bone_only else 'tissue'}.")
-    return Attenuation(mu, volume.world_from_voxel, volume.centre_ras_mm, cut_faces(mu, volume.valid, 0.5 * mu_water_per_mm(model.energy_kev)))
+    faces = cut_faces(mu, volume.valid, 0.5 * mu_water_per_mm(model.energy_kev))
+    shown = None if labels is None else tuple(int(label) for label in labels)
+    return Attenuation(mu, volume.world_from_voxel, volume.centre_ras_mm, faces, model, shown)
 
 
 def cut_faces(

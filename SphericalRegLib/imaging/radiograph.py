@@ -29,13 +29,17 @@ class Radiograph:
     """An X-ray as registration needs it: seen from the source, bone bright, with the camera that belongs to it.
 
     Attributes:
-        image: (H, W) float32, line-integral-like (no unit, bone bright).
+        image: (H, W) float32, line-integral-like (no unit, bone bright). What is not a finite number where the mask is False becomes the median of
+            where it is True: no consumer has to look.
         mask: (H, W) bool, True where the image may be used (inside the collimator, inside the user's mask).
         camera: intrinsics of this very grid.
         intensity: what the stored values were: "counts", "display" or "line_integral".
         mirrored: the stored image was mirrored and has been un-mirrored; show it mirrored again.
         name: the file's name, for messages and reports.
         known: the geometry of the *stored* image, value by value with its origin.
+
+    Raises:
+        InputError: image, mask and camera are of different sizes, or the image holds what is not a finite number inside the mask.
     """
 
     image: np.ndarray
@@ -54,6 +58,15 @@ class Radiograph:
         rows, columns = self.image.shape
         if tuple(self.camera.size_px) != (columns, rows):
             raise InputError(f"X-ray {self.name}: the camera is for {self.camera.size_px} pixels, the image has {(columns, rows)} (columns, rows)")
+        if not np.isfinite(self.image.sum(dtype=np.float64)):  # one pass in the common case
+            object.__setattr__(self, "image", self._finite())
+
+    def _finite(self) -> np.ndarray:
+        finite = np.isfinite(self.image)
+        broken = int(np.count_nonzero(~finite & self.mask))
+        if broken:
+            raise InputError(f"X-ray {self.name}: {broken} pixels inside its mask are not finite numbers (NaN or infinity); expected them masked out")
+        return np.where(finite, self.image, np.median(self.image[self.mask]) if self.mask.any() else 0).astype(np.float32)
 
     @classmethod
     def read(
@@ -122,9 +135,6 @@ class Radiograph:
             usable = usable & open_field(stored, usable, view.inverted)[0]
         i0, full_scale = (None if known is None else known.value for known in (view.values.i0, view.values.full_scale))
         image = to_line_integral(stored.grey, usable, view.intensity, view.inverted, i0, full_scale, where)
-        finite = np.isfinite(image)
-        if not finite.all():
-            image = np.where(finite, image, np.median(image[usable])).astype(np.float32)
         radiograph = cls(image, usable, view.camera, view.intensity, view.mirrored, name, view.values)
         return radiograph._flip_columns() if view.mirrored else radiograph
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from SphericalRegLib.devices import numbered
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.files import write_atomically
@@ -22,6 +23,9 @@ from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
 from SphericalRegLib.models.trunk import TrunkConfig
 
 FORMAT = "sphericalreg-model/1"
+
+CARD_DIGEST = "card_sha256"
+"""Key of what a card says of all its other keys (`_digest`)."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def model_files(path: str | Path) -> tuple[Path, Path]:
 
 
 def save_model(model: Model, path: str | Path) -> None:
-    """Write `path` (.safetensors) and the card beside it (.json); where either cannot be written, what was there stays.
+    """Write `path` (.safetensors) and the card beside it (.json); where either cannot be written, the model that was there stays.
 
     Weights are stored in 16 bits: what rounding changes is far below what a training leaves open, and the file is half as large.
     """
@@ -79,20 +83,28 @@ def save_model(model: Model, path: str | Path) -> None:
         "card": model.card,
     }
 
+    before = card_path.read_bytes() if card_path.is_file() else None
+
     def write_weights(temporary: Path) -> None:
         save_file(stored, temporary)
-        text = json.dumps({**card, "weights_sha256": _sha256(temporary)}, indent=1) + "\n"
+        described = {**card, "weights_sha256": _sha256(temporary)}
+        text = json.dumps({**described, CARD_DIGEST: _digest(described)}, indent=1) + "\n"
         # The card is whole before either takes the place of what was there.
         write_atomically(card_path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
-    write_atomically(weights_path, write_weights)
+    try:
+        write_atomically(weights_path, write_weights)
+    except BaseException:
+        _put_back(card_path, before)  # weights that somebody has open cannot be replaced on every system, and they are not those of the new card
+        raise
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
     """Read a model, in evaluation mode.
 
     Raises:
-        InputError: a file is missing, is not a model of this format, or the weights are not those that the card describes.
+        InputError: a file is missing, is not a model of this format, the weights are not those that the card describes, or the card is not as it was
+            written (where it says so: those of before carry no digest of themselves).
     """
     weights_path, card_path = model_files(path)
     for needed in (weights_path, card_path):
@@ -107,6 +119,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
         raise InputError(f"The model card {card_path} has the format {found!r}; this version reads {FORMAT!r}.")
     if _sha256(weights_path) != card.get("weights_sha256"):
         raise InputError(f"The weights {weights_path} are not those that {card_path.name} describes (SHA-256 differs); copy both files again.")
+    if CARD_DIGEST in card and card[CARD_DIGEST] != _digest({key: value for key, value in card.items() if key != CARD_DIGEST}):
+        raise InputError(f"The model card {card_path} has been changed since it was written (its SHA-256 differs); copy both files again.")
     try:
         tensors = load_file(weights_path)
         encoder = SphericalEncoder(_config(EncoderConfig, card["encoder"]))
@@ -124,7 +138,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
 
 
 def _on(network: Any, device: torch.device | str) -> Any:
-    if all(tensor.device == torch.device(device) for tensor in network.state_dict().values()):
+    if all(tensor.device == numbered(device) for tensor in network.state_dict().values()):
         return network
     return copy.deepcopy(network).to(device)
 
@@ -141,6 +155,20 @@ def _stored(network: nn.Module) -> dict[str, torch.Tensor]:
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _put_back(path: Path, content: bytes | None) -> None:
+    """Leave a file as it was before; None: there was none."""
+    if content is None:
+        path.unlink(missing_ok=True)
+    elif not path.is_file() or path.read_bytes() != content:
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _digest(card: dict[str, Any]) -> str:
+    """SHA-256 of a card's values, however the file is laid out."""
+    plain = json.loads(json.dumps(card))  # as it is read back: keys are texts, lists are lists
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..devices import is_out_of_memory, resolve_device
+from ..devices import is_out_of_memory, numbered, resolve_device
 from ..errors import InputError
 from ..imaging.case import REGRESSOR
 from ..imaging.geometry_values import GeometryValues
@@ -44,7 +44,7 @@ class Request:
     """All that a registration needs; nothing in it belongs to the scene.
 
     Attributes:
-        ct: the CT, or one that was prepared before.
+        ct: the CT, or one that was prepared before; prepared on another device than `device`, it is prepared anew.
         radiograph: the X-ray.
         initial: camera_from_world (4, 4), a view's name, or None to ask the model's regressor, or to try the named views where there is none.
         options: of the registration.
@@ -170,7 +170,7 @@ def run(request: Request, progress: ProgressCallback = silent) -> Outcome:
 
 def _run(request: Request, progress: ProgressCallback) -> Outcome:
     progress(Progress("prepare the CT", 0, 1))
-    ct = request.ct if isinstance(request.ct, VolumePyramid) else prepare(request.ct, request.options, request.device)
+    ct = _on_its_device(request)
     result = register(
         ct,
         request.radiograph,
@@ -184,6 +184,15 @@ def _run(request: Request, progress: ProgressCallback) -> Outcome:
     )
     progress(Progress("render the DRR", 0, 1))
     return Outcome(result, ct, request.radiograph, render(ct, request.radiograph.camera, result.camera_from_world))
+
+
+def _on_its_device(request: Request) -> VolumePyramid:
+    """The request's CT, prepared where the request is to be worked on: after a GPU's memory was not enough, that is not where it lies."""
+    if not isinstance(request.ct, VolumePyramid):
+        return prepare(request.ct, request.options, request.device)
+    if numbered(request.ct.device) == numbered(request.device):
+        return request.ct
+    return prepare(request.ct.attenuation, request.options, request.device)
 
 
 def render(ct: VolumePyramid, camera: Any, camera_from_world: np.ndarray, spacing_mm: float = 0.0) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import torch
@@ -35,6 +35,10 @@ class History:
     lambdas: Tensor  # (K + 1, B), the damping that the *next* step uses; zero where an optimiser has none
     evaluations: Tensor  # (K + 1,) poses evaluated so far, all elements together
 
+    def of(self, index: Tensor) -> History:
+        """That of the elements `index` (M,), in that order; `evaluations` stay those of all."""
+        return replace(self, poses=self.poses[:, index], costs=self.costs[:, index], lambdas=self.lambdas[:, index])
+
 
 @dataclass(frozen=True)
 class OptimizationResult:
@@ -47,6 +51,18 @@ class OptimizationResult:
     history: History
     normal_matrix: Tensor  # (B, 6, 6) J^T J at `pose`; (omega, v), rad and mm, world axes about the centre
     rows: Tensor  # (B,) int64, finite residual rows at `pose` that say something: the zero rows of masked pixels do not count
+
+    def of(self, index: Tensor) -> OptimizationResult:
+        """That of the elements `index` (M,), in that order."""
+        return OptimizationResult(
+            self.pose[index],
+            self.cost[index],
+            tuple(self.status[i] for i in index.tolist()),
+            self.iterations[index],
+            self.history.of(index),
+            self.normal_matrix[index],
+            self.rows[index],
+        )
 
     def best(self) -> int:
         """Index of the element with the lowest cost per residual row."""

@@ -142,7 +142,7 @@ class RegistrationOptions:
     Attributes:
         stages: from coarse to fine.
         multi_start: search about an initial pose that is given; None starts from it alone, and makes none of the further searches about it either.
-        wide_start: search about each named view: where no initial pose is known, and where a model's poses led to a low score.
+        wide_start: search about each named view: where no initial pose is known, and where a model's poses do not show the CT or led to a low score.
         closer_start: search about the pose that was found, where the stages have not settled (the score is lost on the finest images, see
             `stuck_below`, or the cost still fell when the last stage's iterations were used up), and all of them from there, as long as it gets
             better; None spares it.

@@ -27,14 +27,15 @@ from ..imaging.case import View
 from ..imaging.radiograph import Radiograph
 from ..imaging.volume import Volume
 from ..optimization.covariance import result_covariance
-from ..optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
+from ..optimization.levenberg_marquardt import LMOptions
 from ..optimization.result import OptimizationResult, Status
 from ..progress import Progress, ProgressCallback, silent
 from ..similarity.named import similarity
 from .options import DEPTHS_MM, MultiStart, RegistrationOptions, Stage
 from .plan import Doubt, Plan, Round, as_views, plan_from
 from .problem import MultiViewProblem, ViewTerm
-from .region import at_resolution, crop_to_content
+from .refinement import refined
+from .region import at_resolution, crop_to_content, pixel_at_ct
 from .resolution import VolumePyramid
 from .result import Hypothesis, RegistrationResult, StageRecord
 from .scored import Scored, best_first, scored
@@ -49,6 +50,9 @@ WORTH_ANOTHER = 0.02
 STILL_FALLING, LAST_STEPS = 1e-3, 5
 """A stage that is cut off while its cost still falls by this share in so many steps is on its way somewhere: among X-rays of pelvis, head and wrist
 all wrong ends that were cut off fell faster, and all right ones but two fell slower, most of them not at all."""
+
+LEAST_APART_DEG, LEAST_APART_MM = 0.1, 0.1
+"""Poses of a search that are nearer than both are one, however narrow the search: with a spread of zero none would be near another."""
 
 RESIDUAL_CORRELATION_PX = 3.5
 """Neighbouring residuals are alike over the radius of the gradient filter and more. Chosen so that the covariance's depth is about what simulated
@@ -82,11 +86,11 @@ def register(
 
     Args:
         volume: the CT; `prepare` it once where several X-rays of it are registered. What is prepared already keeps its device, its attenuation and
-            its labels, whatever `device` and `options` say.
+            its labels, whatever `device` and `options` say; the result's `options` say what was rendered.
         radiographs: an X-ray, or several `View`s, which know where their cameras stand to each other (`camera_from_camera1`): they are registered
             jointly, and `initial` and the result are those of the first.
         initial: camera_from_world (4, 4), or the name of a view ("ap", "pa", "left", "right"). None asks the model's regressor; without one, or where
-            its poses lead to a low score, all named views are tried and the best is kept.
+            its poses do not show the CT or lead to a low score, all named views are tried and the best is kept.
         model: encoder and regressor of this CT (`models.checkpoint.load_model`): poses refined on the spherical similarity then join those of the
             search, or take their place where the regressor was asked. Notes say where the model does not fit the CT.
         options: see `RegistrationOptions`.
@@ -103,7 +107,11 @@ def register(
     options = RegistrationOptions() if options is None else options
     progress = silent if progress is None else progress
     views = as_views(radiographs)
-    pyramid = volume if isinstance(volume, VolumePyramid) else prepare(volume, options, device)
+    if isinstance(volume, VolumePyramid):
+        pyramid = volume
+    else:
+        progress(Progress("prepare the CT", 0, 1))
+        pyramid = prepare(volume, options, device)
     plan = plan_from(initial, views, pyramid, options)
     with torch.no_grad(), one_torch_thread():
         run = _Run(pyramid, views, options, seed, progress)
@@ -115,9 +123,13 @@ def register(
                 run.check(plan.first.poses)
             about = None if asked else plan.first.poses
             proposal = propose(pyramid, views, model.to(pyramid.device), about, plan.first.search, options.learned, seed, progress)
-            ranked = run.ranked(proposal.poses)
-            # A start that is given is searched about whatever the model says.
-            plan = plan.after_asking(proposal, ranked, options) if asked else plan.beside(proposal, ranked, options)
+            if not len(proposal.poses):
+                run.check(plan.first.poses)
+                plan = plan.after_asking_in_vain(proposal)
+            else:
+                ranked = run.ranked(proposal.poses)
+                # A start that is given is searched about whatever the model says.
+                plan = plan.after_asking(proposal, ranked, options) if asked else plan.beside(proposal, ranked, options)
         else:
             run.check(plan.first.poses)
         result = run.register(plan, world_from_camera_reference, began)
@@ -204,7 +216,7 @@ class _Run:
             stages=plan.records + best.records,
             initial_camera_from_world=start,
             world_from_camera_reference=np.linalg.inv(start) if reference is None else np.asarray(reference, dtype=np.float64),
-            options={**asdict(self.options), "device": str(self.pyramid.device)},
+            options={**asdict(self.options), **_rendered(self.pyramid.attenuation), "device": str(self.pyramid.device)},
             doubt=None if doubt is None else doubt.value,
             notes=plan.notes + best.notes,
             seed=self.seed,
@@ -238,13 +250,15 @@ class _Run:
         return "the cost still fell when the last one's iterations were used up" if attempt.still_falling else None
 
     def _or_better(self, attempt: _Attempt, another: Callable[[], _Attempt]) -> _Attempt:
-        """That of the better score, judged on the same pixels, with the records and notes of both. Another that cannot be made takes nothing away."""
+        """That of the better score, judged on the same part of the X-rays (each pose over its own valid pixels of it), with the records and notes of
+        both. Another that cannot be made, or be compared, takes nothing away."""
         try:
             other = another()
+            both = torch.cat((attempt.pose, other.pose))
+            problem = self._problem(both, self.options.stages[-1].image_px, self.options.scored_by)
         except InputError as error:  # an end may lie where a search about it does not show the CT any more
             return attempt.noting(f"This further search could not be made ({error}): the pose is the one that was found before it.")
-        both = torch.cat((attempt.pose, other.pose))
-        first, second = self._problem(both, self.options.stages[-1].image_px, self.options.scored_by)[0].score(both).nan_to_num(-math.inf).tolist()
+        first, second = problem.score(both).nan_to_num(-math.inf).tolist()
         better = other if second > first else attempt
         return replace(better, records=attempt.records + other.records, notes=attempt.notes + other.notes)
 
@@ -260,22 +274,21 @@ class _Run:
             records.append(record)
             poses, beside = found.pose, beside[:0]
         if stage.similarity != scored_by:
-            scores = self._problem(poses, stage.image_px, scored_by)[0].score(poses)
+            scores = self._problem(poses, stage.image_px, scored_by).score(poses)
             order = best_first(scores)
-            found, scores = _reordered(found, order), scores[order]
+            found, scores = found.of(order), scores[order]
         *before, _ = records[-len(self.options.stages) :]
         coarser = [record.score for record in before if record.similarity == scored_by]
         return _Attempt(found, scores, coarser[-1] if coarser else math.nan, initial, tuple(records))
 
-    def _problem(self, poses: Tensor, image_px: int, name: str) -> tuple[MultiViewProblem, list[Radiograph]]:
+    def _problem(self, poses: Tensor, image_px: int, name: str) -> MultiViewProblem:
         """The X-rays where these poses show the CT, at a resolution and compared by a similarity."""
-        crops = self._crops(poses, 0.0, image_px)
-        return MultiViewProblem(self._terms(crops, poses, name)), crops
+        return MultiViewProblem(self._terms(self._crops(poses, 0.0, image_px), poses, name))
 
     def ranked(self, poses: Tensor) -> Tensor:
         """The best and mutually different of a model's poses by the first stage's similarity, each at its best depth."""
         stage, centre = self.options.stages[0], self.pyramid.centre
-        problem, _ = self._problem(poses, stage.image_px, stage.similarity)
+        problem = self._problem(poses, stage.image_px, stage.similarity)
         if len(self.views) == 1:
             compared = Scored.sorted(*best_depths(problem, poses, self.pyramid.corners.mean(0), DEPTHS_MM))
         else:
@@ -298,7 +311,8 @@ class _Run:
             # Shifts were whole pixels of a coarse grid: the better poses are compared again on a finer one, a pixel or two around.
             near = min(radius, 2.0 * grid.pixel_mm)
             found, grid = self._screen(found.poses[: options.finalists], near, options.finalist_px, options.similarity, "search, finalists")
-        poses = found.poses[diverse(found.poses, count, centre, 0.4 * options.rotation_deg, 0.3 * options.translation_mm)]
+        apart = max(0.4 * options.rotation_deg, LEAST_APART_DEG), max(0.3 * options.translation_mm, LEAST_APART_MM)
+        poses = found.poses[diverse(found.poses, count, centre, *apart)]
         seconds, best = time.perf_counter() - began, (poses[0].cpu().numpy(),)
         return poses, StageRecord("search", options.similarity, grid.sizes, evaluated, 0, seconds, float(found.scores[0]), poses=best)
 
@@ -307,7 +321,7 @@ class _Run:
         crops = self._crops(poses, radius_mm, image_px)
         terms = self._terms(crops, poses, name)
         views = [ScreeningView(term.projector, term.similarity, term.camera_from_camera1) for term in terms]  # type: ignore[arg-type]
-        pixel = max(_pixel_at_ct(crop, self._of_view(view, poses[:1]), self.pyramid.centre) for crop, view in zip(crops, self.views))
+        pixel = max(pixel_at_ct(crop.camera, self._of_view(view, poses[:1]), self.pyramid.centre) for crop, view in zip(crops, self.views))
         grid = _Grid(tuple(crop.camera.size_px for crop in crops), pixel)
         return screen(views, poses, radius_mm, pixel, self.progress, stage), grid
 
@@ -315,31 +329,12 @@ class _Run:
         """Levenberg-Marquardt from each of the poses; results sorted by similarity, best first."""
         began = time.perf_counter()
         name = f"refine {stage.image_px} px"
-        problem, crops = self._problem(poses, stage.image_px, stage.similarity)
+        problem = self._problem(poses, stage.image_px, stage.similarity)
         if stage.depths_mm and len(self.views) == 1:
             poses, _ = best_depths(problem, poses, self.pyramid.corners.mean(0), stage.depths_mm)
-
-        def report(step: Progress) -> None:
-            self.progress(replace(step, stage=name))
-
         self.progress(Progress(name, 0, stage.iterations))
         lm = LMOptions(max_iterations=stage.iterations, cost_tolerance=stage.cost_tolerance, step_tolerance_rad=1e-5, step_tolerance_mm=1e-3)
-        found = levenberg_marquardt(problem.holding_valid_at(poses), poses, self.pyramid.centre, lm, report)
-        scores = problem.score(found.pose)
-        order = best_first(scores)
-        best = int(order[0])
-        record = StageRecord(
-            name,
-            stage.similarity,
-            tuple(crop.camera.size_px for crop in crops),
-            len(poses),
-            int(found.iterations.max()),
-            time.perf_counter() - began,
-            float(scores[best]),
-            tuple(found.history.costs[:, best].tolist()),
-            tuple(found.history.poses[:, best].cpu().numpy()),
-        )
-        return _reordered(found, order), scores[order], record
+        return refined(problem.holding_valid_at(poses), poses, lm, name, stage.similarity, began, self.progress)
 
     def _crops(self, poses: Tensor, margin_mm: float, image_px: int) -> list[Radiograph]:
         """Each view's X-ray, cropped to where the CT can be and brought to the resolution."""
@@ -352,9 +347,17 @@ class _Run:
         terms = []
         for view, crop in zip(self.views, crops):
             camera_from_camera1 = self._relation(view)
-            spacing = _pixel_at_ct(crop, camera_from_camera1 @ poses[:1], self.pyramid.centre)
+            spacing = pixel_at_ct(crop.camera, camera_from_camera1 @ poses[:1], self.pyramid.centre)
             fixed, mask = crop.tensor(self.pyramid.device)
-            terms.append(ViewTerm(self.pyramid.projector(crop.camera, spacing), similarity(name, fixed, mask), camera_from_camera1))
+            try:
+                compared = similarity(name, fixed, mask)
+            except InputError as error:
+                columns, rows = crop.camera.size_px
+                raise InputError(
+                    f"X-ray {crop.name!r}: too little of the part that can show the CT is inside its mask, on the {columns} x {rows} pixels of a "
+                    f"stage: {error} Expected a mask that leaves more of it, or stages of larger images."
+                ) from None
+            terms.append(ViewTerm(self.pyramid.projector(crop.camera, spacing), compared, camera_from_camera1))
         return terms
 
     def _of_view(self, view: View, camera1_from_world: Tensor) -> Tensor:
@@ -364,28 +367,11 @@ class _Run:
         return torch.as_tensor(view.camera_from_camera1, dtype=torch.float64, device=self.pyramid.device)
 
 
-def _pixel_at_ct(radiograph: Radiograph, camera_from_world: Tensor, centre: Tensor) -> float:
-    """Size of a pixel measured at the CT's centre, mm."""
-    depth = float((camera_from_world[0] @ torch.cat((centre, centre.new_ones(1))))[2])
-    camera = radiograph.camera
-    return max(camera.pixel_spacing_mm) * max(depth, 0.1 * camera.sdd_mm) / camera.sdd_mm
-
-
-def _reordered(result: OptimizationResult, order: Tensor) -> OptimizationResult:
-    """The same result, its elements in another order."""
-    history = replace(
-        result.history, poses=result.history.poses[:, order], costs=result.history.costs[:, order], lambdas=result.history.lambdas[:, order]
-    )
-    return replace(
-        result,
-        pose=result.pose[order],
-        cost=result.cost[order],
-        status=tuple(result.status[i] for i in order.tolist()),
-        iterations=result.iterations[order],
-        history=history,
-        normal_matrix=result.normal_matrix[order],
-        rows=result.rows[order],
-    )
+def _rendered(attenuation: Attenuation) -> dict[str, Any]:
+    """What of a CT was rendered, and how: as it was prepared, whatever this registration's options say; nothing where that is not known."""
+    if attenuation.model is None:
+        return {}
+    return {"attenuation": asdict(attenuation.model), "labels": attenuation.labels}
 
 
 def _nearest(starts: Tensor, pose: Tensor) -> Tensor:

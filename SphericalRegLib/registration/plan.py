@@ -81,10 +81,15 @@ class Plan:
             further.insert(0, Round(proposal.likeliest, options.learned.search, first.initial, ranked[:0], words))
         return replace(self, first=first, further=tuple(further), notes=self.notes + proposal.notes, records=proposal.records)
 
+    def after_asking_in_vain(self, proposal: Proposal) -> Plan:
+        """This plan, the named views, where no pose of the model's regressor shows the CT."""
+        return replace(self, notes=self.notes + proposal.notes, records=proposal.records)
+
     def after_asking(self, proposal: Proposal, ranked: Tensor, options: RegistrationOptions) -> Plan:
         """From the best (B, 4, 4) of a model's poses alone. This plan's own first round, the named views, is what is left where they lead nowhere."""
         first = Round(ranked, options.learned.search, proposal.starts, ranked[:0])
-        further = (*_wider(first, options), replace(self.first, answers=(Doubt.LOW,))) if _wanted(options) else ()
+        # No start was given, so that what is wanted about one (`multi_start`) does not count.
+        further = (_widened(first, options.second_start), replace(self.first, answers=(Doubt.LOW,))) if options.second_start is not None else ()
         notes = ("Initial pose: none was given; the model's regressor proposed it.", *proposal.notes)
         return replace(self, first=first, further=further, notes=notes, records=proposal.records)
 
@@ -99,17 +104,18 @@ def plan_from(initial: Any, views: Sequence[View], pyramid: VolumePyramid, optio
     given = initial.detach().cpu().numpy() if isinstance(initial, Tensor) else initial
     start = torch.from_numpy(checked_rigid(given, "The initial pose")).to(pyramid.device)[None]
     first = Round(start, options.multi_start, start, start[:0])
-    return Plan(first, _wider(first, options), None if options.multi_start is None else options.closer_start)
+    further = (_widened(first, options.second_start),) if _wanted(options) else ()
+    return Plan(first, further, None if options.multi_start is None else options.closer_start)
 
 
 def _wanted(options: RegistrationOptions) -> bool:
-    """Whether anything further is to be done where a result is doubtful."""
+    """Whether anything further is to be done where the result about a start that was given is doubtful."""
     return options.multi_start is not None and options.second_start is not None
 
 
-def _wider(first: Round, options: RegistrationOptions) -> tuple[Round, ...]:
-    """The round from the same poses with a wider search, where one is wanted."""
-    return (replace(first, search=options.second_start, words="a wider search was made"),) if _wanted(options) else ()
+def _widened(first: Round, search: MultiStart | None) -> Round:
+    """The round from the same poses with a wider search."""
+    return replace(first, search=search, words="a wider search was made")
 
 
 def _named(names: Sequence[str], views: Sequence[View], pyramid: VolumePyramid) -> tuple[Sequence[str], Tensor]:

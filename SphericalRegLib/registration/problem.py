@@ -66,18 +66,17 @@ class MultiViewProblem:
     Views enter with equal weight whatever their number of pixels: each residual is scaled to the number of pixels of the first. One whose mask leaves
     out a part enters with the share that is left.
 
+    Which pixels are valid is found anew at each pose.
+
     Attributes:
         terms: one per view.
-        held: the terms of the E elements that are optimised, over the pixels that were valid at their starts: the cost is then one smooth function,
-            and nothing is rendered twice. None: found anew at each pose.
     """
 
     terms: Sequence[ViewTerm]
-    held: tuple[ViewTerm, ...] | None = None
 
-    def holding_valid_at(self, poses: Tensor) -> MultiViewProblem:
+    def holding_valid_at(self, poses: Tensor) -> HeldProblem:
         """The problem of E elements that start at poses (E, 4, 4)."""
-        return replace(self, held=tuple(term.over_valid(poses) for term in self.terms))
+        return HeldProblem(self.terms, tuple(term.over_valid(poses) for term in self.terms))
 
     @property
     def centre(self) -> Tensor:
@@ -91,18 +90,13 @@ class MultiViewProblem:
         """The views' mean score (B,), each over the pixels that are valid at the poses (B, 4, 4)."""
         return torch.cat([self._mean_score([term.over_valid(chunk) for term in self.terms], chunk) for chunk in self._chunks(poses)])
 
-    def held_score(self, poses: Tensor, index: Tensor) -> Tensor:
-        """The same of poses (B, 4, 4) of the elements `index` (B,), over the pixels that are held for these (`holding_valid_at`)."""
-        assert self.held is not None
-        parts = zip(self._chunks(poses), self._chunks(index))
-        return torch.cat([self._mean_score([self._term(view, *part) for view in range(len(self.terms))], part[0]) for part in parts])
-
     @staticmethod
     def _mean_score(terms: Sequence[ViewTerm], poses: Tensor) -> Tensor:
         return torch.stack([term.score(poses) for term in terms]).mean(0)
 
     def _term(self, view: int, poses: Tensor, index: Tensor) -> ViewTerm:
-        return self.terms[view].over_valid(poses) if self.held is None else self.held[view].of(index)
+        """A view's part at poses (B, 4, 4) of the elements `index` (B,)."""
+        return self.terms[view].over_valid(poses)
 
     def _stacked(self, poses: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         if len(self.terms) == 1:
@@ -118,6 +112,26 @@ class MultiViewProblem:
     def _chunks(self, elements: Tensor) -> Iterator[Tensor]:
         size = max(1, PIXELS_AT_ONCE // max(_pixels(term) for term in self.terms))
         return iter(elements.split(size))
+
+
+@dataclass(frozen=True)
+class HeldProblem(MultiViewProblem):
+    """The same of E elements that are optimised, over the pixels that were valid at their starts: the cost is then one smooth function, and nothing
+    is rendered twice. Its `score` is over the pixels that are valid at the poses all the same.
+
+    Attributes:
+        held: one term per view, of all elements.
+    """
+
+    held: tuple[ViewTerm, ...]
+
+    def held_score(self, poses: Tensor, index: Tensor) -> Tensor:
+        """The views' mean score (B,) of poses (B, 4, 4) of the elements `index` (B,), over the pixels that are held for these."""
+        parts = zip(self._chunks(poses), self._chunks(index))
+        return torch.cat([self._mean_score([self._term(view, *part) for view in range(len(self.terms))], part[0]) for part in parts])
+
+    def _term(self, view: int, poses: Tensor, index: Tensor) -> ViewTerm:
+        return self.held[view].of(index)
 
 
 def _pixels(term: ViewTerm) -> int:

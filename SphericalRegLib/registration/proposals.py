@@ -5,25 +5,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from ..geometry.se3 import invert, recentred, retract
+from ..imaging.attenuation import Attenuation, AttenuationModel
 from ..imaging.case import View
 from ..imaging.identity import CtIdentity, ct_identity
 from ..models.checkpoint import Model
-from ..optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
+from ..optimization.levenberg_marquardt import LMOptions
 from ..progress import Progress, ProgressCallback
 from .learned import regressed_poses, spherical_terms
 from .options import LearnedStart, MultiStart
 from .problem import MultiViewProblem
+from .refinement import refined
 from .region import visible_in_all
 from .resolution import VolumePyramid
 from .result import StageRecord
-from .scored import Scored, best_first, scored
+from .scored import Scored, scored
 from .screening import APART_DEG, APART_MM, diverse, even_normal
 
 
@@ -32,7 +34,8 @@ class Proposal:
     """Poses for the intensity stages.
 
     Attributes:
-        poses: (B, 4, 4) of the first camera: the refined ones, the most similar first, then the starts.
+        poses: (B, 4, 4) of the first camera: the refined ones, the most similar first, then the starts; none where no pose of the regressor that was
+            asked shows the CT in the X-rays.
         starts: (S, 4, 4) that it began with: the regressor's mixture, or what was given.
         likeliest: (K, 4, 4), the poses of the regressor's mixture that show the CT; none where it was not asked.
         records: what was done.
@@ -68,8 +71,7 @@ def propose(
         progress: called several times a second.
 
     Raises:
-        InputError: the model's camera does not suit its encoder; there is neither a start nor a regressor; no proposed pose shows the CT in the
-            X-ray.
+        InputError: the model's camera does not suit its encoder; there is neither a start nor a regressor.
     """
     size = model.encoder.config.trunk.image_size
     if tuple(model.camera.size_px) != (size, size):
@@ -78,11 +80,11 @@ def propose(
     notes, records = model_notes(model, pyramid), []
     if starts is None:
         likeliest, drawn, record = _regress(problem, views, model, pyramid, options.draws, seed, progress)
-        starts = likeliest
-        if not len(drawn.poses):
-            raise InputError("No pose that the model's regressor proposes shows the CT in the X-ray: is it the model of another CT or view?")
-        about = starts[:0]
+        starts, about = likeliest, likeliest[:0]
         records.append(record)
+        if not len(drawn.poses):
+            missed = "No pose that the model's regressor proposes shows the CT in the X-ray: is it the model of another CT or view?"
+            return Proposal(about, about, about, tuple(records), (*notes, missed))
     else:
         about = starts if spread is None else torch.cat([spread_about(start, pyramid.centre, options.draws, spread, seed) for start in starts])
         likeliest, drawn = starts[:0], scored(problem, starts[:0])
@@ -116,9 +118,22 @@ def model_notes(model: Model, pyramid: VolumePyramid) -> tuple[str, ...]:
     if None in reasons:
         return ()
     names = ", ".join(str(values["name"]) or "unnamed" for values in known)
+    if _rendered_otherwise(model, pyramid.attenuation):
+        return (
+            f"Whether this CT is one that the model was trained on ({names}) could not be checked: another attenuation or other labels of it are "
+            "rendered than in training.",
+        )
     if len(known) > 1:
         return (f"This CT is none of the {len(known)} that the model was trained on ({names}): expect less than for one of them.",)
     return (f"This CT is not the one that the model was trained on ({names}): {reasons[0]}. A model of one patient does not carry over to another.",)
+
+
+def _rendered_otherwise(model: Model, rendered: Attenuation) -> bool:
+    """Whether a CT is known not to be rendered as those of the model's training were: by the default attenuation, the model's labels of it."""
+    if rendered.model is None:
+        return False
+    labels, trained = (None if labels is None else set(labels) for labels in (rendered.labels, model.labels))
+    return rendered.model != AttenuationModel() or labels != trained
 
 
 def _regress(
@@ -165,26 +180,7 @@ def _refine(
     progress(Progress(name, 0, options.iterations))
     poses = Scored.merged((scored(problem, about), drawn)).poses
     begin = poses[diverse(poses, options.refined, pyramid.centre, APART_DEG, APART_MM)]
-
-    def report(step: Progress) -> None:
-        progress(replace(step, stage=name))
-
     lm = LMOptions(max_iterations=options.iterations, cost_tolerance=1e-4, step_tolerance_rad=1e-4, step_tolerance_mm=1e-2)
-    found = levenberg_marquardt(problem, begin, pyramid.centre, lm, report)
-    scores = problem.score(found.pose)
-    order = best_first(scores)
-    best = int(order[0])
-    record = StageRecord(
-        name,
-        "spherical",
-        tuple(term.projector.camera.size_px for term in problem.terms),
-        len(begin),
-        int(found.iterations.max()),
-        time.perf_counter() - began,
-        float(scores[best]),
-        tuple(found.history.costs[:, best].tolist()),
-        tuple(found.history.poses[:, best].cpu().numpy()),
-    )
-    poses = found.pose[order]
-    poses = poses[visible_in_all(views, poses, pyramid.corners)]
+    found, _, record = refined(problem, begin, lm, name, "spherical", began, progress)
+    poses = found.pose[visible_in_all(views, found.pose, pyramid.corners)]
     return poses if len(poses) else begin, record

@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..geometry.camera import Camera
 from ..geometry.se3 import transform_points
 from ..imaging.case import View
 from ..imaging.radiograph import Radiograph
 
 LEAST_PX = 24
 """A region is at least this large, or as large as the image."""
+
+NEAREST_MM = 1.0
+"""What is nearer to the source than this, or behind it, is not projected."""
 
 
 def crop_to_content(radiograph: Radiograph, poses: Tensor, corners: Tensor, margin_mm: float) -> Radiograph:
@@ -27,7 +31,7 @@ def crop_to_content(radiograph: Radiograph, poses: Tensor, corners: Tensor, marg
         margin_mm: added around, measured at the CT.
 
     Raises:
-        InputError: the box lies behind the source or its projection does not meet the image, whichever of the poses is taken.
+        InputError: all of the box lies behind the source or its projection does not meet the image, whichever of the poses is taken.
     """
     low, high, in_front, meets = _extent(radiograph, poses, corners, margin_mm)
     if not bool(in_front.any()):
@@ -48,7 +52,8 @@ def crop_to_content(radiograph: Radiograph, poses: Tensor, corners: Tensor, marg
 
 
 def visible(radiograph: Radiograph, poses: Tensor, corners: Tensor) -> Tensor:
-    """Poses (B,) bool at which the CT's box lies in front of the source and its projection meets the image; arguments as of `crop_to_content`."""
+    """Poses (B,) bool at which some of the CT's box lies in front of the source and its projection meets the image; arguments as of
+    `crop_to_content`."""
     return _extent(radiograph, poses, corners, 0.0)[3]
 
 
@@ -62,16 +67,36 @@ def visible_in_all(views: Sequence[View], camera1_from_world: Tensor, corners: T
 
 
 def _extent(radiograph: Radiograph, poses: Tensor, corners: Tensor, margin_mm: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sides of the box's projection, low and high (B, 2) pixels; whether it lies in front of the source, and whether it meets the image (B,)."""
+    """Sides of the box's projection, low and high (B, 2) pixels; whether any of it lies in front of the source, and whether that meets the image."""
     points = transform_points(poses, corners)
-    in_front = torch.isfinite(points).all(-1).all(-1) & (points[..., 2].amin(-1) > 1.0)
-    points = torch.where(in_front[:, None, None], points, points.new_tensor([0.0, 0.0, 1.0]))
+    in_front = torch.isfinite(points).all(-1).all(-1) & (points[..., 2].amax(-1) > NEAREST_MM)
+    points = torch.where(in_front[:, None, None], points, points.new_tensor([0.0, 0.0, NEAREST_MM]))
+    if bool((points[..., 2] < NEAREST_MM).any()):
+        points = _cut_before_the_source(points)
     pixels = radiograph.camera.project(points)
     margin = margin_mm * radiograph.camera.sdd_mm / points[..., 2].mean(-1) / min(radiograph.camera.pixel_spacing_mm)
     low = pixels.amin(-2) - margin[:, None]
     high = pixels.amax(-2) + margin[:, None]
     size = high.new_tensor(radiograph.camera.size_px)
     return low, high, in_front, in_front & ((high > 0) & (low < size - 1)).all(-1)
+
+
+def _cut_before_the_source(points: Tensor) -> Tensor:
+    """Corners (B, N, 3) of boxes in the camera, of each of which some lie in front of the source -> points (B, N^2, 3) whose hull is the part of it
+    that does: a long CT's far end may reach behind a source that looks at the other one steeply."""
+    first, second = points[:, :, None].expand(-1, -1, points.shape[1], -1), points[:, None].expand(-1, points.shape[1], -1, -1)
+    z_1, z_2 = first[..., 2:], second[..., 2:]
+    # Any two corners' segment is cut where it leaves what lies in front; where both are behind, some corner in front stands for it.
+    share = torch.where(z_1 < NEAREST_MM, (NEAREST_MM - z_1) / (z_2 - z_1), 0.0)
+    foremost = points.gather(1, points[..., 2].argmax(1)[:, None, None].expand(-1, 1, 3))[:, :, None]
+    cut = torch.where(torch.maximum(z_1, z_2) < NEAREST_MM, foremost, first + share * (second - first))
+    return cut.flatten(1, 2)
+
+
+def pixel_at_ct(camera: Camera, camera_from_world: Tensor, centre: Tensor) -> float:
+    """Size of a pixel measured at the CT's centre (3,), mm, at the first of poses (B, 4, 4)."""
+    depth = float((camera_from_world[0] @ torch.cat((centre, centre.new_ones(1))))[2])
+    return max(camera.pixel_spacing_mm) * max(depth, 0.1 * camera.sdd_mm) / camera.sdd_mm
 
 
 def at_resolution(radiograph: Radiograph, longer_side_px: int) -> Radiograph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def coarsened(attenuation: Attenuation, spacing_mm: float) -> Attenuation:
     affine = attenuation.world_from_voxel.copy()
     affine[:3, 3] += affine[:3, :3] @ ((np.array(factors) - 1) / 2)
     affine[:3, :3] *= factors
-    return Attenuation(mu.numpy(), affine, attenuation.centre_ras_mm, attenuation.cut_faces)
+    return replace(attenuation, mu=mu.numpy(), world_from_voxel=affine)
 
 
 def block_factors(attenuation: Attenuation, spacing_mm: float) -> tuple[int, int, int]:

@@ -65,7 +65,7 @@ class RegistrationResult:
         world_from_camera_reference: (4, 4) where source and detector stand in the world for display; the inverse of the initial pose by default.
         verdict: "uncalibrated" until errors have been compared with outcomes.
         predicted_target_error_mm: None until then.
-        options: how it was registered: `RegistrationOptions` as plain values, and the device.
+        options: how it was registered: `RegistrationOptions` as plain values, and the device; "attenuation" and "labels" are what was rendered.
         model: which model helped: its file's name and its weights' digest (empty for one that never was on disk); None without one.
         doubt: what speaks against the result, in a few words; None where nothing does. A result can be wrong all the same.
         notes: what a careful reader should know: assumptions that were made on the way.

@@ -21,6 +21,7 @@ from ..rendering.projector import Projector
 from ..similarity.ncc import GlobalNCC
 from .options import MultiStart
 from .problem import PIXELS_AT_ONCE, MultiViewProblem
+from .region import pixel_at_ct
 from .scored import Scored
 
 RADIUS_SIGMAS = 2.5
@@ -28,6 +29,10 @@ RADIUS_SIGMAS = 2.5
 
 APART_DEG, APART_MM = 2.0, 4.0
 """Poses nearer to each other than both end in the same minimum."""
+
+STEPS_IN_DEPTH, SHIFTS_AT_ONCE = 64, 2**18
+"""What bounds a lattice of shifts in all directions: its steps to each side, beyond which they grow longer, and the shifts of all poses together that
+are read out at a time (some 100 MB)."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +72,20 @@ def screen(
         views: one or more, on the grid of the screening resolution.
         poses: camera_from_world (B, 4, 4) of the first camera.
         radius_mm: largest shift; perpendicular to the central ray for one view, in any direction for several.
-        pixel_mm: step of the shift, about a pixel measured at the CT.
+        pixel_mm: step of the shift, about a pixel measured at the CT; of the coarsest view.
         progress: called several times a second.
 
     Returns:
         All poses, shifted, best first.
     """
-    searches = [_ShiftSearch.prepare(view, radius_mm, pixel_mm) for view in views]
-    size = max(1, PIXELS_AT_ONCE // max(search.pixels for search in searches))
+    searches = [_ShiftSearch.prepare(view, poses[:1], radius_mm) for view in views]
+    lattice = _lattice(radius_mm, pixel_mm, in_depth=len(views) > 1).to(poses.device)
+    size = max(1, min(PIXELS_AT_ONCE // max(search.pixels for search in searches), SHIFTS_AT_ONCE // len(lattice)))
     best_poses, best_scores = [], []
     for first in range(0, len(poses), size):
         progress(Progress(stage, first, len(poses)))
         chunk = poses[first : first + size]
-        shifts = _lattice(chunk, radius_mm, pixel_mm, in_depth=len(views) > 1)
+        shifts = lattice @ chunk[:, :3, :3]  # from camera axes to the world's
         score = torch.stack([search.scores(chunk, shifts) for search in searches]).mean(0)
         top, index = score.max(1)
         shift = shifts[torch.arange(len(chunk), device=chunk.device), index]
@@ -122,16 +128,16 @@ def best_depths(problem: MultiViewProblem, poses: Tensor, through: Tensor, depth
     return moved[element, index], scores[element, index]
 
 
-def _lattice(poses: Tensor, radius_mm: float, step_mm: float, in_depth: bool) -> Tensor:
-    """Shifts (B, S, 3) in world axes that move the CT on a lattice in camera axes: across the central ray, and along it if `in_depth`."""
+def _lattice(radius_mm: float, step_mm: float, in_depth: bool) -> Tensor:
+    """Shifts (S, 3) on a lattice in camera axes: across the central ray, and along it if `in_depth`."""
+    step_mm = max(step_mm, radius_mm / STEPS_IN_DEPTH) if in_depth else step_mm
     half = max(1, math.ceil(radius_mm / step_mm)) if radius_mm > 0 else 0
-    line = torch.arange(-half, half + 1, dtype=torch.float64, device=poses.device) * step_mm
+    line = torch.arange(-half, half + 1, dtype=torch.float64) * step_mm
     # Depth moves a view's image little, so that a coarser step will do along it.
     deep = line[half % 2 :: 2] if in_depth else line[half : half + 1]
     x, y, z = torch.meshgrid(line, line, deep, indexing="ij")
-    camera_axes = torch.stack((x, y, z), dim=-1).reshape(-1, 3)
-    camera_axes = camera_axes[camera_axes.norm(dim=1) <= radius_mm + 1e-6]
-    return camera_axes @ poses[:, :3, :3]
+    shifts = torch.stack((x, y, z), dim=-1).reshape(-1, 3)
+    return shifts[shifts.norm(dim=1) <= radius_mm + 1e-6]
 
 
 @dataclass(frozen=True)
@@ -146,9 +152,10 @@ class _ShiftSearch:
     energy: Tensor  # () of the fixed features under the weight
 
     @classmethod
-    def prepare(cls, view: ScreeningView, radius_mm: float, pixel_mm: float) -> _ShiftSearch:
-        camera = view.projector.camera
-        pad = math.ceil(radius_mm / pixel_mm) + 2
+    def prepare(cls, view: ScreeningView, camera1_from_world: Tensor, radius_mm: float) -> _ShiftSearch:
+        """For shifts up to `radius_mm` from poses about as far from the source as the first of these (B, 4, 4)."""
+        camera, centre = view.projector.camera, view.projector.centre
+        pad = math.ceil(radius_mm / pixel_at_ct(camera, view.camera_from_camera1 @ camera1_from_world, centre)) + 2
         larger = camera.crop(-pad, -pad, camera.columns + 2 * pad, camera.rows + 2 * pad)
         fixed, weight = view.similarity.fixed_features()
         size = (larger.rows, larger.columns)

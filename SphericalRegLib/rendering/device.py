@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import warp as wp
 
+from ..devices import numbered
+
 
 def start_warp() -> None:
     """Initialises Warp without its banner, unless somebody has done so."""
@@ -14,15 +16,10 @@ def start_warp() -> None:
 
 
 def warp_device(device: torch.device) -> wp.Device:
-    """Torch's device in Warp."""
+    """Torch's device in Warp, which knows GPUs by their numbers alone."""
     return wp.device_from_torch(numbered(device))
 
 
 def current_stream(device: torch.device) -> wp.Stream | None:
     """Torch's CUDA stream, so that launches keep their place among torch's own; None on the CPU."""
     return wp.stream_from_torch(numbered(device)) if device.type == "cuda" else None
-
-
-def numbered(device: torch.device) -> torch.device:
-    """The GPU that torch means by a plain "cuda": Warp knows them by their numbers alone."""
-    return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and device.index is None else device

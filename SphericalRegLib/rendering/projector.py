@@ -27,8 +27,8 @@ class Projector:
     as the interpolant is. Its Jacobian is that of the integral, freed of what the sampling makes of motions along the rays (see kernel.py; exact as
     long as source and detector lie outside the CT). Outside the grid is air: attenuation falls to zero within one voxel.
 
-    Poses are camera_from_world (B, 4, 4). The Jacobian is by the tangent (omega, v), rad and mm, in world axes, on the right, about `centre`: with
-    x_cam = R (x_world - c) + t, a step gives R exp(omega) and t + R v.
+    Poses are camera_from_world (B, 4, 4); the image of one that is not finite is NaN throughout (with "warp"). The Jacobian is by the tangent
+    (omega, v), rad and mm, in world axes, on the right, about `centre`: with x_cam = R (x_world - c) + t, a step gives R exp(omega) and t + R v.
 
     Args:
         attenuation: the CT in 1/mm with its affine and its centre c. For one bone of several, or bone alone, make it so.

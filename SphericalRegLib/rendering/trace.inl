@@ -49,7 +49,9 @@
     const F z = scene.sdd / length;
 
     // The packet's reference sample: the one nearest to the CT's centre. Positions and moments count from it and stay small enough for float32.
-    const int reference = (int)((LANE(x, 0) * centre[0] + LANE(y, 0) * centre[1] + LANE(z, 0) * centre[2]) / step);
+    // Farther off than float32 can count by ones, no ray meets the CT whatever the reference; of a pose that is no number there is none.
+    const float nearest = (LANE(x, 0) * centre[0] + LANE(y, 0) * centre[1] + LANE(z, 0) * centre[2]) / step;
+    const int reference = -8388608.0f < nearest && nearest < 8388608.0f ? (int)nearest : 0;
     const float depth = ((float)reference + 0.5f) * step;
     const F cx = x * depth - centre[0], cy = y * depth - centre[1], cz = z * depth - centre[2];
 
@@ -83,6 +85,10 @@
         stop = MAX(stop, LANE(last, lane));
     }
     start = wp::ceil(start);
+
+    // A pose that is not finite has no samples, and an image that is no number: the loop below would never end.
+    const F broken = (p0 - p0) + (p1 - p1) + (p2 - p2) + (d0 - d0) + (d1 - d1) + (d2 - d2);
+    if (!ALL_EQUAL(broken, zero)) start = 1.0f, stop = 0.0f;
 
     // For skipping air: the packet's middle, and how far, in voxels, its rays ever are from it.
     auto middle = [](const F& v) { return 0.5f * (LANE(v, 0) + LANE(v, WIDTH - 1)); };
@@ -203,7 +209,7 @@
     }
 
     const float scale = scene.scale * step;
-    value *= scale;
+    value = value * scale + broken;
 #if JACOBIAN
     // Gradient and moment in world axes; a step (omega, v) moves a sample at y = o + n step u by y x omega - v.
     const float scale_h = scale * step;
@@ -211,7 +217,7 @@
     F G1 = (A[0][1] * g0 + A[1][1] * g1 + A[2][1] * g2) * scale, H1 = (A[0][1] * h0 + A[1][1] * h1 + A[2][1] * h2) * scale_h;
     F G2 = (A[0][2] * g0 + A[1][2] * g1 + A[2][2] * g2) * scale, H2 = (A[0][2] * h0 + A[1][2] * h1 + A[2][2] * h2) * scale_h;
     // The integral of grad mu . u along a ray is zero, its sum over samples is noise (kernel.py): only the part across the ray counts.
-    const F along = G0 * u0 + G1 * u1 + G2 * u2;
+    const F along = G0 * u0 + G1 * u1 + G2 * u2 + broken;
     G0 -= along * u0, G1 -= along * u1, G2 -= along * u2;  // of H that part has no share: it enters as H x u
     const F w0 = G1 * o2 - G2 * o1 + (H1 * u2 - H2 * u1);
     const F w1 = G2 * o0 - G0 * o2 + (H2 * u0 - H0 * u2);

@@ -12,7 +12,8 @@ class Similarity(Protocol):
 
     The squared residual is a cost: 2 N (1 - score) for the correlations of this package and stacks of them, with N the number of pixels in the fixed
     image's mask, whatever part of it `over` leaves. So poses with different valid regions stay comparable, and a shrinking region is no gain in
-    itself. `Robust` bounds each entry of that residual: its cost is smaller and has no such tie to its score, which stays the inner one.
+    itself; where it leaves very little, the score is lower than that. `Robust` bounds each entry of that residual: its cost is smaller and has no
+    such tie to its score, which stays the inner one.
     """
 
     def residual(self, moving: Tensor) -> Tensor:

@@ -36,7 +36,8 @@ class GradientNCC(GlobalNCC):
         self._floor = floor
         super().__init__(fixed, mask)
         if not bool((self._whole.weight > 0).any()):
-            raise InputError(f"The mask is narrower than the gradient filter ({2 * self._radius + 1} pixels); use a larger mask or a smaller sigma.")
+            width = 2 * self._radius + 1
+            raise InputError(f"The mask is narrower than the gradient filter ({width} x {width} pixels) everywhere.")
 
     def _feature_weight(self, weight: Tensor) -> Tensor:
         return erode(weight, self._radius)

@@ -48,7 +48,8 @@ class PatientVariation:
 def another_patient(volume: Volume, seed: int, variation: PatientVariation = PatientVariation()) -> Volume:
     """A made-up patient: the CT on a stretched grid, bent about its centre, its bone of another density; labels and padding go along.
 
-    The same seed gives the same patient on any grid of the same CT, up to interpolation. The centre stays where it was.
+    The same seed gives the same patient on the same grid. On another one of the same CT it does, up to interpolation, only where both have as many
+    knots, which their extents decide: a crop, or slices of another thickness, may make another patient. The centre stays where it was.
     """
     rng = np.random.default_rng([0x504154, seed])
     factors = rng.uniform(1 - variation.stretch, 1 + variation.stretch, 3)

@@ -67,14 +67,15 @@ class Trainer:
             size = camera.rows if network is None else network.trunk.image_size
             if tuple(camera.size_px) != (size, size):
                 raise InputError(f"The training camera has {camera.size_px} pixels; the {name} expects {(size, size)}.")
-        torch.manual_seed(options.seed)
         self.options, self.camera, self.device = options, camera, torch.device(device)
         self.group = group
         self.generator = torch.Generator().manual_seed(_seed_of(options.seed, group.rank, 0))
         self.cts = [ct_identity(attenuation(volume, labels=options.labels), volume.name) for volume in volumes]
         self.scenes = [TrainingScene.of(volume, camera, device, options.labels) for volume in volumes]
-        self.encoder = SphericalEncoder(options.encoder) if base is None else copy.deepcopy(base.encoder).requires_grad_(True)
-        self.regressor = self._make_regressor(base)
+        with torch.random.fork_rng(devices=[]):  # whoever called goes on with its own random numbers
+            torch.default_generator.manual_seed(options.seed)
+            self.encoder = SphericalEncoder(options.encoder) if base is None else copy.deepcopy(base.encoder).requires_grad_(True)
+            self.regressor = self._make_regressor(base)
         if base is None and self.regressor is not None and not options.regressor_share:
             raise InputError("A regressor without a share of the training would stay as random as it is; expected a share, a base, or no regressor.")
         networks = [network for network in (self.encoder, self.regressor) if network is not None]
@@ -119,7 +120,14 @@ class Trainer:
 
     def run(self, progress: ProgressCallback = silent, state_path: Path | None = None) -> Model:
         """Train for what is left of the time; the state goes to `state_path` now and then, after each validation, at the end, and
-        when the progress callback cancels. Anything else that ends it (an error, an interrupt) leaves the state that was saved last."""
+        when the progress callback cancels. Anything else that ends it (an error, an interrupt) leaves the state that was saved last.
+
+        Raises:
+            InputError: the training ends before the encoder's turn. Where it can be known, before any work; else (a step took longer than all of the
+                time) with the state saved, for more minutes.
+            Cancelled: out of `progress`.
+        """
+        self._check_length()
         first = self.group.rank == 0
         if not first:  # a resumed state is the first process's; the others must not draw what it draws
             self.generator.manual_seed(_seed_of(self.options.seed, self.group.rank, self.iteration))
@@ -130,7 +138,28 @@ class Trainer:
             self._save(state_path if first else None)
             raise
         self._save(state_path if first else None)
+        if self._encoder_is_random() and not self.stopped:
+            raise InputError(
+                f"The training's {self.options.minutes:g} minutes were over before the encoder's turn, whose weights are random still: resume it "
+                "with more minutes."
+            )
         return self.model()
+
+    def _check_length(self) -> None:
+        steps, minutes, begins = self.options.iterations, self.options.minutes, self.phases[-1].begins
+        if self.stopped or not self._encoder_is_random():
+            return
+        if steps is not None and (steps - 1) / steps < begins:
+            raise InputError(f"A training of {steps} steps is over before the encoder's turn, after {begins:.0%} of them; expected more steps.")
+        if steps is None and self.seconds >= 60 * minutes:
+            raise InputError(
+                f"This training has had {self.seconds / 60:.2g} minutes and is to have {minutes:g}, but the encoder's turn is still to come; "
+                "expected more minutes."
+            )
+
+    def _encoder_is_random(self) -> bool:
+        """Whether it has had no step; a base's has had its training."""
+        return self.base is None and self.phases[-1].began_at is None
 
     def _train(self, tell: _Deferred, state_path: Path | None) -> None:
         if self._validation_is_due() and self.iteration > (self.curve[-1]["iterations"] if self.curve else 0):  # one that was cancelled
@@ -271,7 +300,10 @@ class Trainer:
                 tensors |= {f"optimizer.{phase.name}.{index}.{name}": value for name, value in state.items()}
         tensors["random"] = self.generator.get_state()
         now = {name: getattr(self, name) for name in COUNTED}
-        now |= {"began_at": {phase.name: phase.began_at for phase in self.phases}, "share": self._share_done(self.seconds)}
+        share = self._share_done(self.seconds)
+        if self._encoder_is_random():  # what is to come for it is not behind, whatever the clock says
+            share = min(share, self.phases[-1].begins)
+        now |= {"began_at": {phase.name: phase.began_at for phase in self.phases}, "share": share}
         header = {"format": FORMAT, **now, **self._identity()}
         stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         write_atomically(path, lambda temporary: save_file(stored, temporary, metadata={"state": json.dumps(header)}))
@@ -292,20 +324,24 @@ class Trainer:
         self.networks.load_state_dict({name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")})
         for phase in self.phases:
             phase.began_at = header["began_at"][phase.name]
-            phase.optimizer.load_state_dict({"state": _moments(tensors, phase.name), "param_groups": phase.optimizer.state_dict()["param_groups"]})
+            phase.optimizer.load_state_dict({"state": _moments(tensors, phase), "param_groups": phase.optimizer.state_dict()["param_groups"]})
         self.generator.set_state(tensors["random"])
         for name in COUNTED:
             setattr(self, name, header[name])
         self.resumed_at = (header["share"], header["seconds"])
 
 
-def _moments(tensors: dict[str, Tensor], phase: str) -> dict[int, dict[str, Tensor]]:
-    """What a phase's optimiser had remembered of each parameter."""
+def _moments(tensors: dict[str, Tensor], phase: Phase) -> dict[int, dict[str, Tensor]]:
+    """What a phase's optimiser had remembered of each parameter, in memory of its own (a file's tensors lie in the file, which could not be replaced
+    then on every system) and laid out as the parameter is."""
+    parameters = [parameter for group in phase.optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        if name.startswith(f"optimizer.{phase}."):
+        if name.startswith(f"optimizer.{phase.name}."):
             _, _, index, key = name.split(".", 3)
-            state.setdefault(int(index), {})[key] = value
+            parameter = parameters[int(index)]
+            own = torch.empty_like(parameter, dtype=value.dtype, device=value.device) if value.shape == parameter.shape else torch.empty_like(value)
+            state.setdefault(int(index), {})[key] = own.copy_(value)
     return state
 
 

@@ -16,6 +16,7 @@ from SphericalRegLib.geometry.se3 import recentred, retract, transform_points
 from SphericalRegLib.imaging.attenuation import Attenuation
 from SphericalRegLib.models.encoder import SphericalEncoder
 from SphericalRegLib.models.regressor import PoseRegressor
+from SphericalRegLib.models.trunk import TrunkConfig
 from SphericalRegLib.optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
 from SphericalRegLib.optimization.prior import PosePrior
 from SphericalRegLib.progress import Progress, ProgressCallback
@@ -27,6 +28,10 @@ from .scene import TrainingScene
 
 STAGE = "validation"
 TARGETS = 64
+
+CELLS_AT_ONCE = 2**11
+"""Cells of the networks' feature maps that are worked on at a time, of all X-rays together: 32 X-rays of 64 x 64 pixels, 2 of 256 x 256, whose
+attention takes sixteen times as much for each cell."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class ValidationOptions:
 
 @dataclass(frozen=True)
 class _Xrays:
-    """Of one CT: X-rays and masks (B, 1, S, S), true poses and starts (B, 4, 4), bone points (N, 3)."""
+    """Of one CT, as many as are worked on at a time: X-rays and masks (B, 1, S, S), true poses and starts (B, 4, 4), bone points (N, 3)."""
 
     scene: TrainingScene
     image: Tensor
@@ -59,6 +64,12 @@ class _Xrays:
     truth: Tensor
     start: Tensor
     targets: Tensor
+
+    def split(self) -> list[_Xrays]:
+        """The same, no more at once than there is memory for."""
+        size = max(1, CELLS_AT_ONCE // TrunkConfig(self.image.shape[-1]).cells)
+        parts = zip(*(part.split(size) for part in (self.image, self.mask, self.truth, self.start)))
+        return [replace(self, image=image, mask=mask, truth=truth, start=start) for image, mask, truth, start in parts]
 
 
 class Validation:
@@ -75,7 +86,8 @@ class Validation:
         counts = [len(part) for part in np.array_split(np.arange(max(options.xrays, len(scenes))), len(scenes))]
         # The word in front keeps the stream apart from a training's, whose seed is a small number as well.
         seeds = np.random.SeedSequence([0x56414C, options.seed]).generate_state(len(scenes), np.uint64)
-        self.sets = [_make(scene, count, poses, look, options, int(seed >> 1)) for scene, count, seed in zip(scenes, counts, seeds)]
+        made = [_make(scene, count, poses, look, options, int(seed >> 1)) for scene, count, seed in zip(scenes, counts, seeds)]
+        self.sets = [part for xrays in made for part in xrays.split()]
 
     def __call__(
         self, encoder: SphericalEncoder, regressor: PoseRegressor | None, metric: PoseMetric, progress: ProgressCallback

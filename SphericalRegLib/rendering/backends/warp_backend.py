@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from functools import cache
 from typing import TYPE_CHECKING
@@ -12,8 +13,9 @@ import torch
 import warp as wp
 from torch import Tensor
 
+from ...devices import numbered
 from ...geometry.se3 import about_centre
-from ..device import current_stream, numbered, start_warp, warp_device
+from ..device import current_stream, start_warp, warp_device
 from ..kernel import CPU_PACKET, CUDA_PACKET, Scene, render_kernel
 from ..layout import PackedVolume, pack
 from ..threads import available_threads, run_in_chunks
@@ -49,6 +51,7 @@ class WarpBackend:
         self._voxel_from_world = np.linalg.inv(np.asarray(attenuation.world_from_voxel, dtype=np.float64))
         self._volume: PackedVolume = pack(attenuation.mu, self._device)
         self._scenes: dict[Camera, Scene] = {}
+        self._scenes_lock = threading.Lock()
 
     def project(self, camera: Camera, camera_from_world: Tensor) -> Tensor:
         return self._render(camera, camera_from_world, with_jacobian=False)[0]
@@ -78,11 +81,12 @@ class WarpBackend:
         return image, jacobian
 
     def _scene(self, camera: Camera) -> Scene:
-        if camera not in self._scenes:
-            while len(self._scenes) >= _SCENES_KEPT:
-                self._scenes.pop(next(iter(self._scenes)))
-            self._scenes[camera] = self._make_scene(camera)
-        return self._scenes[camera]
+        with self._scenes_lock:  # one CT may be rendered from several threads
+            if camera not in self._scenes:
+                while len(self._scenes) >= _SCENES_KEPT:
+                    self._scenes.pop(next(iter(self._scenes)))
+                self._scenes[camera] = self._make_scene(camera)
+            return self._scenes[camera]
 
     def _make_scene(self, camera: Camera) -> Scene:
         volume, linear = self._volume, self._voxel_from_world[:3, :3]

@@ -120,7 +120,7 @@ def test_a_part_of_the_ct(case: Path, tmp_path: Path) -> None:
     image = sitk.ReadImage(str(ct))
     labels = sitk.Cast(image > 300, sitk.sitkUInt8) * 5
     sitk.WriteImage(labels, str(tmp_path / "labels.nrrd"))
-    words = ("train", ct, "-o", out, "--iterations", 1, *SMALL)
+    words = ("train", ct, "-o", out, "--iterations", 2, *SMALL)
     for wrong in (("--label", 5), ("--labels", tmp_path / "labels.nrrd"), (ct, "--labels", tmp_path / "labels.nrrd", "--label", 5)):
         refused = run(*words, *wrong)
         assert refused.exit_code == 2 and "give both with one CT" in refused.stderr

@@ -32,15 +32,15 @@ TRAINING = TrainingOptions(
     regressor=RegressorConfig(TRUNK, components=2),
     validation=ValidationOptions(times=1, xrays=4, iterations=2),
 )
-OPTIONS = bench.PatientsOptions(TRAINING, made_up=2, minutes=(0.02,), cases=1)
+OPTIONS = bench.PatientsOptions(TRAINING, made_up=2, minutes=(0.05,), cases=1)
 
 
 def test_one_ct_makes_a_new_patient_that_no_training_saw(tmp_path: Path) -> None:
     done = bench.run_patients_benchmark([replace(phantom.volume(), name="phantom")], CAMERA, tmp_path, OPTIONS)
-    assert [(outcome.kind, outcome.minutes) for outcome in done.outcomes] == [(bench.OTHERS, 0.0), (bench.TUNED, 0.02), (bench.OWN, 0.02)]
+    assert [(outcome.kind, outcome.minutes) for outcome in done.outcomes] == [(bench.OTHERS, 0.0), (bench.TUNED, 0.05), (bench.OWN, 0.05)]
     assert all(len(outcome.errors) == 1 and outcome.figures["mtre_mm"] > 0 for outcome in done.outcomes)
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    of_others, tuned = (load_model(folder / f"{name}.safetensors").card for name in ("others", "fine_tuned_0.02min"))
+    of_others, tuned = (load_model(folder / f"{name}.safetensors").card for name in ("others", "fine_tuned_0.05min"))
     assert len(of_others["cts"]) == 3 and len(tuned["cts"]) == 1 and tuned["base"] == "others.safetensors"
     assert tuned["cts"][0]["mass_mm2"] not in {ct["mass_mm2"] for ct in of_others["cts"]}
     files = done.write(tmp_path)

@@ -1,5 +1,8 @@
 """Hounsfield units to attenuation: the formula's fixed points, what is left out, and which faces cut the body."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -229,3 +232,12 @@ def test_the_pelvis_is_cut_above_and_below():
     result = attenuation(sample_volume("pelvis"))
     assert result.cut_faces[4:] == (True, True)
     assert 0.5 < (result.mu > 0).mean() < 0.8 and 0.01 < result.mu[result.mu > 0].mean() < 0.03
+
+
+def test_it_remembers_what_it_was_made_with_in_plain_values():
+    model = AttenuationModel(contrast_labels=np.array([9]))
+    made = attenuation(Volume(phantom(), np.eye(4), labels=labels()), model, labels=np.array([7, 9]))
+    assert made.model == AttenuationModel(contrast_labels=(9,)) and made.labels == (7, 9)
+    assert json.loads(json.dumps({**asdict(model), "labels": made.labels})) == {**asdict(model), "contrast_labels": [9], "labels": [7, 9]}
+    assert attenuation(Volume(phantom(), np.eye(4))).labels is None
+    assert Attenuation(made.mu, np.eye(4)).model is None, "made by hand"

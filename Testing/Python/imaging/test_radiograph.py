@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.radiograph import Radiograph, resampling_weights
+from SphericalRegLib.models.canonical import resample_to_camera
 
 ROWS, COLUMNS = 48, 64
 CAMERA = Camera(1000.0, (2.0, 3.0), (COLUMNS, ROWS), (30.25, 20.5))
@@ -293,3 +295,24 @@ def test_bad_mask_and_missing_geometry(tmp_path):
         Radiograph.read(path, CAMERA, intensity="grey")
     with pytest.raises(InputError, match="geometry is a int"):
         Radiograph.read(path, 7)
+
+
+def test_what_is_not_finite_lies_outside_the_mask_and_is_nobodys_concern():
+    image, mask = line_integrals(), np.ones((ROWS, COLUMNS), bool)
+    mask[:4], mask[:, -3:] = False, False
+    given = image.copy()
+    given[:4], given[:, -3:] = np.nan, -np.inf
+    radiograph = Radiograph(given, mask, CAMERA, name="x")
+    assert np.isnan(given[0, 0]), "the caller's array is his own"
+    np.testing.assert_array_equal(radiograph.image[mask], image[mask])
+    assert (radiograph.image[~mask] == np.median(image[mask])).all()
+    clean = np.where(mask, image, 0).astype(np.float32)
+    seen, expected = (resample_to_camera(each, CAMERA.resize(32, 24)) for each in (radiograph, Radiograph(clean, mask, CAMERA)))
+    assert torch.equal(seen[0], expected[0]) and torch.equal(seen[1], expected[1])
+    assert np.isfinite(radiograph.resize(20, 20).image).all()
+    whole = Radiograph(image, mask, CAMERA)
+    assert whole.image is image, "nothing is copied where nothing is wrong"
+    given[5, 5] = np.nan
+    with pytest.raises(InputError, match="X-ray x: 1 pixels inside its mask are not finite"):
+        Radiograph(given, mask, CAMERA, name="x")
+    assert not Radiograph(np.full((ROWS, COLUMNS), np.nan), np.zeros((ROWS, COLUMNS), bool), CAMERA).image.any()

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from SphericalRegLib.models import checkpoint
 from SphericalRegLib.models.checkpoint import Model, load_model, save_model
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
+from SphericalRegLib.models.shipped import shipped_model
 from SphericalRegLib.models.trunk import TrunkConfig
 
 TRUNK = TrunkConfig(image_size=32, width=32, blocks=1)
@@ -80,6 +82,7 @@ def test_without_regressor(model, tmp_path):
 
 def edit_card(folder, **changes):
     card = json.loads((folder / "m.json").read_text())
+    del card["card_sha256"]  # which would say that it was changed, and no more
     (folder / "m.json").write_text(json.dumps({**card, **changes}))
 
 
@@ -100,3 +103,50 @@ def test_damaged_models_are_refused_in_words(model, tmp_path, damage, sentence):
     damage(tmp_path)
     with pytest.raises(InputError, match=sentence):
         load_model(tmp_path / "m")
+
+
+def test_weights_that_cannot_be_replaced_leave_the_model_that_was_there(model, tmp_path, monkeypatch):
+    """A program that has them open holds them fast on some systems; by then the new card has taken the old one's place."""
+    replace = Path.replace
+
+    def held(self, target):
+        if Path(target).suffix == ".safetensors":
+            raise PermissionError("in use")
+        return replace(self, target)
+
+    for path in (tmp_path / "new", tmp_path / "m"):
+        if path.name == "m":
+            save_model(model, path)
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", held)
+            with pytest.raises(PermissionError, match="in use"):
+                save_model(Model(model.encoder, None, CAMERA, {"anatomy": "another"}), path)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert load_model(tmp_path / "m").card == {"anatomy": "phantom"}
+
+
+def test_a_card_that_was_changed_is_refused_and_one_of_before_is_read(model, tmp_path):
+    save_model(Model(model.encoder, None, CAMERA, {"figures": {"mtre_mm": float("nan")}, "labels": (1, 2), 3: 0.1}), tmp_path / "m")
+    written = json.loads((tmp_path / "m.json").read_text())
+    assert load_model(tmp_path / "m").card["labels"] == [1, 2]
+    (tmp_path / "m.json").write_text(json.dumps(dict(reversed(written.items()))))
+    load_model(tmp_path / "m")  # laid out otherwise, it says the same
+    for changes in ({"camera": {**written["camera"], "sdd_mm": 900.0}}, {"card": {"figures": {}}}):
+        (tmp_path / "m.json").write_text(json.dumps({**written, **changes}))
+        with pytest.raises(InputError, match=r"m\.json has been changed since it was written"):
+            load_model(tmp_path / "m")
+    del written["card_sha256"]
+    (tmp_path / "m.json").write_text(json.dumps({**written, "card": {"anatomy": "old"}}))
+    assert load_model(tmp_path / "m").card == {"anatomy": "old"}
+
+
+def test_the_shipped_model_is_read():
+    path = shipped_model("pelvis")
+    assert path is not None and load_model(path).regressor is not None
+
+
+def test_two_names_of_one_gpu_copy_nothing(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    there = SimpleNamespace(state_dict=lambda: {"weight": SimpleNamespace(device=torch.device("cuda:2"))})
+    assert checkpoint._on(there, "cuda") is there and checkpoint._on(there, "cuda:2") is there

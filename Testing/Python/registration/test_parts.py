@@ -14,11 +14,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 import registration_phantom as phantom
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.se3 import local, retract, transform_points
 from SphericalRegLib.imaging.attenuation import Attenuation
+from SphericalRegLib.imaging.radiograph import Radiograph
+from SphericalRegLib.registration import screening
 from SphericalRegLib.registration.options import MultiStart
 from SphericalRegLib.registration.problem import MultiViewProblem, ViewTerm
-from SphericalRegLib.registration.region import at_resolution, crop_to_content
+from SphericalRegLib.registration.region import _cut_before_the_source, at_resolution, crop_to_content, visible
 from SphericalRegLib.registration.resolution import VolumePyramid, block_factors, coarsened, content_corners
 from SphericalRegLib.registration.screening import ScreeningView, best_depths, diverse, screen, spread_poses
 from SphericalRegLib.rendering.projector import Projector
@@ -153,6 +156,41 @@ class TestScreening:
         assert left[:3].norm() < 1e-9
         assert left[3:].norm() < (5.5 if views == 2 else 3.5)
 
+    @pytest.mark.parametrize("sizes", [((28, 24), (112, 96)), ((112, 96), (28, 24))])
+    def test_views_of_unlike_resolution_are_searched_as_far(self, projector: Projector, sizes) -> None:
+        """A shift is more pixels of the finer view than of the coarser one."""
+        poses = phantom.true_pose("ap"), phantom.true_pose("left")
+        screening_views = []
+        for seed, (pose, size) in enumerate(zip(poses, sizes)):
+            fixed, mask = phantom.radiograph(pose, seed).resize(*size).tensor()
+            view = projector.with_camera(phantom.CAMERA.resize(*size))
+            screening_views.append(ScreeningView(view, LocalNCC(fixed, mask), pose @ torch.linalg.inv(poses[0])))
+        shift = TRUE[:3, :3].T @ step(18.0, -12.0, 18.0)
+        start = retract(poses[0], torch.cat((torch.zeros(3, dtype=torch.float64), shift)), centre())[None]
+        found = screen(screening_views, start, radius_mm=36.0, pixel_mm=6.0)
+        assert local(poses[0], found.poses[0], centre())[3:].norm() < 7.0
+        assert found.scores.item() > 0.5
+
+    def test_a_wide_lattice_of_several_views_stays_small(self, projector: Projector, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert len(screening._lattice(2500.0, 1.0, in_depth=True)) == len(screening._lattice(200.0, 1.0, in_depth=True)) < 700_000
+        views = []
+        for seed, pose in enumerate((phantom.true_pose("ap"), phantom.true_pose("left"))):
+            fixed, mask = phantom.radiograph(pose, seed).resize(56, 48).tensor()
+            views.append(ScreeningView(projector, LocalNCC(fixed, mask), pose @ torch.linalg.inv(phantom.true_pose("ap"))))
+        starts = spread_poses(TRUE, centre(), MultiStart(poses=7), seed=0)
+        whole = screen(views, starts, radius_mm=24.0, pixel_mm=3.0)
+        at_once, lattices = [], screening._ShiftSearch.scores
+
+        def scores(self, poses, shifts):
+            at_once.append(shifts.shape[0] * shifts.shape[1])
+            return lattices(self, poses, shifts)
+
+        monkeypatch.setattr(screening._ShiftSearch, "scores", scores)
+        monkeypatch.setattr(screening, "SHIFTS_AT_ONCE", 3000)
+        parts = screen(views, starts, radius_mm=24.0, pixel_mm=3.0)
+        assert max(at_once) <= 3000
+        assert torch.equal(parts.poses, whole.poses) and torch.equal(parts.scores, whole.scores)
+
     def test_scores_are_those_of_rendering_at_the_shift(self, projector: Projector) -> None:
         """The correlation read from the FFT equals the similarity of a fresh rendering, as far as a shift only moves the image."""
         fixed, mask = phantom.radiograph(TRUE).resize(56, 48).tensor()
@@ -269,3 +307,24 @@ class TestRegions:
         behind = retract(TRUE, torch.cat((torch.zeros(3, dtype=torch.float64), TRUE[:3, :3].T @ step(0, 0, -1500.0))), centre())
         with pytest.raises(InputError, match="behind the X-ray source"):
             crop_to_content(xray, behind[None], corners, 0.0)
+
+    def test_a_long_ct_whose_far_end_lies_behind_the_source_is_not_refused(self) -> None:
+        """What lies in front of the source is looked for where it is projected to."""
+        camera = Camera(1000.0, (2.0, 2.0), (100, 100), (49.5, 49.5))
+        xray = Radiograph(np.zeros((100, 100), np.float32), np.ones((100, 100), bool), camera, name="steep.png")
+        corners = torch.tensor(np.stack(np.meshgrid([-30.0, 30.0], [-30.0, 30.0], [-1500.0, 200.0]), -1).reshape(8, 3))
+        pose = torch.eye(4, dtype=torch.float64)
+        pose[2, 3] = 700.0  # along the CT: from 800 mm behind the source to 900 mm in front of it
+        assert bool(visible(xray, pose[None], corners)[0])
+        assert crop_to_content(xray, pose[None], corners, 5.0).camera.size_px == (100, 100), "near the source it covers the image"
+        turned = pose.clone()
+        turned[:3, :3] = torch.tensor([[1.0, 0, 0], [0, math.cos(0.3), -math.sin(0.3)], [0, math.sin(0.3), math.cos(0.3)]]).double()
+        beside = retract(turned, torch.cat((torch.zeros(3, dtype=torch.float64), turned[:3, :3].T @ step(0, 3000.0, 0))), torch.zeros(3).double())
+        with pytest.raises(InputError, match="falls outside"):
+            crop_to_content(xray, beside[None], corners, 0.0)
+
+    def test_boxes_are_cut_where_they_leave_what_lies_before_the_source(self) -> None:
+        corners = torch.tensor(np.stack(np.meshgrid([-1.0, 1.0], [-2.0, 2.0], [-9.0, 11.0]), -1).reshape(1, 8, 3))
+        cut = _cut_before_the_source(corners)[0]
+        assert cut[:, 2].min() == 1.0 and cut[:, 2].max() == 11.0
+        np.testing.assert_allclose([cut.amin(0)[:2].tolist(), cut.amax(0)[:2].tolist()], [[-1, -2], [1, 2]])

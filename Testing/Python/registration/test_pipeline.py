@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import registration_phantom as phantom
 
 from SphericalRegLib.errors import InputError
-from SphericalRegLib.geometry.se3 import retract, transform_points
+from SphericalRegLib.geometry.se3 import local, retract, transform_points
 from SphericalRegLib.geometry.views import named_view
+from SphericalRegLib.imaging.attenuation import AttenuationModel
 from SphericalRegLib.imaging.case import View
 from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced
 from SphericalRegLib.optimization.result import Status
@@ -193,6 +194,64 @@ def test_a_further_search_that_cannot_be_made_takes_nothing_away(pyramid, monkey
     np.testing.assert_array_equal(result.camera_from_world, first.camera_from_world)
     assert len(result.stages) == len(first.stages)
     assert [("could not be made" in note and "falls outside the image" in note) for note in result.notes] == [False, True, False, True, False]
+
+
+def test_ends_that_cannot_be_compared_leave_the_first(pyramid) -> None:
+    """Both ends may lie where the X-ray does not show the CT."""
+    away = retract(phantom.true_pose(), torch.tensor([0, 0, 0, 900.0, 0, 0]).double(), pyramid.centre)[None]
+    run = pipeline._Run(pyramid, as_views(phantom.radiograph(phantom.true_pose())), QUICK, 0, lambda step: None)
+    first, second = (pipeline._Attempt(SimpleNamespace(pose=away), torch.tensor([score]), math.nan, away, ()) for score in (0.1, 0.9))
+    kept = run._or_better(first, lambda: second)
+    assert kept.scores is first.scores and "could not be made" in kept.notes[0] and "outside the image" in kept.notes[0]
+
+
+def test_a_search_without_a_spread_in_one_parameter_finds_different_poses(pyramid) -> None:
+    """Otherwise all hypotheses would be next to each other, whatever the other parameter's spread."""
+    run = pipeline._Run(pyramid, as_views(phantom.radiograph(phantom.true_pose())), QUICK, 0, lambda step: None)
+    for spread in ({"rotation_deg": 0.0}, {"translation_mm": 0.0}):
+        found, _ = run._search(FAR[None], replace(QUICK.multi_start, **spread), 4)
+        for a in range(len(found)):
+            for b in range(a):
+                delta = local(found[a], found[b], pyramid.centre)
+                assert delta[:3].norm() > 1e-4 or delta[3:].norm() > 1e-2
+        apart = [local(found[0], other, pyramid.centre) for other in found[1:]]
+        assert len(found) == 4
+        if "rotation_deg" in spread:
+            assert all(delta[3:].norm() >= 0.3 * QUICK.multi_start.translation_mm for delta in apart)
+        else:
+            assert all(delta[:3].norm() >= math.radians(0.4 * QUICK.multi_start.rotation_deg) for delta in apart)
+
+
+def test_what_was_rendered_is_recorded_whatever_the_options_say() -> None:
+    volume = phantom.volume()
+    labels = np.where(volume.hu > 500, 3, 0).astype(np.uint8)
+    said = RegistrationOptions((Stage(48, iterations=2),), multi_start=None, second_start=None)
+    bone = replace(said, labels=np.array([3]), attenuation=AttenuationModel(energy_kev=70.0, contrast_labels=tuple(np.array([3]))))
+    xray = phantom.radiograph(phantom.true_pose())
+    prepared = prepare(replace(volume, labels=labels), replace(bone, attenuation=AttenuationModel(energy_kev=70.0)))
+    result = register(prepared, xray, phantom.true_pose(), options=said)
+    assert result.options["labels"] == (3,) and result.options["attenuation"]["energy_kev"] == 70.0
+    by_hand = register(prepare(phantom.ct()), xray, phantom.true_pose(), options=said)
+    assert by_hand.options["labels"] is None and by_hand.options["attenuation"]["energy_kev"] == 60.0
+    assert json.loads(json.dumps(replace(result, options=asdict(bone)).to_dict()))["options"]["attenuation"]["contrast_labels"] == [3]
+
+
+def test_a_narrow_mask_is_named_with_its_x_ray(pyramid) -> None:
+    xray = phantom.radiograph(phantom.true_pose())
+    mask = np.zeros_like(xray.mask)
+    mask[:, 50:54] = True
+    with pytest.raises(InputError, match=r"X-ray 'phantom\.png': too little .* inside its mask, on the \d+ x \d+ pixels of a stage: .* Expected"):
+        register(pyramid, replace(xray, mask=mask), FAR, options=QUICK)
+
+
+def test_it_can_be_cancelled_before_the_ct_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(report: Progress) -> None:
+        assert report.stage == "prepare the CT"
+        raise Cancelled
+
+    monkeypatch.setattr(pipeline, "prepare", lambda *_: pytest.fail("it was prepared"))
+    with pytest.raises(Cancelled):
+        register(phantom.volume(), phantom.radiograph(phantom.true_pose()), FAR, options=QUICK, progress=stop)
 
 
 def test_without_an_initial_pose_the_named_views_are_tried(pyramid) -> None:

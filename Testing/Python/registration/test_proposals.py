@@ -18,7 +18,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.se3 import local, retract
 from SphericalRegLib.geometry.views import named_view
-from SphericalRegLib.imaging.attenuation import attenuation
+from SphericalRegLib.imaging.attenuation import AttenuationModel, attenuation
 from SphericalRegLib.imaging.case import View
 from SphericalRegLib.imaging.identity import ct_identity
 from SphericalRegLib.models.checkpoint import Model
@@ -157,6 +157,28 @@ def test_where_the_models_poses_lead_nowhere_the_named_views_are_searched(pyrami
     assert phantom.target_error(spared.camera_from_world, phantom.true_pose()) > 5
 
 
+def test_where_none_of_the_models_poses_shows_the_ct_the_named_views_are_searched(pyramid, xray) -> None:
+    blind = make_model()
+    blind.regressor.reference[2, 3] = -700.0
+    wide = MultiStart(poses=64, finalists=24, rotation_deg=8.0, translation_mm=15.0, image_px=40, finalist_px=64)
+    result = register(pyramid, xray, model=blind, options=replace(QUICK, wide_start=wide))
+    assert phantom.target_error(result.camera_from_world, phantom.true_pose()) < 1.5
+    assert "named views" in result.notes[0] and "another CT or view" in result.notes[1]
+    assert [stage.name for stage in result.stages] == ["regressor", "search", "refine 48 px", "refine 96 px"]
+    assert result.stages[0].hypotheses == 0
+
+
+def test_what_is_wanted_about_a_start_does_not_count_where_none_was_given(pyramid, xray) -> None:
+    """`multi_start` is about a start: without one, what follows a doubtful result is `second_start`'s and `wide_start`'s."""
+    lost = make_model()
+    lost.regressor.reference[:3, :3] = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ lost.regressor.reference[:3, :3]
+    wide = MultiStart(poses=64, finalists=24, rotation_deg=8.0, translation_mm=15.0, image_px=40, finalist_px=64)
+    options = replace(QUICK, multi_start=None, wide_start=wide, second_start=NARROW, doubtful_score=0.5)
+    result = register(pyramid, xray, model=lost, options=options)
+    assert phantom.target_error(result.camera_from_world, phantom.true_pose()) < 1.5
+    assert any("named views ap, pa, left, right were searched" in note for note in result.notes)
+
+
 def test_the_regressor_is_followed_in_the_place_of_a_start_that_leads_nowhere(pyramid, xray) -> None:
     start = retract(phantom.true_pose(), torch.tensor([0.08, -0.06, 0.07, 6.0, -5.0, 8.0]).double(), CENTRE)
     options = replace(QUICK, second_start=NARROW, closer_start=None, doubtful_score=1.1)  # whatever is found
@@ -233,6 +255,20 @@ def test_a_model_of_another_ct_is_named(pyramid) -> None:
     assert "unknown way" in model_notes(make_model(cts=[{"name": "x"}]), pyramid)[0]
 
 
+def test_a_ct_that_is_rendered_otherwise_than_in_training_is_not_called_another_patients() -> None:
+    volume = phantom.volume()
+    labels = np.where(volume.hu > 500, 3, 0).astype(np.uint8)
+    model = make_model(cts=[ct_identity(attenuation(volume), "phantom").to_dict()])
+    assert model_notes(model, prepare(volume)) == ()
+    for options in (RegistrationOptions(attenuation=AttenuationModel(bone_only=True)), RegistrationOptions(labels=(3,))):
+        (note,) = model_notes(model, prepare(replace(volume, labels=labels), options))
+        assert "could not be checked" in note and "phantom" in note and "not the one" not in note
+    near = RegistrationOptions(attenuation=AttenuationModel(air_below_hu=-900.0))
+    assert model_notes(model, prepare(volume, near)) == (), "what is the same CT all the same needs no note"
+    other = replace(volume, hu=np.where(np.arange(volume.shape[2]) < 26, volume.hu, np.float32(-1000)))
+    assert "not the one" in model_notes(model, prepare(other))[0]
+
+
 def test_identity_survives_resampling_and_sees_a_crop() -> None:
     volume = phantom.volume()
     whole = ct_identity(attenuation(volume))
@@ -275,10 +311,6 @@ def test_refusals(pyramid, xray) -> None:
     with pytest.raises(InputError, match="outside the image"):
         away = retract(phantom.true_pose(), torch.tensor([0, 0, 0, 900.0, 0, 0]).double(), CENTRE)
         register(pyramid, xray, away, model=make_model(), options=QUICK)
-    blind = make_model()
-    blind.regressor.reference[2, 3] = -700.0
-    with pytest.raises(InputError, match="another CT or view"):
-        register(pyramid, xray, model=blind, options=QUICK)
     with pytest.raises(InputError, match="at least 1"):
         LearnedStart(keep=0)
     with pytest.raises(InputError, match="at least 0"):

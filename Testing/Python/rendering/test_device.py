@@ -12,8 +12,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import scenes
 
+from SphericalRegLib.devices import numbered
 from SphericalRegLib.rendering.backends import warp_backend
-from SphericalRegLib.rendering.device import current_stream, numbered, start_warp, warp_device
+from SphericalRegLib.rendering.device import current_stream, start_warp, warp_device
 
 
 @pytest.mark.parametrize(("name", "expected"), [("cpu", "cpu"), ("cuda", "cuda:2"), ("cuda:1", "cuda:1")])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +156,51 @@ def test_the_scenes_of_many_cameras_do_not_pile_up():
     for n in range(1, 50):
         projector.with_camera(CAMERA.crop(0, 0, n % 30 + 1, 2)).project(pose)
     assert len(projector._backend._scenes) <= warp_backend._SCENES_KEPT
+
+
+def test_a_camera_that_two_threads_ask_for_is_made_once(monkeypatch):
+    projector = Projector(scenes.smooth_attenuation(), CAMERA)
+    backend, made = projector._backend, []
+    make = backend._make_scene
+
+    def slowly(camera):
+        made.append(camera)
+        time.sleep(0.1)
+        return make(camera)
+
+    monkeypatch.setattr(backend, "_make_scene", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(backend._scene, [CAMERA] * 4))
+    assert len(made) == 1
+
+
+NOT_FINITE = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+import scenes
+from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.rendering.projector import Projector
+
+attenuation = scenes.smooth_attenuation()
+projector = Projector(attenuation, Camera(1000.0, (4.0, 4.0), (35, 33), (17.0, 16.0)))
+good = scenes.pose(attenuation)
+expected, expected_jacobian = projector.project_with_jacobian(good)
+for row, column, value in ((0, 0, float("nan")), (2, 3, float("nan")), (0, 3, float("inf")), (1, 1, -float("inf")), (2, 3, 1e300)):
+    bad = good.clone()
+    bad[0, row, column] = value
+    image, jacobian = projector.project_with_jacobian(torch.cat((good, bad, good)))
+    assert torch.isnan(image[1]).all() and torch.isnan(jacobian[1]).all(), (row, column, value)
+    for n in (0, 2):
+        assert torch.equal(image[n], expected[0]) and torch.equal(jacobian[n], expected_jacobian[0])
+    assert torch.isnan(projector.project(bad)).all()
+for value in (1e7, -1e12, 1e30):
+    far = good.clone()
+    far[0, 2, 3] = value
+    image, jacobian = projector.project_with_jacobian(far)
+    assert not image.any() and not jacobian.any(), value
+"""
+
+
+def test_a_pose_that_is_not_finite_has_an_image_that_is_no_number_and_ends():
+    """In a process of its own: without its guard the kernel would march such rays for ever, or through memory that is not its own."""
+    subprocess.run([sys.executable, "-c", NOT_FINITE, str(Path(__file__).parent)], check=True, timeout=300)

@@ -368,3 +368,23 @@ def test_the_first_forward_derivative_does_not_warn_of_what_torch_deprecates() -
         "along_columns(lambda x: x.flatten(1) ** 2, torch.ones(1, 2, 2), torch.ones(1, 2, 2, 6))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_score_over_next_to_nothing_counts_little(name: str) -> None:
+    """Few pixels are alike by chance: the best of many unrelated images over them must not be the best match."""
+    fixed = blobs(0)
+    valid = torch.zeros(1, ROWS, COLUMNS, dtype=torch.bool)
+    valid[:, 4:12, 6:14] = True
+    score = made(name, fixed, None, valid).score(fixed[None]).item()
+    assert 0 < score < 0.7, "of the very same image"
+    enough = valid.clone()
+    enough[:, :14] = True
+    assert made(name, fixed, None, enough).score(fixed[None]).item() == pytest.approx(1.0, abs=1e-9)
+
+
+def test_unrelated_images_over_few_pixels_score_low() -> None:
+    valid = torch.zeros(64, ROWS, COLUMNS, dtype=torch.bool)
+    valid[:, 4:9, 6:11] = True
+    scores = GlobalNCC(blobs(0)).over(valid).score(blobs(1, 64))
+    assert scores.max().item() < 0.3

@@ -112,7 +112,7 @@ def test_train_cancel_resume_and_register_by_clicks(slicer: ModuleType, chosen: 
     assert ui.trainButton.text.startswith("Resume (") and ui.trainAnewButton.enabled
     assert "Resume goes on" in ui.trainLabel.text
 
-    section.options["minutes"] = 0.01  # less than what was trained: it ends at once
+    section.options["minutes"] = section._curve[-1]["seconds"] / 60 + 0.05  # a few seconds more, of which the encoder has its part
     ui.trainButton.click()
     wait(lambda: not section.trainer.busy)
     assert ui.errorLabel.text == "", chosen.panel._details

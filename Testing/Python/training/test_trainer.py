@@ -19,7 +19,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.se3 import recentred, transform_points
 from SphericalRegLib.imaging.attenuation import Attenuation
 from SphericalRegLib.imaging.volume import Volume
-from SphericalRegLib.models.encoder import EncoderConfig
+from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.progress import Cancelled
 from SphericalRegLib.training.losses import GRADIENT_MATCHING, LossWeights
 from SphericalRegLib.training.scene import continued
@@ -265,3 +265,13 @@ def test_the_patient_goes_on_where_the_ct_ends() -> None:
     assert (longer.mu == mu[:, :, :1]).all()
     assert longer.world_from_voxel[:3, 3].tolist() == [0.0, 0.0, -30.0]
     assert (longer.centre_ras_mm == ct.centre_ras_mm).all()
+
+
+def test_weights_are_those_of_the_seed_and_the_callers_random_numbers_go_on() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    trainer = make(replace(OPTIONS, seed=2))
+    assert torch.equal(torch.rand(3), expected)
+    torch.manual_seed(2)
+    assert_same(dict(SphericalEncoder(OPTIONS.encoder).state_dict()), dict(trainer.encoder.state_dict()))

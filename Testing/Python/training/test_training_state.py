@@ -54,23 +54,23 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
 
 def test_a_state_belongs_to_its_training(tmp_path: Path) -> None:
     path = tmp_path / "m.state"
-    trainer = make(replace(OPTIONS, iterations=1))
+    trainer = make(replace(OPTIONS, iterations=2))
     trainer.run(silent, path)
-    for options, word in ((replace(OPTIONS, iterations=1, seed=3), "seed"), (replace(OPTIONS, iterations=1, loss=LossWeights(pairs=1.0)), "loss")):
+    for options, word in ((replace(OPTIONS, iterations=2, seed=3), "seed"), (replace(OPTIONS, iterations=2, loss=LossWeights(pairs=1.0)), "loss")):
         with pytest.raises(InputError, match=f"another {word}"):
             make(options).resume(path)
     volume = phantom.volume()
     other = Volume(np.where(volume.hu > 500, 40, volume.hu).astype(np.float32), volume.world_from_voxel, name="other")
     with pytest.raises(InputError, match="another cts"):
-        Trainer([other], CAMERA, replace(OPTIONS, iterations=1)).resume(path)
+        Trainer([other], CAMERA, replace(OPTIONS, iterations=2)).resume(path)
     with pytest.raises(InputError, match="another camera"):
-        Trainer([volume], replace(CAMERA, sdd_mm=900.0), replace(OPTIONS, iterations=1)).resume(path)
+        Trainer([volume], replace(CAMERA, sdd_mm=900.0), replace(OPTIONS, iterations=2)).resume(path)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(InputError, match="not the state"):
-        make(replace(OPTIONS, iterations=1)).resume(path)
+        make(replace(OPTIONS, iterations=2)).resume(path)
     save_file({"random": torch.zeros(1)}, path, metadata={"state": "{}"})
     with pytest.raises(InputError, match="format None"):
-        make(replace(OPTIONS, iterations=1)).resume(path)
+        make(replace(OPTIONS, iterations=2)).resume(path)
 
 
 def test_session_writes_a_model_and_forgets_the_state(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_model_of_before_an_option_is_one_with_its_default(tmp_path: Path) -> 
     out = tmp_path / "m.safetensors"
     train([phantom.volume()], CAMERA, OPTIONS, out)
     card = json.loads((tmp_path / "m.json").read_text())
-    del card["card"]["training"]["image_weight"]
+    del card["card"]["training"]["image_weight"], card["card_sha256"]
     (tmp_path / "m.json").write_text(json.dumps(card))
     assert trained([phantom.volume()], CAMERA, OPTIONS, out).card["iterations"] == 6
     with pytest.raises(InputError, match="other options"):
@@ -246,3 +246,45 @@ def test_other_minutes_change_the_pace_of_what_is_left(minutes: float) -> None:
     assert trainer._share_done(60 * minutes) == pytest.approx(1.0)
     if minutes > 4:
         assert trainer._share_done((240 + 60 * minutes) / 2) == pytest.approx(0.8)
+
+
+def test_what_is_resumed_does_not_lie_in_the_file(tmp_path: Path) -> None:
+    """Neither for the sake of systems that do not replace a file in use, nor of whoever writes to it; and it is laid out as it was."""
+    path = tmp_path / "m.state"
+    trainer = make(replace(OPTIONS, iterations=4))
+    for _ in range(3):
+        trainer.step()
+    trainer.save_state(path)
+    again = make(replace(OPTIONS, iterations=4))
+    again.resume(path)
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    for before, after in zip(trainer.phases, again.phases):
+        known = list(zip(before.optimizer.param_groups[0]["params"], after.optimizer.param_groups[0]["params"]))
+        assert before.optimizer.state and len(before.optimizer.state) == len(after.optimizer.state)
+        for old, new in known:
+            for key, value in before.optimizer.state.get(old, {}).items():
+                assert torch.equal(after.optimizer.state[new][key], value) and after.optimizer.state[new][key].stride() == value.stride(), key
+    assert_same(weights_of(again), weights_of(trainer))
+
+
+def test_no_model_is_made_of_an_encoder_that_had_no_turn(tmp_path: Path) -> None:
+    few = make(replace(OPTIONS, iterations=1))
+    with pytest.raises(InputError, match="training of 1 steps is over before the encoder's turn, after 45% of them"):
+        few.run(silent, tmp_path / "m.state")
+    assert few.iteration == 0 and not list(tmp_path.iterdir())
+    made = make().model()
+    base = replace(made, encoder=made.encoder.eval(), regressor=made.regressor.eval())
+    assert make(replace(OPTIONS, iterations=1), base=base).run().card["iterations"] == 1, "a base's encoder is none of random weights"
+    make(replace(OPTIONS, iterations=1, regressor=None)).run()
+    short = make(replace(OPTIONS, iterations=None, minutes=1e-6))
+    with pytest.raises(InputError, match="resume it with more minutes"):
+        short.run(silent, tmp_path / "m.state")
+    before = (tmp_path / "m.state").read_bytes()
+    shorter, longer = (make(replace(OPTIONS, iterations=None, minutes=minutes)) for minutes in (1e-7, short.seconds / 60 + 0.02))
+    shorter.resume(tmp_path / "m.state")
+    with pytest.raises(InputError, match="encoder's turn is still to come"):
+        shorter.run(silent, tmp_path / "m.state")
+    assert (tmp_path / "m.state").read_bytes() == before
+    longer.resume(tmp_path / "m.state")
+    assert longer.run().card["iterations"] > 1 and longer.phases[-1].began_at == 1

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from trainer_phantom import OPTIONS, WATCHED, make
 
 from SphericalRegLib.progress import Cancelled, Progress, silent
+from SphericalRegLib.training import validation
 from SphericalRegLib.training.validation import Validation, ValidationOptions, bone_points
 
 
@@ -99,3 +100,18 @@ def test_bone_points_lie_in_bone() -> None:
     assert (scene.bone.attenuation.mu[tuple(voxels)] > 0.3).all()
     nothing = replace(scene.bone.attenuation, mu=0 * scene.bone.attenuation.mu)
     assert len(bone_points(nothing, scene.drr.attenuation, 50, np.random.default_rng(0))) == 50
+
+
+def test_no_more_is_looked_at_at_once_than_there_is_memory_for(monkeypatch) -> None:
+    trainer, options = make(), ValidationOptions(xrays=5, iterations=2)
+    whole = Validation(trainer.scenes, OPTIONS.poses, OPTIONS.look, options)
+    monkeypatch.setattr(validation, "CELLS_AT_ONCE", 2 * 16 + 3)
+    parts = Validation(trainer.scenes, OPTIONS.poses, OPTIONS.look, options)
+    assert [len(xrays.truth) for xrays in parts.sets] == [2, 2, 1] and len(whole.sets) == 1
+    assert torch.equal(torch.cat([xrays.image for xrays in parts.sets]), whole.sets[0].image)
+    shares: list[float] = []
+    figures = [
+        made(trainer.encoder, trainer.regressor, OPTIONS.loss.metric, lambda step: shares.append(step.done / step.total)) for made in (whole, parts)
+    ]
+    assert figures[1] == pytest.approx(figures[0], rel=1e-3)
+    assert max(shares) <= 1
