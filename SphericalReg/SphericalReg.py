@@ -31,19 +31,22 @@ class SphericalReg(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = _("SphericalReg")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Registration")]
-        self.parent.dependencies = []
+        self.parent.dependencies = ["Cameras", "Markups", "Plots", "Sequences", "VolumeRendering"]  # whose nodes and logics are used
         self.parent.contributors = ["SphericalReg contributors"]
         self.parent.helpText = _(
             "Registers a CT to a fluoroscopy image: finds the rigid pose at which the CT's projection matches the X-ray, and moves the CT there. "
-            "Research software: not for clinical use."
+            "Research software: not for clinical use. "
+            '<a href="https://github.com/SphericalReg/SlicerSphericalReg/blob/main/docs/slicer.md">Step by step</a>'
         )
         self.parent.acknowledgementText = _(
             "A reconstruction of the method of Chen and Kong, 'Intraoperative 2D/3D Registration via Spherical Similarity Learning and "
             "Inference-Time Differentiable Levenberg-Marquardt Optimization' (WACV 2026), from its public description."
         )
+        from SphericalRegModule.layout import register_layout
         from SphericalRegModule.sample_data import register_sample_data
 
         slicer.app.connect("startupCompleted()", register_sample_data)
+        slicer.app.connect("startupCompleted()", register_layout)
 
 
 class SphericalRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -179,8 +182,8 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             geometry: a SphericalRegLib Camera, a mapping with the keys of geometry.json or such a file; of what it leaves open, the node itself
                 tells its size and spacing. None: what was kept with the node, then what its DICOM instance says.
             initial: camera_from_world (4, 4), a named view ("ap", "pa", "left", "right"), "scene" (where the CT stands before a placed X-ray),
-                "regressor" (the model is asked), or None: the model's regressor is asked, and without one, or where its poses lead nowhere, all
-                named views are tried.
+                "regressor" (the model is asked), or "views" (the model's regressor is asked, and without one, or where its poses lead nowhere, all
+                named views are tried). None: what the X-ray says, by its geometry or its DICOM header, and as "views" where it says nothing.
             model: None (the intensities alone), "shipped" (of the sample pelvis), a model's file, or a SphericalRegLib Model. The result's notes say
                 where it does not fit the CT.
             labelsNode: label map or segmentation of the CT; labels: its numbers, or its segments' names or IDs, that are rendered (None: all).
@@ -238,8 +241,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             xrayNode: the proxy of a sequence, or a vtkMRMLScalarVolumeNode whose slices are the frames.
             outputTransform: see `register`; it becomes the proxy of a sequence in the run's browser.
             tableNode: vtkMRMLTableNode for one row a frame; made if None.
-            moveXray, progress: see `register`.
-            keywords: geometry, initial, model, labelsNode, labels, maskNode, device, seed and options, as of `register`.
+            moveXray, progress, keywords (geometry, initial, model, labelsNode, labels, maskNode, device, seed and options): as of `register`.
 
         Returns:
             RunNodes (shown, browser, sequences, table).
@@ -281,10 +283,10 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
 
         Args:
             cases: a folder of case folders, a list of case folders, or a list of (ctNode, xrayNode) pairs.
-            outputFolder: results and batch.csv of case folders; needed for those. A later call goes on where an earlier one stopped.
-            initial: as of `register`, for all of them; None: what a case's geometry.json says, else as of `register`.
-            model, device, seed, options, progress: as of `register`.
-            keywords: for pairs of nodes, further arguments of `register`.
+            outputFolder: of case folders, which need one: what ``sphericalreg batch`` writes, and a later call goes on where an earlier one stopped.
+                Of pairs: pairs.csv, which keeps what is done when `progress` raises Cancelled.
+            initial: as of `register`, for all of them; None: what each X-ray says.
+            model, device, seed, options, progress: as of `register`; keywords: for pairs of nodes, its further arguments.
 
         Returns:
             One row per case: name, score, verdict, seconds, error (None if it worked) and camera_from_world (4, 4 nested lists, or None).

@@ -15,6 +15,7 @@ set(MODULE_PYTHON_SCRIPTS
   SphericalRegModule/installer.py
   SphericalRegModule/job.py
   SphericalRegModule/landmarks.py
+  SphericalRegModule/layout.py
   SphericalRegModule/live.py
   SphericalRegModule/model_section.py
   SphericalRegModule/models.py
@@ -31,6 +32,7 @@ set(MODULE_PYTHON_SCRIPTS
   SphericalRegModule/selftest.py
   SphericalRegModule/training.py
   SphericalRegModule/undo.py
+  SphericalRegModule/verdict.py
   SphericalRegModule/watch.py
   SphericalRegModule/xray_view.py
   )

@@ -12,6 +12,9 @@ from SphericalRegLib.progress import Progress, ProgressCallback
 
 from .models import loaded
 
+PAIRS_TABLE = "pairs.csv"
+"""Of pairs of nodes; a folder of cases has batch.csv, whose columns are others."""
+
 COLUMNS = ("name", "verdict", "error", "score", "doubt", "seconds")
 
 
@@ -37,7 +40,7 @@ def register_batch(
         chosen = logic.options if options is None else options
         return run_to_end(lambda report: batch_of_folders(folders, output, device, seed, report, initial, chosen, model), progress)
     chosen = {**keywords, "initial": initial, "model": loaded(model), "device": device, "seed": seed, "options": options}
-    return batch_of_nodes(logic, cases, progress=progress, **chosen)
+    return batch_of_nodes(logic, cases, output, progress=progress, **chosen)
 
 
 def batch_of_folders(
@@ -50,7 +53,7 @@ def batch_of_folders(
     options: Any = None,
     model: Any = None,
 ) -> list[dict[str, Any]]:
-    """Register case folders, resumably; touches nothing of the scene. The poses are those of ``sphericalreg batch``.
+    """Register case folders, resumably; touches nothing of the scene. The poses and the files are those of ``sphericalreg batch``.
 
     Args:
         initial: a named view, camera_from_world (4, 4) or "regressor" for all of them; None: what each case says.
@@ -71,12 +74,20 @@ def batch_of_folders(
     from SphericalRegLib.devices import resolve_device
     from SphericalRegLib.evaluation.protocol import batch
     from SphericalRegLib.evaluation.registrar import CaseRegistrar
+    from SphericalRegLib.evaluation.runs import complete_results
     from SphericalRegLib.imaging.files import read_json_object
+    from SphericalRegLib.visualization.output import describe_inputs, write_result_folder
 
     network = loaded(model)
     registrar = CaseRegistrar(initial, model=network, device=resolve_device(device), seed=seed, options=options, progress=progress)
     named = registrar.options if network is None else {**registrar.options, "model": network.identity}
-    records, _table = batch(cases, output, registrar, options=named, progress=progress)
+
+    def write(result: Any, case: Any, folder: Path) -> None:
+        inputs, pyramid = describe_inputs(case.volume, case.views), registrar.prepared(case)
+        write_result_folder(result, pyramid, case.views, folder, title=f"Registration of {case.name}", inputs=inputs)
+
+    records, _table = batch(cases, output, registrar, options=named, write=write, progress=progress)
+    complete_results(records, Path(output), write, progress)
     rows = []
     for record in records:
         result = {} if record.error else read_json_object(Path(output) / record.name / "result.json", "result")
@@ -84,11 +95,24 @@ def batch_of_folders(
     return rows
 
 
-def batch_of_nodes(logic: Any, pairs: Iterable[Any], *, progress: ProgressCallback | None = None, **keywords: Any) -> list[dict[str, Any]]:
-    """Register (ctNode, xrayNode) pairs one after the other; a pair that fails has its reason in its row."""
+def batch_of_nodes(
+    logic: Any, pairs: Iterable[Any], output: str | Path | None = None, *, progress: ProgressCallback | None = None, **keywords: Any
+) -> list[dict[str, Any]]:
+    """Register (ctNode, xrayNode) pairs one after the other; a pair that fails has its reason in its row.
+
+    Args:
+        output: folder for `PAIRS_TABLE`, written anew after each pair: a batch that is cancelled keeps what is done.
+
+    Raises:
+        InputError: the folder cannot be written to.
+        Cancelled: out of `progress`.
+    """
+    from SphericalRegLib.imaging.files import require_writable_folder
     from SphericalRegLib.mrml.provenance import result_of
 
-    rows = []
+    if output:
+        require_writable_folder(Path(output), "the folder of results")
+    rows: list[dict[str, Any]] = []
     pairs = list(pairs)
     for number, (ct, xray) in enumerate(pairs):
         name = f"{ct.GetName()}, {xray.GetName()}"
@@ -97,10 +121,11 @@ def batch_of_nodes(logic: Any, pairs: Iterable[Any], *, progress: ProgressCallba
         began = time.perf_counter()
         try:
             nodes = logic.register(ct, xray, progress=progress, **keywords)
+            rows.append(row(name, result_of(nodes.transform).to_dict(), time.perf_counter() - began, None))
         except (InputError, RuntimeError) as error:  # whatever it was, the others are registered: as `sphericalreg batch` does it
             rows.append(row(name, {}, None, str(error).partition("\n")[0]))
-            continue
-        rows.append(row(name, result_of(nodes.transform).to_dict(), time.perf_counter() - began, None))
+        if output:
+            write_rows(Path(output) / PAIRS_TABLE, rows)
     return rows
 
 

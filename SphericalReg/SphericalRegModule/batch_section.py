@@ -14,8 +14,10 @@ from slicer.i18n import tr as _
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.files import require_writable_folder
 from SphericalRegLib.mrml.tables import fill_table
+from SphericalRegLib.progress import Progress
 
-from .batch import COLUMNS, batch_of_folders, row, write_rows
+from .batch import COLUMNS, PAIRS_TABLE, batch_of_folders, row, write_rows
+from .choices import SCENE
 from .dependencies import ensure
 from .job import Failed, failure
 from .prepared import keep, key
@@ -98,7 +100,9 @@ class BatchSection:
 
     def on_pairs(self, checked: bool = False) -> None:
         """Register all pairs, one after the other."""
-        with self.panel.reporting():
+        with self.panel.reporting(self.ui.batchCollapsibleButton):
+            if self.panel.parameters.initial == SCENE:
+                raise InputError(_("Choose another start for the pairs: where the CT stands in the scene belongs to one X-ray."))
             ensure()
             if out := self.ui.batchOutputPathLineEdit.currentPath:
                 require_writable_folder(Path(out), "the folder of results")
@@ -107,13 +111,14 @@ class BatchSection:
             self._next()
 
     def _next(self) -> None:
-        from SphericalRegLib.mrml.session import run
+        from SphericalRegLib.mrml.session import check_writable, run
 
         p = self.panel.parameters
         while self._queue:
             ct, xray = self._queue[0]
             self._began = time.perf_counter()
             try:
+                check_writable(ct, xray, move_xray=p.moveXray)
                 initial = self.panel.initial.pose(ct, xray)
                 model = self.panel.model.chosen()
                 request = self.panel.logic.readRequest(ct, xray, initial=initial, model=model, device=p.device, seed=p.seed)
@@ -158,19 +163,33 @@ class BatchSection:
         self.show_rows(self._rows)  # first: the file may not be writable
         folder = self.ui.batchOutputPathLineEdit.currentPath
         if folder and self._rows:
-            write_rows(Path(folder) / "batch.csv", self._rows)
+            write_rows(Path(folder) / PAIRS_TABLE, self._rows)
 
     # -- a folder of cases
 
     def on_folder(self, checked: bool = False) -> None:
         """Register every case of a folder; the scene stays as it is."""
         folder, out = self.ui.batchInputPathLineEdit.currentPath, self.ui.batchOutputPathLineEdit.currentPath
-        with self.panel.reporting():
+        with self.panel.reporting(self.ui.batchCollapsibleButton):
             if not folder or not out:
                 raise InputError(_("Choose a folder of cases and a folder for the results first."))
             ensure()
             device, seed, model = self.panel.parameters.device, self.panel.parameters.seed, self.panel.model.file()
-            self.panel.run_job(lambda report: batch_of_folders([Path(folder)], out, device, seed, report, model=model), self.show_rows)
+            reached = Progress("register", 0, 0)
+
+            def work(report: Any) -> Any:
+                def note(step: Progress) -> None:
+                    nonlocal reached
+                    reached = step if step.stage == "register" else reached  # the cases', between those of each registration
+                    report(step)
+
+                return batch_of_folders([Path(folder)], out, device, seed, note, model=model)
+
+            def stopped() -> None:
+                words = _("Cancelled after {done} of {all} cases. Their results stay in {folder}; the next run goes on there.")
+                self.ui.statusLabel.text = words.format(done=reached.done, all=reached.total, folder=out)
+
+            self.panel.run_job(work, self.show_rows, stopped=stopped)
 
     # -- results
 

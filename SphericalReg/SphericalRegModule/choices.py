@@ -1,10 +1,11 @@
 """What can be chosen in the panel, in the words that stand there and in saved scenes."""
 
 ALL_VIEWS = "all named views"
+XRAY_SAYS = "what the X-ray says"
 ANGLES = "C-arm angles"
 SCENE = "the CT's place in the scene"
 ASK_MODEL = "the model's regressor"
-INITIAL_POSES = (ALL_VIEWS, "ap", "pa", "left", "right", ANGLES, SCENE, ASK_MODEL)
+INITIAL_POSES = (ALL_VIEWS, XRAY_SAYS, "ap", "pa", "left", "right", ANGLES, SCENE, ASK_MODEL)
 
 NO_MODEL, SHIPPED_MODEL, MODEL_FILE, OWN_MODEL = MODELS = (
     "none (intensities alone)",

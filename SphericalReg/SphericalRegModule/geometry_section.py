@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,12 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.geometry_file import read_geometry, write_geometry
 from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced, describe_origins, first_known, with_defaults
-from SphericalRegLib.mrml.detector import placed_camera
+from SphericalRegLib.mrml.detector import is_mirrored, placed_camera
 from SphericalRegLib.mrml.geometry_attribute import keep_geometry, kept_geometry
+from SphericalRegLib.mrml.poses import pose_of
 from SphericalRegLib.mrml.xrays import node_geometry, stored_image
 
-from .choices import SCENE
+from .choices import ALL_VIEWS, ASK_MODEL, SCENE, XRAY_SAYS
 
 if TYPE_CHECKING:
     from SphericalRegLib.imaging.dicom import DicomGeometry
@@ -42,6 +44,8 @@ LABELS = {
     "pixel_spacing_mm": "spacingOriginLabel",
     "principal_point_px": "principalOriginLabel",
     "intensity": "intensityOriginLabel",
+    "inverted": "invertedOriginLabel",
+    "mirrored": "mirroredOriginLabel",
 }
 
 
@@ -52,11 +56,16 @@ class GeometrySection:
         self.panel, self.ui = panel, panel.ui
         self.known: GeometryValues | None = None
         self._xray_id: str | None = None
+        self._restored = True
         self.ui.loadGeometryButton.connect("clicked(bool)", self.on_load)
         self.ui.saveGeometryButton.connect("clicked(bool)", self.on_save)
 
     def forget(self) -> None:
         """Another parameter node, or none."""
+        self._forget_xray()
+        self._restored = True
+
+    def _forget_xray(self) -> None:
         self.known, self._xray_id = None, None
 
     def show_state(self, busy: bool) -> None:
@@ -66,14 +75,19 @@ class GeometrySection:
         """Another X-ray was chosen, or a value was edited."""
         p = self.panel.parameters
         xray = p.xrayVolume
+        restored, self._restored = self._restored, False
         if xray is None or xray.GetImageData() is None:
-            self.forget()
+            self._forget_xray()
             for label in (*LABELS.values(), "sizeLabel", "geometryWarningLabel"):
                 getattr(self.ui, label).text = ""
+            self._say_start()
+            self._say_sides()
             return
         if self.known is None or xray.GetID() != self._xray_id:
             self._xray_id, self.known = xray.GetID(), known_geometry(xray)
             to_parameters(self.known, p)
+            if not restored:  # the choices of a scene that was loaded stay
+                self._choose_start()
         else:
             values = from_parameters(p, self.known)
             if edited(values, self.known):
@@ -84,20 +98,72 @@ class GeometrySection:
                 if p.initial == SCENE:  # the X-ray that was placed is what will be registered
                     self.panel.initial.refresh_placed()
         show_origins(self.ui, self.known)
+        self._say_start()
+        self._say_sides()
+
+    # -- what the X-ray says of where it was taken from
+
+    @property
+    def start(self) -> Sourced[Any] | None:
+        """The pose, or the view, that the X-ray's geometry says it was taken from."""
+        return None if self.known is None else self.known.initial_camera_from_world or self.known.start
+
+    def missing_start(self) -> str:
+        """What is wrong with the X-ray's own word for a start, if that is chosen; or an empty text."""
+        p = self.panel.parameters
+        if p is None or p.initial != XRAY_SAYS or self.start is not None:
+            return ""
+        return _("The X-ray does not say where it was taken from: choose another start")
+
+    def _choose_start(self) -> None:
+        """As for a case folder, what a new X-ray says goes before what the panel chose; a view or angles that somebody chose stay."""
+        p = self.panel.parameters
+        before_another = p.initial == SCENE and p.placedFrom is not p.xrayVolume
+        if self.start is not None and (p.initial in (ALL_VIEWS, ASK_MODEL) or before_another):
+            p.initial = XRAY_SAYS
+        elif self.start is None and p.initial == XRAY_SAYS:
+            p.initial = ALL_VIEWS
+
+    def _say_start(self) -> None:
+        said, what = self.start, ""
+        if said is not None and self.panel.parameters.initial == XRAY_SAYS:
+            pose = self.known is not None and said is self.known.initial_camera_from_world
+            what = _("The X-ray says: {what} ({origin}).").format(what=_("a pose") if pose else said.value, origin=said.origin)
+        self.ui.startLabel.text = what
+        self.ui.startLabel.visible = bool(what)
+
+    def _say_sides(self) -> None:
+        """Which side of the patient is where in the X-ray view: a letter on the film that says otherwise tells of a mirrored image."""
+        from SphericalRegLib.visualization.orientation import NAMES, edge_letters
+
+        p, words = self.panel.parameters, ""
+        try:
+            placed = None if p.placedXray is None or p.ctVolume is None else placed_camera(p.placedXray)
+            pose = None if placed is None else pose_of(p.ctVolume, placed.world_from_camera)
+        except InputError:  # of nodes that are warped or scaled; a registration says so
+            pose = None
+        if pose is not None:
+            edges = edge_letters(pose, is_mirrored(p.placedXray))
+            words = _("In the X-ray view: the patient's {left} at the left edge, {top} at the top.")
+            words = words.format(left=NAMES[edges.left], top=NAMES[edges.top])
+        self.ui.sidesLabel.text = words
+        self.ui.sidesLabel.visible = bool(words)
+
+    # -- files
 
     def on_load(self, checked: bool = False) -> None:
         """Take the values of a file."""
-        with self.panel.reporting():
+        with self.panel.reporting(self.ui.geometryCollapsibleButton):
             path = self.ui.geometryPathLineEdit.currentPath
             if not path or self.panel.parameters.xrayVolume is None:
                 raise InputError(_("Choose an X-ray and a geometry file first."))
             load(path, self.panel.parameters.xrayVolume)
-            self.forget()  # so that the new values are taken over
+            self._forget_xray()  # so that the new values are taken over
             self.panel.update()
 
     def on_save(self, checked: bool = False) -> None:
         """Write the values to a file."""
-        with self.panel.reporting():
+        with self.panel.reporting(self.ui.geometryCollapsibleButton):
             path = self.ui.geometryPathLineEdit.currentPath
             if not path or self.known is None:
                 raise InputError(_("Choose an X-ray and a file to write first."))
@@ -188,7 +254,7 @@ def show_origins(ui: Any, values: GeometryValues) -> None:
     known = describe_origins(values)
     for field, label in LABELS.items():
         origin = origin_in_words(known[field], field) if field in known else _("not known: enter it")
-        getattr(ui, label).text = origin if len(origin) <= LONGEST_ORIGIN else f"{origin[:LONGEST_ORIGIN - 3]}..."
+        getattr(ui, label).text = shortened(origin, field)
         getattr(ui, label).toolTip = origin
     ui.sizeLabel.text = "{} x {} px".format(*known["size_px"].value) if "size_px" in known else ""
     said = list(values.warnings)
@@ -196,7 +262,7 @@ def show_origins(ui: Any, values: GeometryValues) -> None:
     missing = [name for field, name in needed.items() if field not in known]
     if missing:
         said.append(_("Not known: {names}.").format(names=", ".join(missing)))
-    if any(known[field].is_default for field in ("principal_point_px", "intensity") if field in known):
+    if any(known[field].is_default for field in LABELS if field in known):
         said.append(_("Values marked 'default' are guesses: check them."))
     ui.geometryWarningLabel.text = " ".join(said)
     ui.geometryWarningLabel.visible = bool(said)
@@ -212,6 +278,15 @@ def origin_in_words(value: Sourced[Any], field: str) -> str:
     }.get(field, str(value.origin))
 
 
+def shortened(origin: str, field: str) -> str:
+    """An origin that fits beside its value; all of it is in the tool tip. Of a tag its number is kept, of a file its name."""
+    tags = re.findall(r"\([0-9A-Fa-f]{4},[0-9A-Fa-f]{4}\)", origin)
+    if tags:
+        return f"DICOM {tags[0]}{', ...' if len(tags) > 1 else ''}"
+    text = origin.removesuffix(f": {field}")
+    return text if len(text) <= LONGEST_ORIGIN else f"{text[:LONGEST_ORIGIN - 3]}..."
+
+
 def load(path: str | Path, xray: Any) -> None:
     """Take a geometry file for an X-ray and keep it with the node.
 
@@ -221,7 +296,8 @@ def load(path: str | Path, xray: Any) -> None:
     given = as_in_the_file(read_geometry(path), xray)
     size = stored_image(xray, 0).size_px
     if given.size_px is not None and tuple(given.size_px.value) != size:
-        raise InputError(f"{path} is for an image of {given.size_px.value} pixels, the X-ray {xray.GetName()!r} has {size} (columns, rows).")
+        (across, down), (columns, rows) = given.size_px.value, size
+        raise InputError(f"{path} is for an image of {across} x {down} pixels; expected the {columns} x {rows} of the X-ray {xray.GetName()!r}.")
     keep_geometry(xray, first_known(given, kept_geometry(xray)))
 
 

@@ -9,19 +9,21 @@ import slicer
 from slicer.i18n import tr as _
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.imaging.geometry_values import start_pose
 from SphericalRegLib.mrml.detector import is_mirrored, placed_camera, set_image
 from SphericalRegLib.mrml.frames import browser_of
 from SphericalRegLib.mrml.matrices import scene_from_node
-from SphericalRegLib.mrml.poses import POSE, hang, move_ct, release, set_scene_matrix
+from SphericalRegLib.mrml.poses import POSE, hang, move_ct, pose_of, release, set_scene_matrix
 from SphericalRegLib.mrml.provenance import ROLE
 from SphericalRegLib.mrml.voxels import voxels
 from SphericalRegLib.mrml.xrays import radiograph_to_node
 
-from . import scene_view, xray_view
-from .choices import ALL_VIEWS, ANGLES, ASK_MODEL, NO_MODEL, SCENE
+from . import layout, scene_view
+from .choices import ALL_VIEWS, ANGLES, ASK_MODEL, NO_MODEL, SCENE, XRAY_SAYS
 from .dependencies import ensure
 from .job import failure
 from .live import LiveDRR
+from .undo import show_handles, stand
 
 if TYPE_CHECKING:
     from .panel import Panel
@@ -51,6 +53,7 @@ class InitialSection:
         missing, p = self.panel.missing_inputs(), self.panel.parameters
         if not missing and p.initial == ASK_MODEL:
             missing = self.panel.model.missing()
+        missing = missing or self.panel.geometry.missing_start()
         self.ui.placeButton.enabled = not busy and not missing
         self.ui.placeButton.toolTip = missing or self._place_tip
         missing = self.panel.missing_inputs()
@@ -81,14 +84,9 @@ class InitialSection:
     def pose(self, ct: Any, xray: Any, geometry: Any = None, frame: int | None = None) -> Any:
         """The start for a CT and an X-ray, as the logic takes it; geometry and frame as the logic takes them, too."""
         p = self.panel.parameters
-        if p.initial == SCENE:
-            return "scene"
-        if p.initial == ALL_VIEWS:
-            return None
-        if p.initial == ASK_MODEL:
-            return "regressor"
+        words = {SCENE: "scene", ALL_VIEWS: "views", XRAY_SAYS: None, ASK_MODEL: "regressor"}
         if p.initial != ANGLES:
-            return p.initial
+            return words.get(p.initial, p.initial)
         from SphericalRegLib.geometry.views import c_arm_view
 
         from .rendering import centre_of, radiograph_of
@@ -100,15 +98,37 @@ class InitialSection:
 
     def on_place(self, checked: bool = False) -> None:
         """Stand the X-ray before the CT at the initial pose and show both."""
-        with self.panel.reporting():
+        with self.panel.reporting(self.ui.initialPoseCollapsibleButton):
             ensure()
-            p = self.panel.parameters
             with slicer.util.WaitCursor():  # the first time PyTorch is loaded, and the CT made ready
-                if p.initial == ASK_MODEL:
-                    self.place(self._regressed())
-                    return
-                view: Any = (p.primaryDeg, p.secondaryDeg) if p.initial == ANGLES else "ap" if p.initial in (ALL_VIEWS, SCENE) else p.initial
-                self.place(view)
+                self.place(self._view())
+
+    def _view(self) -> Any:
+        """Where the X-ray is placed, as `place` takes it: where it stands, if the start is the CT's place before it."""
+        p = self.panel.parameters
+        if p.initial == SCENE:
+            placed = None if p.placedXray is None else placed_camera(p.placedXray)
+            return "ap" if placed is None else pose_of(p.ctVolume, placed.world_from_camera)
+        if p.initial == XRAY_SAYS:
+            return self._said()
+        if p.initial == ASK_MODEL:
+            return self._regressed()
+        return (p.primaryDeg, p.secondaryDeg) if p.initial == ANGLES else "ap" if p.initial == ALL_VIEWS else p.initial
+
+    def _said(self) -> np.ndarray:
+        """camera_from_world (4, 4): where the X-ray says that it was taken from.
+
+        Raises:
+            InputError: it does not.
+        """
+        from .rendering import centre_of, radiograph_of
+
+        p = self.panel.parameters
+        radiograph = radiograph_of(p.xrayVolume, self.panel.geometry.known, self.panel.inputs.frame)
+        said = start_pose(radiograph.known, radiograph.camera, centre_of(p.ctVolume))
+        if said is None:
+            raise InputError(_("The X-ray does not say where it was taken from: choose another start."))
+        return said.value
 
     def _regressed(self) -> np.ndarray:
         """camera_from_world (4, 4): the likeliest pose that the model's regressor sees in the X-ray.
@@ -132,7 +152,7 @@ class InitialSection:
 
         from .landmarks import in_words, landmark_pose
 
-        with self.panel.reporting():
+        with self.panel.reporting(self.ui.initialPoseCollapsibleButton):
             ensure()
             p = self.panel.parameters
             self._say_of_landmarks("")
@@ -151,6 +171,7 @@ class InitialSection:
         """Stand the X-ray before the CT: at a named view, C-arm angles or camera_from_world (4, 4); one of them gets handles, and the DRR follows."""
         p = self.panel.parameters
         self.panel.result.check(p.ctVolume, p.xrayVolume)
+        before, known = stand(p.ctVolume, p), (p.outputTransform, p.placedXray, p.drrVolume)
         for node in (p.ctVolume,) if p.moveXray else (p.placedXray, p.drrVolume):
             release(node, p.outputTransform)
         placed = self.panel.logic.placeXray(
@@ -163,7 +184,7 @@ class InitialSection:
         with slicer.util.NodeModify(p):
             p.placedXray, p.placedFrom = placed, p.xrayVolume
         self._give_handles(placed)
-        xray_view.show_layout()
+        layout.show_layout()
         self.render()
         if p.moveXray:
             p.drrVolume.SetAndObserveTransformNodeID(p.outputTransform.GetID())
@@ -172,6 +193,8 @@ class InitialSection:
         scene_view.show_scene(p.ctVolume)
         p.initial = SCENE
         p.live = True
+        made = tuple(node for node in (p.outputTransform, p.placedXray, p.drrVolume) if not any(node is one for one in known))
+        self.panel.result.was_placed(before, made)
 
     def _give_handles(self, placed: Any) -> None:
         """What is to be moved hangs under the transform, which has handles about the CT's centre; nothing moves."""
@@ -184,8 +207,7 @@ class InitialSection:
                 set_image(placed, voxels(placed)[0].copy(), there, mirrored=is_mirrored(placed))
         else:
             move_ct(p.ctVolume, p.outputTransform, scene_from_node(p.ctVolume))
-        p.outputTransform.CreateDefaultDisplayNodes()
-        p.outputTransform.GetDisplayNode().SetEditorVisibility(True)
+        show_handles(p.outputTransform, True)
         from .rendering import centre_of
 
         centre = centre_of(p.ctVolume)  # handles stand at a place in the frame of what hangs under the transform: the CT's own, or here the scene's

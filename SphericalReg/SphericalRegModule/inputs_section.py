@@ -76,7 +76,7 @@ class InputsSection:
         if self.run is None:
             self.ui.frameCountLabel.text, self._shown_frame = "", None
             return
-        self.ui.frameCountLabel.text = _("of {count}").format(count=self.run.count)
+        self.ui.frameCountLabel.text = _("of 0 to {last}").format(last=self.run.count - 1)
         self.ui.frameSpinBox.maximum = max(0, self.run.count - 1)
         chosen, selected = min(p.frame, self.run.count - 1), self.run.selected()
         before = self._shown_frame

@@ -13,7 +13,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.progress import clock
 from SphericalRegLib.training.files import Trained, how_far, state_path
 
-from . import dependencies, xray_view
+from . import dependencies, layout
 from .choices import ALL_VIEWS, ASK_MODEL, MODEL_FILE, NO_MODEL, OWN_MODEL, SHIPPED_MODEL
 from .job import Done, Failed, Message
 from .models import SHIPPED, loaded, model_file
@@ -213,7 +213,7 @@ class ModelSection:
         question = _("There is a model at {path} already. Train anew, and replace it in the end?").format(path=out)
         if not resume and out.is_file() and not slicer.util.confirmOkCancelDisplay(question, windowTitle="SphericalReg"):
             return
-        with self.panel.reporting():
+        with self.panel.reporting(self.ui.modelCollapsibleButton):
             dependencies.ensure()
             request = self._request(out, resume)
             self._curve = ()
@@ -223,7 +223,7 @@ class ModelSection:
                 if request.radiograph is None
                 else _("Starting, with the geometry of {xray}...").format(xray=p.xrayVolume.GetName())
             )
-            xray_view.show_layout()
+            layout.show_layout()
             self.trainer.start(lambda report: train(request, report))
         self.panel.update()
 
@@ -259,7 +259,7 @@ class ModelSection:
         state = state_path(_with_suffix(self.panel.parameters.trainPath))
         question = _("Throw the unfinished training away?\n\n{path}").format(path=state)
         if slicer.util.confirmOkCancelDisplay(question, windowTitle="SphericalReg"):
-            with self.panel.reporting():
+            with self.panel.reporting(self.ui.modelCollapsibleButton):
                 try:
                     state.unlink(missing_ok=True)
                 except OSError as error:

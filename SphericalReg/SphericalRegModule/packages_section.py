@@ -41,7 +41,7 @@ class PackagesSection:
 
     def on_remove(self, checked: bool = False) -> None:
         """Uninstall them, after asking."""
-        with self.panel.reporting():
+        with self.panel.reporting(self.ui.advancedCollapsibleButton):
             names = sorted(dependencies.installed())
             question = _("Remove these Python packages?\n\n{names}\n\nRestart Slicer afterwards; the next registration asks for them again.")
             if names and slicer.util.confirmOkCancelDisplay(question.format(names="\n".join(names)), windowTitle="SphericalReg"):

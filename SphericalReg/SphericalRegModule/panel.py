@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -51,6 +52,7 @@ class Panel:
         # an X-ray may be chosen before it is filled, and a sequence's proxy shows one frame after the other
         self._xray_watch = Watch(slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self.update)
         self._updating = False
+        self._update_failed = False  # what is wrong is what the last update said
         self.stage = ""  # of what runs, or ran last
         self._details = ""
         self._then: Any = None
@@ -109,8 +111,11 @@ class Panel:
             self._xray_watch.follow(self.parameters.xrayVolume)
             for section in self._sections:
                 section.update()
+            if self._update_failed:
+                self.clear_error()
         except InputError as error:
             self.show_error(failure(error))
+            self._update_failed = True
         finally:
             self._updating = False
         self.show_state()
@@ -118,7 +123,7 @@ class Panel:
     @property
     def observers(self) -> int:
         """How many the panel and its parts hold now."""
-        watches = (self._parameters_watch, self._xray_watch, self.result.watch)
+        watches = (self._parameters_watch, self._xray_watch, *self.result.watches)
         return sum(watch.following for watch in watches) + len(self.initial.live.Observations)
 
     def missing_inputs(self) -> str:
@@ -146,7 +151,7 @@ class Panel:
         p = self.parameters
         if p is not None and p.initial == SCENE and p.placedXray is None:
             return self.missing_inputs() or _("Place the X-ray first, or choose another start")
-        return self.missing_inputs() or ("" if p is None else self.model.missing())
+        return self.missing_inputs() or self.geometry.missing_start() or ("" if p is None else self.model.missing())
 
     def show_state(self) -> None:
         missing, busy = self.missing(), self.runner.busy
@@ -168,7 +173,7 @@ class Panel:
             work: takes a progress callback; runs in a thread.
             then: takes its value, in the main thread.
             failed: instead of showing the failure.
-            stopped: after it was cancelled.
+            stopped: after it was cancelled; says what was done, where that is not nothing.
         """
         self.clear_error()
         self.initial.live.stop()
@@ -180,10 +185,7 @@ class Panel:
     def _on_progress(self, progress: Progress) -> None:
         self.stage = progress.stage
         self.ui.progressBar.value = round(100 * progress.done / max(progress.total, 1))
-        words = [progress.stage, *([progress.message] if progress.message else [])]
-        if progress.cost is not None:
-            words.append(_("cost {cost:.4g}").format(cost=progress.cost))
-        self.ui.statusLabel.text = ", ".join(words)
+        self.ui.statusLabel.text = ", ".join([in_words(progress.stage), *([progress.message] if progress.message else [])])
 
     def _on_end(self, message: Message) -> None:
         then, failed, stopped = self._then, self._failed, self._stopped
@@ -202,12 +204,14 @@ class Panel:
 
     def show_error(self, failed: Failed) -> None:
         """Say what went wrong; the details can be copied."""
+        self._update_failed = False
         self._details = failed.details
         self.ui.statusLabel.text = ""
         self.ui.errorLabel.text = failed.sentence
         self.ui.errorFrame.visible = True
 
     def clear_error(self) -> None:
+        self._update_failed = False
         self._details = ""
         self.ui.errorLabel.text = ""
         self.ui.errorFrame.visible = False
@@ -221,7 +225,7 @@ class Panel:
             self.ui.registerButton.text = _("Cancelling...")
             self.ui.registerButton.enabled = False
             return
-        with self.reporting():
+        with self.reporting(self.ui.registerCollapsibleButton):
             ensure()
             if self.inputs.all_frames:
                 self._register_run()
@@ -285,8 +289,12 @@ class Panel:
 
     # -- helpers
 
-    def reporting(self) -> Reporting:
-        """A context in which errors are shown in the panel's words."""
+    def reporting(self, section: Any = None) -> Reporting:
+        """A context in which errors are shown in the panel's words: below the section whose button was pressed, or where the last ones stood."""
+        if section is not None:
+            column, strip = section.parent().layout(), self.ui.statusFrame
+            column.removeWidget(strip)
+            column.insertWidget(column.indexOf(section) + 1, strip)
         return Reporting(self)
 
 
@@ -304,3 +312,15 @@ class Reporting:
             return False
         self._panel.show_error(failure(error))
         return True
+
+
+def in_words(stage: str) -> str:
+    """A stage of a registration for people; what stands before it, a frame's or a pair's number, stays."""
+    words = {
+        "search": _("searching"),
+        "regressor": _("asking the model"),
+        "spherical LM": _("refining with the model"),
+    }
+    before, comma, last = stage.rpartition(", ")
+    size = re.fullmatch(r"refine (\d+) px", last)
+    return before + comma + (_("refining at {size} pixels").format(size=size[1]) if size else words.get(last, last))

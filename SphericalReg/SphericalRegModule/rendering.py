@@ -15,9 +15,10 @@ from SphericalRegLib.imaging.radiograph import Radiograph, geometry_values
 from SphericalRegLib.mrml.detector import PlacedCamera, is_mirrored, placed_camera, set_image
 from SphericalRegLib.mrml.frames import stored_frame
 from SphericalRegLib.mrml.geometry_attribute import kept_geometry
-from SphericalRegLib.mrml.matrices import node_from_voxel, scene_from_node
+from SphericalRegLib.mrml.matrices import scene_from_node
 from SphericalRegLib.mrml.poses import pose_of
 from SphericalRegLib.mrml.session import render
+from SphericalRegLib.mrml.volumes import centre_of
 from SphericalRegLib.mrml.xrays import exposure_of, radiograph_to_node
 
 from .geometry_section import dicom_geometry
@@ -33,12 +34,6 @@ def radiograph_of(xray: Any, geometry: Any = None, frame: int | None = None) -> 
     """An X-ray node's image, or a frame of it, ready for registration; without `geometry`, as it is known of the node."""
     stored = stored_frame(xray, frame)
     return exposure_of(xray, kept_geometry_of(xray) if geometry is None else geometry_values(geometry)).radiograph(stored)
-
-
-def centre_of(ct: Any) -> np.ndarray:
-    """(3,): the centre of a CT's grid in its own frame, the point that it turns about."""
-    size = np.array(ct.GetImageData().GetDimensions())
-    return (node_from_voxel(ct) @ [*((size - 1) / 2), 1])[:3]
 
 
 def place_xray(ct: Any, xray: Any, geometry: Any = None, view: Any = "ap", placed: Any = None, frame: int | None = None) -> Any:

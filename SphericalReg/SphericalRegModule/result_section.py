@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,15 @@ from slicer.i18n import tr as _
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.mrml.detector import placed_camera
 from SphericalRegLib.mrml.frames import browser_of
-from SphericalRegLib.mrml.provenance import result_of
+from SphericalRegLib.mrml.provenance import RESULT, XRAY, result_of
+from SphericalRegLib.mrml.tables import fill_table
 from SphericalRegLib.registration.result import distinct
 
-from . import scene_view, xray_view
+from . import layout, scene_view, xray_view
 from .blink import Blink
 from .choices import OVERLAY
-from .undo import Before, go_back, stand
+from .undo import Before, go_back, show_handles, stand
+from .verdict import back_to, in_words, moved_off
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ class ResultSection:
     def __init__(self, panel: Panel) -> None:
         self.panel, self.ui = panel, panel.ui
         self.watch = Watch(slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self._on_drr)
+        moved = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
+        self._ct_watch, self._detector_watch = Watch(moved, self._on_moved), Watch(moved, self._on_moved)
         self.blink = Blink(self._show_blink)
         self._outcome: Any = None
         self._frames: Sequence[Any] = ()
@@ -43,26 +47,47 @@ class ResultSection:
         self._shown: tuple[Any, ...] = ()
         self._moved: Any = None
         self._shown_from: tuple[Any, Any, Any] = (None, None, None)
+        self._written: tuple[Any, Any, Any] | None = None
+        self._result: Any = None  # what the transform carries that is spoken of
+        self._off = ""
+        self._undo_words, self._undo_tip = self.ui.undoButton.text, self.ui.undoButton.toolTip
+        self._export_tip = self.ui.exportButton.toolTip
         self.ui.undoButton.connect("clicked(bool)", self.on_undo)
         self.ui.exportButton.connect("clicked(bool)", self.on_export)
         self.ui.blinkButton.connect("toggled(bool)", self.on_blink)
+        self.ui.layoutButton.connect("clicked(bool)", self.on_layout)
+        self._tell("", "")
 
     def forget(self) -> None:
         """The scene or the panel goes away."""
         self.ui.blinkButton.checked = False
         self.blink.stop()
-        self.watch.follow(None)
+        for watch in self.watches:
+            watch.follow(None)
         self._forget_outcome()
-        self._undo, self._shown, self._moved = [], (), None
-        self.ui.verdictLabel.text = ""
+        self._undo, self._shown, self._moved, self._result, self._off = [], (), None, None, ""
+        self._tell("", "")
+
+    @property
+    def watches(self) -> tuple[Watch, ...]:
+        """All observers of this section."""
+        return self.watch, self._ct_watch, self._detector_watch
 
     def _forget_outcome(self) -> None:
-        self._outcome, self._frames, self._run = None, (), None
+        self._outcome, self._frames, self._run, self._written = None, (), None, None
+        self._shown_from = (None, None, None)
 
     def show_state(self, busy: bool) -> None:
         parameters = self.panel.parameters
-        self.ui.undoButton.enabled = bool(self._undo) and not busy
-        self.ui.exportButton.enabled = self.outcome is not None and not busy
+        back = bool(self._off) and self._result is not None
+        self.ui.undoButton.enabled = (back or bool(self._undo)) and not busy
+        self.ui.undoButton.text = _("Back to the result") if back else self._undo_words
+        self.ui.undoButton.toolTip = _("Put the CT back to where the registration found it.") if back else self._undo_tip
+        known = self.outcome is not None or (self._run is None and self._result is not None and all(node is not None for node in self._about()))
+        self.ui.exportButton.enabled = known and not self._off and not busy
+        self.ui.exportButton.toolTip = (
+            _("The CT was moved since: go back to the result, or register again, before it is exported.") if self._off else self._export_tip
+        )
         self.ui.blinkButton.enabled = parameters is not None and parameters.placedXray is not None and parameters.drrVolume is not None
 
     def update(self) -> None:
@@ -73,6 +98,7 @@ class ResultSection:
             self.show_pictures()
         if self._moved is not None and p.moveXray != self._moved and not self.panel.runner.busy:
             self._show_again()
+        self._say()
 
     @property
     def outcome(self) -> Any:
@@ -107,12 +133,25 @@ class ResultSection:
         made = self._write(ct, xray, chosen, outcome=outcome)
         self._undo = [*self._undo, (before, None, made)][-MOST_UNDOS:]
 
+    def was_placed(self, before: Before, made: tuple[Any, ...]) -> None:
+        """The X-ray was placed, which can be undone like a registration; `made` are the nodes that it took."""
+        self._undo = [*self._undo, (before, None, made)][-MOST_UNDOS:]
+        self._moved = None  # an outcome of before is not shown again with the other one moved
+        self.panel.show_state()
+
     def show_run(self, frames: Sequence[Any], ct: Any, xray: Any) -> None:
         """Write the outcomes of a run's frames into the scene and show the frame that the browser has selected."""
         p = self.panel.parameters
         again = p.outputTransform is not None and browser_of(p.outputTransform) is not None
         before = stand(ct, p)
-        made = self._write(ct, xray, xray, frames=frames)
+        try:
+            made = self._write(ct, xray, xray, frames=frames)
+        except InputError as error:  # the run was removed meanwhile: what its frames took long to find is kept
+            from SphericalRegLib.mrml.run_session import run_rows
+
+            p.framesTable = p.framesTable or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", f"{xray.GetName()} poses")
+            fill_table(p.framesTable, run_rows(frames, None))
+            raise InputError(_("{error} The poses are in the table {table}.").format(error=error, table=p.framesTable.GetName())) from None
         self._undo = [] if again else [*self._undo, (before, self._run, made)][-MOST_UNDOS:]  # frames that were written over cannot be brought back
 
     def _write(self, ct: Any, xray: Any, chosen: Any, outcome: Any = None, frames: Sequence[Any] = ()) -> tuple[Any, ...]:
@@ -132,11 +171,13 @@ class ResultSection:
             p.outputTransform, p.placedXray, p.drrVolume, p.placedFrom = nodes.transform, nodes.xray, nodes.drr, chosen
             self._outcome, self._frames, self._moved = outcome, frames, p.moveXray
             self._shown_from = (ct, xray, chosen)
+            self._written = (nodes.transform, ct, nodes.xray)
+        show_handles(nodes.transform, False)  # a stray drag would move the CT off its result
         for node in (nodes.xray, nodes.drr):
             xray_view.set_window(node)
         self.watch.follow(p.drrVolume)
         self._say()
-        xray_view.show_layout()
+        layout.show_layout()
         self.show_pictures(fit=True)
         self._plot()
         scene_view.show_scene(ct)
@@ -165,9 +206,32 @@ class ResultSection:
         if self.panel.parameters.picture in xray_view.COLOURED:
             self.show_pictures()
 
+    def _on_moved(self, caller: Any, event: str) -> None:
+        """CT or X-ray went elsewhere."""
+        if self.panel.parameters is not None:
+            self._say()
+            self.show_state(self.panel.runner.busy)
+
+    def _about(self) -> tuple[Any, Any, Any]:
+        """Transform, CT and X-ray on its detector of what is said: those that were written last, else as they are chosen."""
+        p = self.panel.parameters
+        if self._written is not None and all(slicer.mrmlScene.IsNodePresent(node) for node in self._written):
+            return self._written
+        return (None, None, None) if p is None else (p.outputTransform, p.ctVolume, p.placedXray)
+
     def _say(self) -> None:
-        transform = self.panel.parameters.outputTransform
-        result = None if transform is None else result_of(transform)
+        """What is known of the result that the transform carries, and first of all what speaks against it."""
+        transform, ct, detector = self._about()
+        result = self._result = None if transform is None else result_of(transform)
+        known = result is not None and ct is not None and detector is not None
+        self._ct_watch.follow(ct if known else None)
+        self._detector_watch.follow(detector if known else None)
+        drr = self.panel.parameters.drrVolume
+        marked = drr if drr is not None and drr.GetAttribute(RESULT) else None
+        self._off = moved_off(result, transform, ct, detector, marked) if known else ""
+        doubts = [self._off] if self._off else []
+        if result is not None and result.doubt:
+            doubts.insert(0, _("Doubtful: {doubt}. Look at the images before it is used.").format(doubt=result.doubt))
         words = [] if result is None else [in_words(result)]
         if self._run is not None:
             failed = sum(frame.outcome is None for frame in self._frames)
@@ -177,7 +241,12 @@ class ResultSection:
             if self.outcome is None:
                 number = max(0, self._run.browser.GetSelectedItemNumber())
                 words[1:] = [_("It was not registered: {reason} The frame before it is shown.").format(reason=self._frames[number].error)]
-        self.ui.verdictLabel.text = " ".join(words)
+                doubts = []
+        self._tell(" ".join(doubts), " ".join(words))
+
+    def _tell(self, doubts: str, words: str) -> None:
+        self.ui.doubtLabel.text, self.ui.verdictLabel.text = doubts, words
+        self.ui.doubtLabel.visible = bool(doubts)
 
     # -- pictures
 
@@ -227,18 +296,36 @@ class ResultSection:
 
     # -- buttons
 
+    def on_layout(self, checked: bool = False) -> None:
+        """Show the views of this module, with what belongs there."""
+        with self.panel.reporting(self.ui.resultCollapsibleButton):
+            layout.show_layout()
+            self.show_pictures(fit=True)
+
     def on_undo(self, checked: bool = False) -> None:
-        """Back to where CT and X-ray stood before the last registration."""
-        with self.panel.reporting():
+        """Back to the result, where something was moved since; else to where CT and X-ray stood before the last registration or placement."""
+        with self.panel.reporting(self.ui.resultCollapsibleButton):
+            if self._off and self._result is not None:
+                self._back_to_result()
+                return
             self._take_back()
             self._moved = None
-            self.ui.verdictLabel.text = _("Back at the previous pose.")
+            self.ui.statusLabel.text = _("Back at the previous pose.")
             if self.panel.parameters.placedXray is not None:
                 self.show_pictures(fit=True)
             else:
                 xray_view.empty()
                 scene_view.remove_camera()
         self.panel.update()
+
+    def _back_to_result(self) -> None:
+        p, about = self.panel.parameters, self._about()
+        back_to(self._result, *about)
+        show_handles(about[0], False)
+        if p.ctVolume is not None and p.placedXray is not None:
+            self.panel.initial.render()
+        self.panel.update()
+        self.ui.statusLabel.text = _("Back at the result.")
 
     def _take_back(self) -> None:
         from SphericalRegLib.mrml.run_session import remove_run
@@ -255,13 +342,12 @@ class ResultSection:
     def on_export(self, checked: bool = False) -> None:
         """Write the result's folder beside the panel."""
         folder = self.ui.exportPathLineEdit.currentPath
-        outcome, run = self.outcome, self._run
-        with self.panel.reporting():
+        run, written = self._run, list[bool]()
+        with self.panel.reporting(self.ui.resultCollapsibleButton):
             if not folder:
                 raise InputError(_("Choose a folder to export to first."))
-            ct, _xray, chosen = self._shown_from  # another CT or X-ray may be chosen by now
-            names = (ct.GetName(), chosen.GetName())
-            rows = None
+            outcome, names = self._to_export()
+            chosen, rows = self._shown_from[2], None
             if run is not None:
                 from SphericalRegLib.mrml.frames import run_of
                 from SphericalRegLib.mrml.run_session import run_rows
@@ -279,33 +365,44 @@ class ResultSection:
                 from .batch import write_rows
 
                 report(Progress("export", 0, 1))
-                views = (View(outcome.radiograph, np.eye(4)),)
-                write_result_folder(outcome.result, outcome.pyramid, views, folder, title=f"{names[0]} to {names[1]}")
-                write_transform(Path(folder) / "ct_to_xray.h5", transform_of(outcome.result))
+                result, pyramid, radiograph = outcome()
+                report(Progress("export", 0, 1))
+                write_result_folder(result, pyramid, (View(radiograph, np.eye(4)),), folder, title=f"{names[0]} to {names[1]}")
+                write_transform(Path(folder) / "ct_to_xray.h5", transform_of(result))
                 if rows is not None:
                     write_rows(Path(folder) / "frames.csv", rows)
+                written.append(True)
                 return folder
 
-            self.panel.run_job(write, self._exported)
+            def stopped() -> None:
+                words = _("Cancelled too late: {folder} is written.") if written else _("Cancelled. Nothing was written.")
+                self.ui.statusLabel.text = words.format(folder=folder)
+
+            self.panel.run_job(write, self._exported, stopped=stopped)
+
+    def _to_export(self) -> tuple[Callable[[], tuple[Any, Any, Any]], tuple[str, str]]:
+        """What gives the result, the prepared CT and the radiograph, for a worker thread; and the names of CT and X-ray.
+
+        An outcome of this session is at hand; of a scene that was loaded the nodes are read again, and the result has no history.
+        """
+        known = self.outcome
+        if known is not None:
+            ct, _xray, chosen = self._shown_from  # another CT or X-ray may be chosen by now
+            return lambda: (known.result, known.pyramid, known.radiograph), (ct.GetName(), chosen.GetName())
+        from SphericalRegLib.registration.pipeline import prepare
+        from SphericalRegLib.registration.resolution import VolumePyramid
+
+        p, result = self.panel.parameters, self._result
+        transform, ct, detector = self._about()
+        labels = {"labelsNode": p.partsNode, "labels": self.panel.inputs.chosen_parts}
+        request = self.panel.logic.readRequest(ct, detector, device=p.device, **labels)
+
+        def outcome() -> tuple[Any, Any, Any]:
+            given = request.ct
+            pyramid = given if isinstance(given, VolumePyramid) else prepare(given, request.options, request.device)
+            return result, pyramid, request.radiograph
+
+        return outcome, (ct.GetName(), transform.GetAttribute(XRAY) or detector.GetName())
 
     def _exported(self, folder: str) -> None:
         self.ui.statusLabel.text = _("Exported to {folder}.").format(folder=folder)
-
-
-def in_words(result: Any) -> str:
-    """The result in some sentences: similarity, what is known of the error, what to do."""
-    from SphericalRegLib.registration.spread import spread
-
-    off = spread(result)
-    words = [
-        _("Similarity {score:.3f} after {seconds:.1f} s, verdict: {verdict}.").format(
-            score=result.score, seconds=result.seconds, verdict=result.verdict
-        ),
-        _(
-            "Error estimate, not calibrated: {turn:.2f} degrees, {across:.2f} mm across the beam, {along:.2f} mm along it (one standard deviation, "
-            "from the residual's curvature; it does not know of a wrong minimum)."
-        ).format(turn=off.rotation_deg, across=off.across_beam_mm, along=off.along_beam_mm),
-    ]
-    if result.predicted_target_error_mm is not None:
-        words.append(_("Predicted target error {error:.1f} mm.").format(error=result.predicted_target_error_mm))
-    return " ".join([*words, _("Look at the overlay before trusting the pose."), *result.notes])

@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from SphericalRegLib.mrml.detector import PlacedCamera
 from SphericalRegLib.mrml.removing import remove
 
-from .xray_view import VIEW
+from .layout import VIEW
 
 FRUSTUM = "SphericalReg.Frustum"
 COLOUR = (0.29, 0.78, 1.0)

@@ -1,4 +1,4 @@
-"""How things stood before a registration, and back there."""
+"""How things stood before a registration or a placement, and back there."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from SphericalRegLib.mrml.matrices import from_vtk, to_vtk
 from SphericalRegLib.mrml.removing import remove
 from SphericalRegLib.mrml.voxels import voxels
 
+from .choices import SCENE
+
 
 @dataclass(frozen=True)
 class Said:
@@ -25,12 +27,13 @@ class Said:
 
 @dataclass(frozen=True, eq=False)
 class Stood:
-    """A transform node as it was: its own parent, its toParent matrix (4, 4), and what it said of itself."""
+    """A transform node as it was: its own parent, its toParent matrix (4, 4), what it said of itself, and whether its handles were shown."""
 
     node: Any
     parent_id: str | None
     to_parent: np.ndarray
     said: Said
+    handles: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,7 @@ class Image:
 
 @dataclass(frozen=True, eq=False)
 class Before:
-    """CT, transform, placed X-ray and DRR before a registration; None for what was made by it."""
+    """CT, transform, placed X-ray, DRR and the start that was chosen before a registration or a placement; None for nodes that were made by it."""
 
     ct: Any
     ct_parent_id: str | None
@@ -55,6 +58,7 @@ class Before:
     xray: Image | None
     drr: Image | None
     placed_from: Any
+    initial: str
 
 
 def stand(ct: Any, parameters: Any) -> Before:
@@ -64,22 +68,25 @@ def stand(ct: Any, parameters: Any) -> Before:
     if transform is not None:
         matrix = to_vtk(np.eye(4))
         transform.GetMatrixTransformToParent(matrix)
-        stood = Stood(transform, transform.GetTransformNodeID(), from_vtk(matrix), _said(transform))
+        stood = Stood(transform, transform.GetTransformNodeID(), from_vtk(matrix), _said(transform), handles_shown(transform))
     images = _image(parameters.placedXray), _image(parameters.drrVolume)
-    return Before(ct, ct.GetTransformNodeID(), stood, *images, parameters.placedFrom)
+    return Before(ct, ct.GetTransformNodeID(), stood, *images, parameters.placedFrom, parameters.initial)
 
 
 def go_back(before: Before, parameters: Any, made: Sequence[Any]) -> None:
-    """Restore what there was, and remove `made`, the nodes that the registration made: others may be chosen by now."""
+    """Restore what there was, and remove `made`, the nodes that were made since: others may be chosen by now."""
     scene = slicer.mrmlScene
     with slicer.util.NodeModify(parameters):
         for name, was in (("outputTransform", before.transform), ("placedXray", before.xray), ("drrVolume", before.drr)):
             setattr(parameters, name, was.node if was is not None and scene.IsNodePresent(was.node) else None)
         parameters.placedFrom = before.placed_from if before.placed_from is not None and scene.IsNodePresent(before.placed_from) else None
+        if parameters.initial == SCENE:  # what was placed is the start no more; another one is the user's choice since
+            parameters.initial = before.initial
     if before.transform is not None and scene.IsNodePresent(before.transform.node):
         before.transform.node.SetAndObserveTransformNodeID(before.transform.parent_id)
         before.transform.node.SetMatrixTransformToParent(to_vtk(before.transform.to_parent))
         _say(before.transform.node, before.transform.said)
+        show_handles(before.transform.node, before.transform.handles)
     if scene.IsNodePresent(before.ct):
         before.ct.SetAndObserveTransformNodeID(before.ct_parent_id)
     for image in (before.xray, before.drr):
@@ -90,6 +97,20 @@ def go_back(before: Before, parameters: Any, made: Sequence[Any]) -> None:
     for node in reversed(made):  # images first: they may hang under the transform
         if scene.IsNodePresent(node):
             remove(scene, node)
+
+
+def handles_shown(transform: Any) -> bool:
+    """Whether a transform node can be moved by hand in the views."""
+    display = transform.GetDisplayNode()
+    return display is not None and bool(display.GetEditorVisibility())
+
+
+def show_handles(transform: Any, shown: bool) -> None:
+    """Let a transform node be moved by hand in the views, or not."""
+    if shown and transform.GetDisplayNode() is None:
+        transform.CreateDefaultDisplayNodes()
+    if transform.GetDisplayNode() is not None:
+        transform.GetDisplayNode().SetEditorVisibility(shown)
 
 
 def _image(node: Any) -> Image | None:

@@ -1,4 +1,4 @@
-"""The layout with the X-ray view, and what that view shows."""
+"""What the X-ray view shows."""
 
 from __future__ import annotations
 
@@ -13,37 +13,9 @@ from SphericalRegLib.mrml.matrices import from_vtk
 from SphericalRegLib.mrml.voxels import voxels
 
 from .choices import CHECKERBOARD, DRR, OVERLAY, RED_BLUE, SIGNED
-
-VIEW = "SphericalRegXRay"
-LAYOUT_ID = 4753  # any number above Slicer's own
+from .layout import VIEW
 
 COLOURED = (RED_BLUE, SIGNED, CHECKERBOARD)
-
-_LAYOUT = f"""
-<layout type="horizontal" split="true">
-  <item><view class="vtkMRMLSliceNode" singletontag="{VIEW}">
-    <property name="orientation" action="default">Axial</property>
-    <property name="viewlabel" action="default">X</property>
-    <property name="viewcolor" action="default">#4AC8FF</property>
-  </view></item>
-  <item><layout type="vertical" split="true">
-    <item><view class="vtkMRMLViewNode" singletontag="1"><property name="viewlabel" action="default">1</property></view></item>
-    <item><view class="vtkMRMLPlotViewNode" singletontag="PlotView1"><property name="viewlabel" action="default">1</property></view></item>
-  </layout></item>
-</layout>"""
-
-
-def show_layout() -> None:
-    """Switch to the X-ray, the 3D view and the plot."""
-    manager = slicer.app.layoutManager()
-    if manager is None:  # no main window
-        return
-    node = manager.layoutLogic().GetLayoutNode()
-    if node.IsLayoutDescription(LAYOUT_ID):
-        node.SetLayoutDescription(LAYOUT_ID, _LAYOUT)
-    else:
-        node.AddLayoutDescription(LAYOUT_ID, _LAYOUT)
-    manager.setLayout(LAYOUT_ID)
 
 
 def slice_from_image(placed: PlacedCamera, mirrored: bool) -> np.ndarray:

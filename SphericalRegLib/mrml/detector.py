@@ -76,7 +76,8 @@ def set_image(node: Any, image: np.ndarray, placed: PlacedCamera, *, mirrored: b
         InputError: the image has another size than the camera, or a parent transform is not linear.
     """
     if image.shape[:2] != (placed.camera.rows, placed.camera.columns):
-        raise InputError(f"The image has {image.shape[1]} x {image.shape[0]} pixels; expected the camera's {placed.camera.size_px}.")
+        columns, rows = placed.camera.size_px
+        raise InputError(f"The image has {image.shape[1]} x {image.shape[0]} pixels; expected the camera's {columns} x {rows}.")
     was_modifying = node.StartModify()
     try:
         set_voxels(node, image[None], np.linalg.inv(scene_from_node(node)) @ placed.world_from_pixel)

@@ -41,7 +41,10 @@ def scene_from_transform(transform: Any) -> np.ndarray:
         InputError: one of them is not linear.
     """
     if not transform.IsTransformToWorldLinear():
-        raise InputError(f"The transform {transform.GetName()!r}, or one above it, is not linear; expected rigid or affine transforms only.")
+        raise InputError(
+            f"The transform {transform.GetName()!r}, or one above it, is not linear; expected rigid or affine ones: harden it first "
+            "(Data module, right-click the volume's transform, Harden transform)."
+        )
     matrix = vtk.vtkMatrix4x4()
     transform.GetMatrixTransformToWorld(matrix)
     return from_vtk(matrix)

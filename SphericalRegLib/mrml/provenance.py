@@ -17,6 +17,11 @@ ROLE = "SphericalReg.Role"
 CT = "SphericalReg.CT"
 XRAY = "SphericalReg.XRay"
 
+MOVED = "SphericalReg.Moved"
+"""Attribute, "1" where the CT stands elsewhere than the result says: it, or the X-ray, was moved since."""
+
+_MOVED_WORDS = "Moved since the registration. "
+
 
 def describe(node: Any, role: str, result: RegistrationResult, ct: Any, xray: Any) -> None:
     """Write a node's provenance.
@@ -34,6 +39,7 @@ def describe(node: Any, role: str, result: RegistrationResult, ct: Any, xray: An
         node.SetAttribute(CT, ct.GetName())
         node.SetAttribute(XRAY, xray.GetName())
         node.SetAttribute(RESULT, json.dumps(without_history(result.to_dict())))
+        node.RemoveAttribute(MOVED)
         version = result.versions.get("sphericalreg", "")
         node.SetDescription(
             f"SphericalReg {version}: {ct.GetName()} to {xray.GetName()}, similarity {result.score:.3f}, verdict {result.verdict}, seed {result.seed}"
@@ -49,7 +55,10 @@ def without_history(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def result_of(node: Any) -> RegistrationResult | None:
-    """The result that a node carries, without its history; None for a node of another origin."""
+    """The result that a node carries, without its history; None for a node of another origin.
+
+    Its pose is that of the registration: `MOVED` says where the CT stands elsewhere by now.
+    """
     text = node.GetAttribute(RESULT)
     if not text:
         return None
@@ -62,3 +71,28 @@ def result_of(node: Any) -> RegistrationResult | None:
 def transform_of(result: RegistrationResult) -> np.ndarray:
     """(4, 4): where the registered CT stands in the scene, world_from_camera_reference @ camera_from_world."""
     return result.world_from_camera_reference @ result.camera_from_world
+
+
+def moved_since(result: RegistrationResult, camera_from_world: np.ndarray) -> tuple[float, float]:
+    """How far the CT stands, at `camera_from_world` (4, 4) now, from where it was registered: the way of its centre in mm, the turn in degrees."""
+    centre = np.append(result.centre_ras_mm, 1.0)
+    turn = result.camera_from_world[:3, :3].T @ camera_from_world[:3, :3]
+    sine = np.linalg.norm([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]) / 2
+    way = np.linalg.norm((camera_from_world - result.camera_from_world) @ centre)
+    return float(way), float(np.degrees(np.arctan2(sine, (np.trace(turn) - 1) / 2)))
+
+
+def mark_moved(node: Any, moved: bool) -> None:
+    """Say on a node, in its attributes and its description, whether the CT stands elsewhere than the result says that the node carries."""
+    if moved == bool(node.GetAttribute(MOVED)):
+        return
+    words = (node.GetDescription() or "").removeprefix(_MOVED_WORDS)
+    was_modifying = node.StartModify()
+    try:
+        if moved:
+            node.SetAttribute(MOVED, "1")
+        else:
+            node.RemoveAttribute(MOVED)
+        node.SetDescription(_MOVED_WORDS + words if moved else words)
+    finally:
+        node.EndModify(was_modifying)

@@ -136,11 +136,12 @@ def write_run(
         keywords: further arguments of `write_outcome`.
 
     Raises:
-        InputError: see `session.check_writable`; then the scene is as it was.
+        InputError: see `session.check_writable`, or frames that were removed since; then the scene is as it was.
     """
     check_writable(ct, xray, shown, **keywords)
     known = run_of(xray)
-    assert known is not None
+    if known is None or known.count != len(frames):
+        raise InputError(f"The X-ray {xray.GetName()!r} has not the {len(frames)} frames any more: its sequence was changed meanwhile.")
     nodes = ResultNodes(None, None, None) if shown is None else shown
     browser = known.browser or _own_browser(scene, nodes.transform, f"{xray.GetName()} frames")
     for node in (nodes.transform, nodes.xray, nodes.drr):
@@ -168,13 +169,14 @@ def write_run(
     return RunNodes(nodes, browser, sequences, table)
 
 
-def run_rows(frames: Sequence[FrameOutcome], known: Run) -> list[dict[str, Any]]:
-    """One row a frame for the results table."""
+def run_rows(frames: Sequence[FrameOutcome], known: Run | None) -> list[dict[str, Any]]:
+    """One row a frame for the results table; without the run, whose sequence is gone, the frames have their numbers alone."""
+    index = () if known is None or known.sequence is None else known.index_values
     rows = []
-    for number, (value, frame) in enumerate(zip(known.index_values, frames)):
+    for number, frame in enumerate(frames):
         result = {} if frame.outcome is None else frame.outcome.result.to_dict()
-        index = {} if known.sequence is None else {known.index_title: value}
-        rows.append({"frame": number, **index, **result_row(result, frame.seconds, frame.error)})
+        where = {known.index_title: index[number]} if known is not None and index else {}
+        rows.append({"frame": number, **where, **result_row(result, frame.seconds, frame.error)})
     return rows
 
 

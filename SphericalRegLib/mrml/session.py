@@ -15,7 +15,7 @@ import torch
 from ..devices import is_out_of_memory, numbered, resolve_device
 from ..errors import InputError
 from ..imaging.case import REGRESSOR
-from ..imaging.geometry_values import GeometryValues
+from ..imaging.geometry_values import GeometryValues, start_pose
 from ..imaging.pixels import StoredImage
 from ..imaging.radiograph import Radiograph, open_field, usable_pixels
 from ..imaging.volume import Volume
@@ -30,11 +30,14 @@ from .labelling import with_parts
 from .matrices import scene_from_node, scene_from_voxel
 from .poses import POSE, hang, move_ct, parent_to_keep, release, set_scene_matrix
 from .provenance import describe, transform_of
-from .volumes import volume_from_node
-from .xrays import exposure_of, radiograph_to_node, stored_image
+from .volumes import centre_of, volume_from_node
+from .xrays import exposure_of, mask_pixels, radiograph_to_node
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Model
+
+ALL_VIEWS = "views"
+"""In an initial pose's place: the model is asked, or the named views are tried where there is none, whatever the X-ray says."""
 
 CPU_INSTEAD = "The GPU's memory was not enough: the CPU was used instead."
 
@@ -107,7 +110,8 @@ def read_request(
     Args:
         ct, xray, labels, mask: nodes.
         geometry: of the X-ray as stored.
-        initial: see `Request`, or "scene", or "regressor" where there has to be a model with one.
+        initial: camera_from_world (4, 4), a view's name, "scene", "regressor" (there has to be a model with one), or `ALL_VIEWS`. None: what the
+            X-ray says, by its geometry or its DICOM header, of where it was taken from, and `ALL_VIEWS` where it says nothing.
         parts: of the CT's label map (numbers) or segmentation (names or IDs) that are rendered; None renders all of the CT, or all segments.
         frame: of a run, from 0; None: the one image, or the frame that a sequence's proxy shows.
         options: of the registration.
@@ -124,16 +128,9 @@ def read_request(
     radiograph = exposure_of(xray, geometry, mask=mask).radiograph(stored) if placed is None else _on_detector(xray, placed, stored, mask)
     options = RegistrationOptions() if options is None else options
     reference = None if placed is None else placed.world_from_camera
-    if isinstance(initial, str) and initial == "scene":
-        if placed is None:
-            raise _not_placed(xray)
-        initial = np.linalg.inv(placed.world_from_camera) @ scene_from_node(ct)
-    if isinstance(initial, str) and initial == REGRESSOR:
-        if model is None or model.regressor is None:
-            raise InputError(f"A model's regressor is to say where to start, but {'there is no model' if model is None else 'the model has none'}.")
-        initial = None
+    start = _start(initial, ct, xray, placed, radiograph, model)
     volume, options = (prepared, options) if prepared is not None else read_ct(ct, labels, parts, options)
-    return Request(volume, radiograph, initial, options, resolve_device(device), seed, model, reference)
+    return Request(volume, radiograph, start, options, resolve_device(device), seed, model, reference)
 
 
 def read_ct(
@@ -206,8 +203,12 @@ def check_writable(ct: Any, xray: Any, nodes: ResultNodes | None = None, *, move
     """Refuse what `write_outcome` could not write to; changes nothing. Arguments as there.
 
     Raises:
-        InputError: a parent transform that is not linear, or a transform for the result that stands above the parent of what is to be moved.
+        InputError: a CT or an X-ray that was removed from the scene, a parent transform that is not linear, or a transform for the result that stands
+            above the parent of what is to be moved.
     """
+    for node, what in ((ct, "CT"), (xray, "X-ray")):
+        if node.GetScene() is None:
+            raise InputError(f"The {what} {node.GetName()!r} is not in the scene any more, so that a result has nowhere to go.")
     given = ResultNodes(None, None, None) if nodes is None else nodes
     detector = xray if placed_camera(xray) is not None else given.xray
     for node in (ct, detector, given.drr):
@@ -264,9 +265,27 @@ def write_outcome(
     return ResultNodes(transform, detector, drr)
 
 
+def _start(
+    initial: np.ndarray | str | None, ct: Any, xray: Any, placed: PlacedCamera | None, radiograph: Radiograph, model: Model | None
+) -> np.ndarray | str | None:
+    """The `initial` of a `Request` from that of `read_request`."""
+    if initial is None:  # as of a case folder
+        said = start_pose(radiograph.known, radiograph.camera, centre_of(ct))
+        return None if said is None else said.value
+    if not isinstance(initial, str):
+        return initial
+    if initial == "scene":
+        if placed is None:
+            raise _not_placed(xray)
+        return np.linalg.inv(placed.world_from_camera) @ scene_from_node(ct)
+    if initial == REGRESSOR and (model is None or model.regressor is None):
+        raise InputError(f"A model's regressor is to say where to start, but {'there is no model' if model is None else 'the model has none'}.")
+    return None if initial in (REGRESSOR, ALL_VIEWS) else initial
+
+
 def _on_detector(xray: Any, placed: PlacedCamera, stored: StoredImage, mask: Any) -> Radiograph:
     """The X-ray of a node that `radiograph_to_node` filled: line integrals already. Its collimated border is found anew."""
-    grey = None if mask is None else stored_image(mask, 0).grey
+    grey = mask_pixels(mask, xray)
     if grey is not None and is_mirrored(xray) and not np.allclose(scene_from_voxel(mask), scene_from_voxel(xray)):
         grey = np.ascontiguousarray(grey[:, ::-1])  # it was drawn on the image as stored
     image = stored.grey

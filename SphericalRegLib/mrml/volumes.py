@@ -27,6 +27,16 @@ def volume_from_node(node: Any) -> Volume:
     return Volume.from_array(values.transpose(), node_from_voxel(node), name=node.GetName())
 
 
+def centre_of(node: Any) -> np.ndarray:
+    """(3,): the centre of a CT node's grid in its own frame, mm: the point that it turns about.
+
+    Raises:
+        InputError: no image.
+    """
+    size = np.array(voxels(node).shape[2::-1])
+    return (node_from_voxel(node) @ [*((size - 1) / 2), 1])[:3]
+
+
 def volume_to_node(scene: Any, volume: Volume, name: str = "") -> Any:
     """A new vtkMRMLScalarVolumeNode with a CT; as 16-bit integers where that loses nothing."""
     hu = volume.hu

@@ -15,6 +15,7 @@ from .detector import PlacedCamera, set_image
 from .voxels import voxels
 
 INPUT_SPACING_ORIGIN = "the volume in the scene"
+_NEEDED = {"sdd_mm": "source-to-detector distance (sdd_mm)", "pixel_spacing_mm": "pixel spacing on the detector (pixel_spacing_mm)"}
 
 
 def stored_image(node: Any, frame: int | None = None) -> StoredImage:
@@ -71,6 +72,10 @@ class Exposure:
 
     def radiograph(self, stored: StoredImage) -> Radiograph:
         """Raises InputError for anything that cannot be used, in one sentence."""
+        missing = [words for name, words in _NEEDED.items() if getattr(self.values, name) is None]
+        if missing:
+            why = "".join(f" {warning}" for warning in self.values.warnings)
+            raise InputError(f"The X-ray {self.name!r} has no {' and no '.join(missing)}: enter it under Geometry, or give it as `geometry`.{why}")
         return Radiograph.from_stored(
             stored, self.values, mask=self.mask, collimator=self.collimator, name=self.name, where=f"X-ray {self.name!r}"
         )
@@ -79,7 +84,22 @@ class Exposure:
 def exposure_of(node: Any, geometry: GeometryValues | None = None, *, mask: Any = None, collimator: bool | None = None) -> Exposure:
     """How an X-ray node is read; arguments as of `radiograph_from_node`."""
     values = first_known(*(part for part in (geometry, node_geometry(node)) if part is not None))
-    return Exposure(values, None if mask is None else stored_image(mask, 0).grey, collimator, node.GetName())
+    return Exposure(values, mask_pixels(mask, node), collimator, node.GetName())
+
+
+def mask_pixels(mask: Any, xray: Any) -> np.ndarray | None:
+    """(H, W) of a mask's node for an X-ray's; None for no mask.
+
+    Raises:
+        InputError: the mask has another size.
+    """
+    if mask is None:
+        return None
+    sizes = [voxels(node).shape[2:0:-1] for node in (mask, xray)]
+    if sizes[0] != sizes[1]:
+        found, expected = (f"{columns} x {rows}" for columns, rows in sizes)
+        raise InputError(f"The mask {mask.GetName()!r} has {found} pixels; expected the {expected} of the X-ray {xray.GetName()!r}.")
+    return stored_image(mask, 0).grey
 
 
 def radiograph_from_node(

@@ -61,8 +61,8 @@ class CaseReport:
     Attributes:
         title, subtitle: heading, and one line below it.
         views: one per X-ray.
-        result: as `RegistrationResult.to_dict` gives it: camera_from_world, covariance, score, verdict, predicted_target_error_mm, hypotheses,
-            versions, seed ...; keys that are missing are left out of the report.
+        result: as `RegistrationResult.to_dict` gives it: camera_from_world, covariance, score, verdict, doubt, predicted_target_error_mm,
+            hypotheses, versions, seed ...; keys that are missing are left out of the report.
         stages: what the optimiser did.
         inputs: file name -> description ("133 x 512 x 512 voxels, 0.7 x 0.7 x 2.5 mm").
         metrics: errors against the truth, by the keys of `METRICS`; None where there is no truth.
@@ -125,10 +125,12 @@ def _section(name: str, title: str, *content: Any) -> Html:
 
 
 def _verdict(case: CaseReport) -> Html | None:
-    verdict = case.result.get("verdict")
-    if verdict is None:
+    verdict, doubt = case.result.get("verdict"), case.result.get("doubt")
+    if verdict is None and not doubt:
         return None
     heading, words = PLAIN_VERDICTS.get(str(verdict), (f"Verdict: {verdict}", None))
+    if doubt:  # it says more than that nothing is known
+        heading = f"Doubtful: {doubt}"
     notes = [tag("li", str(note)) for note in case.result.get("notes", ())]
     return tag("section", tag("h2", heading), tag("p", words) if words else None, tag("ul", notes) if notes else None, class_="verdict")
 

@@ -96,9 +96,9 @@ def register(widget: Any) -> float:
 
 
 def draw() -> None:
-    from SphericalRegModule import xray_view
+    from SphericalRegModule import layout
 
-    slicer.app.layoutManager().sliceWidget(xray_view.VIEW).sliceView().forceRender()
+    slicer.app.layoutManager().sliceWidget(layout.VIEW).sliceView().forceRender()
 
 
 # Speed -------------------------------------------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def in_slicer(executable: str, picture: Path | None, measured: Sequence[int] | N
     lines = ["import slicer", "slicer.util.selectModule('SphericalReg')"]
     if measured is not None:
         lines += [f"import sys; sys.path.insert(0, {str(HERE)!r}); import measure"]
-        lines += ["from SphericalRegModule import xray_view; xray_view.show_layout()"]
+        lines += ["from SphericalRegModule import layout; layout.show_layout()"]
         lines += [f"slicer.util.exit(measure.measure(lambda: slicer.modules.SphericalRegWidget, *{tuple(measured)}))"]
     elif picture is not None:
         lines += [f"import sys; sys.path.insert(0, {str(HERE)!r}); import measure", "panel = slicer.modules.SphericalRegWidget"]
@@ -116,10 +116,10 @@ class Demo:
 def screenshots(folder: Path) -> None:
     """Click through the sample case and save a picture of each state."""
     import slicer
-    from SphericalRegModule import choices, xray_view
+    from SphericalRegModule import choices, layout
     from SphericalRegModule.sample_data import load_sample_case
 
-    xray_view.show_layout()
+    layout.show_layout()
     demo = Demo()
     ui = demo.widget.ui
     demo.save(folder / "empty.png")
@@ -133,8 +133,8 @@ def screenshots(folder: Path) -> None:
     ui.initialComboBox.setCurrentIndex(ui.initialComboBox.findText("ap"))
     began = time.perf_counter()
     ui.registerButton.click()
-    demo.wait(lambda: "refine" in ui.statusLabel.text or not demo.widget.panel.runner.busy)
-    demo.save(folder / "running.png", "registerCollapsibleButton")
+    demo.wait(lambda: "refine" in demo.widget.panel.stage or not demo.widget.panel.runner.busy)
+    demo.save(folder / "running.png", "statusFrame")
     demo.wait(lambda: not demo.widget.panel.runner.busy)
     print(f"registered in {time.perf_counter() - began:.1f} s: {ui.verdictLabel.text}{ui.errorLabel.text}")
     demo.save(folder / "result.png", "resultCollapsibleButton")
@@ -150,7 +150,7 @@ def screenshots(folder: Path) -> None:
     ui.principalColumnSpinBox.value = 9000
     ui.registerButton.click()
     demo.wait(lambda: not demo.widget.panel.runner.busy)
-    demo.save(folder / "error.png", "registerCollapsibleButton")
+    demo.save(folder / "error.png", "statusFrame")
     ui.geometryPathLineEdit.currentPath = str(case_folder / "case_000" / "geometry.json")
     ui.loadGeometryButton.click()
     ui.geometryPathLineEdit.currentPath = ""
@@ -211,10 +211,10 @@ def batch(demo: Demo, ct: Any, xray: Any) -> None:
 def interactive() -> int:
     """A window to play with; the views are redrawn several times a second."""
     from PySide6 import QtCore, QtWidgets
-    from SphericalRegModule import xray_view
+    from SphericalRegModule import layout
     from SphericalRegModule.sample_data import choose_in_panel, load_sample_case
 
-    xray_view.show_layout()
+    layout.show_layout()
     choose_in_panel(*load_sample_case())
     demo = Demo()
     demo.widget.enter()
@@ -229,9 +229,9 @@ def interactive() -> int:
 def picture_of_result(path: Path) -> None:
     """Register the sample case by clicks and save a picture of the window."""
     import measure
-    from SphericalRegModule import xray_view
+    from SphericalRegModule import layout
 
-    xray_view.show_layout()
+    layout.show_layout()
     demo = Demo()
     measure.choose_sample(demo.widget)
     measure.register(demo.widget)
@@ -243,9 +243,9 @@ def measured(cancels: int, rounds: int, seed: int) -> int:
     import measure
     import slicer
     from slicer_harness.modules import open_module
-    from SphericalRegModule import xray_view
+    from SphericalRegModule import layout
 
-    xray_view.show_layout()
+    layout.show_layout()
     _widget, panel = open_module(MODULE)
     panel.show()
     return measure.measure(lambda: slicer.modules.SphericalRegWidget, cancels, rounds, seed)

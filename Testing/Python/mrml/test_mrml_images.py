@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +21,7 @@ from SphericalRegLib.mrml.detector import PlacedCamera, is_mirrored, placed_came
 from SphericalRegLib.mrml.geometry_attribute import keep_geometry, kept_geometry
 from SphericalRegLib.mrml.labelling import with_parts
 from SphericalRegLib.mrml.matrices import to_vtk
-from SphericalRegLib.mrml.provenance import describe, result_of, transform_of
+from SphericalRegLib.mrml.provenance import MOVED, describe, mark_moved, moved_since, result_of, transform_of
 from SphericalRegLib.mrml.volumes import labels_to_node, volume_from_node, volume_to_node
 from SphericalRegLib.mrml.voxels import set_voxels, voxels
 from SphericalRegLib.mrml.xrays import node_geometry, radiograph_from_node, radiograph_to_node, stored_image
@@ -115,7 +116,7 @@ def test_a_mirrored_xray_is_unmirrored_and_says_so(scene: Any, xray_node: Any) -
 def test_spacing_of_one_is_no_spacing(scene: Any, xray_node: Any) -> None:
     xray_node.SetSpacing(1, 1, 1)
     assert node_geometry(xray_node).pixel_spacing_mm is None
-    with pytest.raises(InputError, match="pixel spacing is not known"):
+    with pytest.raises(InputError, match="has no pixel spacing"):
         radiograph_from_node(xray_node, parse_geometry({"sdd_mm": 1000}))
 
 
@@ -166,7 +167,7 @@ def test_colours_are_refused_unless_they_are_grey(scene: Any) -> None:
 
 def test_an_image_must_have_its_cameras_size(scene: Any, camera: Camera) -> None:
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
-    with pytest.raises(InputError, match=r"80 x 96 pixels; expected the camera's \(96, 80\)"):
+    with pytest.raises(InputError, match="80 x 96 pixels; expected the camera's 96 x 80"):
         set_image(node, np.zeros((96, 80), np.float32), PlacedCamera(camera, np.eye(4)))
 
 
@@ -204,6 +205,31 @@ def test_provenance_survives_the_scene_file(new_scene: Callable[[], Any], tmp_pa
     assert transform_of(there) == pytest.approx(np.eye(4))
     assert "phantom to phantom" in loaded.GetDescription()
     assert result_of(fresh.AddNewNodeByClass("vtkMRMLLinearTransformNode")) is None
+
+
+@pytest.mark.parametrize(("way", "angle_deg"), [((3.0, 0.0, 4.0), 0.0), ((0.0, 0.0, 0.0), 30.0), ((0.0, 2.0, 0.0), 179.9)])
+def test_how_far_a_ct_was_moved(way: tuple[float, float, float], angle_deg: float) -> None:
+    """About its own centre, wherever that lies."""
+    angle, centre = np.radians(angle_deg), np.array([100.0, -200.0, 300.0])
+    there = replace(result(), centre_ras_mm=centre)
+    step = np.eye(4)
+    step[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    step[:3, 3] = centre - step[:3, :3] @ centre + way
+    assert moved_since(there, there.camera_from_world @ step) == pytest.approx((np.linalg.norm(way), angle_deg), abs=1e-6)
+
+
+def test_a_moved_ct_is_marked_once(scene: Any) -> None:
+    node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "CT to X-ray")
+    describe(node, "transform", result(), node, node)
+    said = node.GetDescription()
+    for _ in range(2):
+        mark_moved(node, True)
+        assert (node.GetAttribute(MOVED), node.GetDescription()) == ("1", f"Moved since the registration. {said}")
+    mark_moved(node, False)
+    assert (node.GetAttribute(MOVED), node.GetDescription()) == (None, said)
+    mark_moved(node, True)
+    describe(node, "transform", result(), node, node)
+    assert (node.GetAttribute(MOVED), node.GetDescription()) == (None, said), "a new registration"
 
 
 def test_the_placed_image_survives_the_scene_file(slicer: ModuleType, new_scene: Callable[[], Any], tmp_path: Path, camera: Camera) -> None:

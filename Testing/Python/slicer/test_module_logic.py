@@ -65,6 +65,20 @@ def test_a_pair_that_fails_does_not_stop_the_batch(slicer: ModuleType, logic: An
     assert rows[1]["error"] is None
 
 
+def test_pairs_that_are_cancelled_keep_what_is_done(logic: Any, phantom: Any, tmp_path: Path) -> None:
+    from SphericalRegLib.progress import Cancelled, Progress
+
+    def stop(report: Progress) -> None:
+        if (report.stage, report.done) == ("batch", 1):
+            raise Cancelled
+
+    pairs = [(phantom.ct, phantom.xray)] * 2
+    with pytest.raises(Cancelled):
+        logic.registerBatch(pairs, tmp_path / "out", geometry=GEOMETRY, initial="ap", progress=stop)
+    lines = (tmp_path / "out" / "pairs.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 2 and lines[1].startswith('"phantom CT, phantom X-ray"')
+
+
 def test_render_drr_shows_the_scene(slicer: ModuleType, logic: Any, phantom: Any) -> None:
     """At the true pose the DRR is the image that the X-ray was made from."""
     from SphericalRegLib.mrml.voxels import voxels
@@ -99,6 +113,8 @@ def test_bad_input_is_named_before_anything_is_changed(slicer: ModuleType, logic
         logic.register(phantom.ct, phantom.xray)
     with pytest.raises(InputError, match="no place in the scene"):
         logic.register(phantom.ct, phantom.xray, geometry=GEOMETRY, initial="scene")
+    with pytest.raises(InputError, match=r"'phantom X-ray' has no source-to-detector distance \(sdd_mm\): enter it under Geometry"):
+        logic.register(phantom.ct, phantom.xray, initial="ap")
     assert slicer.mrmlScene.GetNumberOfNodes() == before
 
 

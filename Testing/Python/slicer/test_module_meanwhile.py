@@ -152,7 +152,7 @@ def test_a_placed_xray_is_registered_with_the_pixels_of_the_loaded_one(slicer: M
     stood = widget.logic.readRequest(phantom.ct, placed, initial="scene", maskNode=mask).radiograph
     assert np.array_equal(stood.mask, loaded.mask)
     set_voxels(mask, kept[:, :8, :9].copy(), np.eye(4))
-    with pytest.raises(InputError, match="expected the X-ray's"):
+    with pytest.raises(InputError, match=r"'mask' has 9 x 8 pixels; expected the 96 x 80 of the X-ray"):
         widget.logic.readRequest(phantom.ct, placed, initial="scene", maskNode=mask)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from SphericalRegModule import choices, xray_view
+from SphericalRegModule import choices, layout, xray_view
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -106,9 +106,9 @@ def test_register_by_clicks(slicer: ModuleType, chosen: Any, phantom: Any, wait:
     drr, xray = voxels(parameters.drrVolume)[0], voxels(parameters.placedXray)[0]
     assert np.corrcoef(drr.ravel(), xray.ravel())[0, 1] > 0.98
 
-    view = slicer.app.layoutManager().sliceWidget(xray_view.VIEW).sliceView()
+    view = slicer.app.layoutManager().sliceWidget(layout.VIEW).sliceView()
     ui.pictureComboBox.setCurrentIndex(choices.PICTURES.index(choices.XRAY))
-    slice_node = slicer.app.layoutManager().sliceWidget(xray_view.VIEW).mrmlSliceNode()
+    slice_node = slicer.app.layoutManager().sliceWidget(layout.VIEW).mrmlSliceNode()
     ball_ras = np.append((placed.world_from_pixel @ [*found, 0, 1])[:3], 1)
     to_view = np.linalg.inv(slicer.util.arrayFromVTKMatrix(slice_node.GetXYToRAS()))
     x, y = (to_view @ ball_ras)[:2]
@@ -125,7 +125,7 @@ def test_register_by_clicks(slicer: ModuleType, chosen: Any, phantom: Any, wait:
 def test_coloured_pictures(slicer: ModuleType, chosen: Any, wait: Callable[..., float], picture: str) -> None:
     register(chosen, wait)
     chosen.ui.pictureComboBox.setCurrentIndex(choices.PICTURES.index(picture))
-    widget = slicer.app.layoutManager().sliceWidget(xray_view.VIEW)
+    widget = slicer.app.layoutManager().sliceWidget(layout.VIEW)
     node = slicer.mrmlScene.GetNodeByID(widget.sliceLogic().GetSliceCompositeNode().GetBackgroundVolumeID())
     assert node.IsA("vtkMRMLVectorVolumeNode")
     assert widget.sliceView().picture().std() > 5
@@ -319,7 +319,7 @@ def test_closing_scenes_and_entering_leaves_nothing_behind(slicer: ModuleType, c
 
     register(chosen, wait)
     observers = chosen.panel.observers
-    assert observers == 3
+    assert observers == 5, "the parameters, the X-ray; and of the result: the DRR, the CT, the X-ray on its detector"
     image = weakref.ref(chosen._parameterNode.placedXray.GetImageData())
     for _ in range(3):
         slicer.mrmlScene.Clear()

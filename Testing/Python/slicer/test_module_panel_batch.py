@@ -17,6 +17,17 @@ def cells(table: Any) -> list[list[str]]:
 
 
 @pytest.fixture
+def quick_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of cases is registered with the library's options, as on the command line: replaced by quicker ones."""
+    from SphericalRegLib.evaluation import registrar
+    from SphericalRegLib.registration.options import MultiStart, RegistrationOptions, Stage
+
+    search = MultiStart(poses=30, finalists=0, image_px=32)
+    options = RegistrationOptions(stages=(Stage(48, iterations=6),), multi_start=search, wide_start=search)
+    monkeypatch.setattr(registrar, "RegistrationOptions", lambda: options)
+
+
+@pytest.fixture
 def two_pairs(slicer: ModuleType, chosen: Any, phantom: Any) -> Any:
     """The phantom twice: its X-ray, and the same shifted by four pixels, whose geometry is entered as well."""
     from SphericalRegLib.mrml.voxels import set_voxels, voxels
@@ -56,7 +67,7 @@ def test_pairs_are_registered_one_after_the_other(
     shift = (results[1].camera_from_world - results[0].camera_from_world)[0, 3]  # type: ignore[union-attr]
     assert shift == pytest.approx(4 * 2.5 * 0.75, rel=0.2)
     table = chosen._parameterNode.batchTable.GetTable()
-    rows = list(csv.DictReader((tmp_path / "out" / "batch.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "pairs.csv").open()))
     for number, (row, result) in enumerate(zip(rows, results)):
         expected = result.camera_from_world[:3].ravel()  # type: ignore[union-attr]
         assert [float(row[title]) for title in POSE_COLUMNS] == pytest.approx(expected, abs=1e-9)
@@ -118,7 +129,9 @@ def test_a_pair_leaves_with_its_node_and_comes_back_with_the_scene(
     assert cells(chosen.ui.pairsTable) == [["phantom CT", "phantom X-ray"], ["phantom CT", "shifted X-ray"]]
 
 
-def test_a_folder_of_cases(slicer: ModuleType, chosen: Any, phantom: Any, wait: Callable[..., float], tmp_path: Path) -> None:
+def test_a_folder_of_cases(
+    slicer: ModuleType, chosen: Any, phantom: Any, quick_folders: None, wait: Callable[..., float], tmp_path: Path
+) -> None:
     """The scene is left alone; the table says what the command line would."""
     from SphericalRegLib.imaging.geometry_file import write_geometry
     from SphericalRegLib.mrml.volumes import volume_from_node
@@ -136,7 +149,7 @@ def test_a_folder_of_cases(slicer: ModuleType, chosen: Any, phantom: Any, wait: 
     assert "folder for the results" in chosen.ui.errorLabel.text
     chosen.ui.batchOutputPathLineEdit.currentPath = str(tmp_path / "out")
     chosen.ui.batchButton.click()
-    wait(lambda: not chosen.panel.runner.busy)
+    wait(lambda: not chosen.panel.runner.busy, 600)
     assert chosen.ui.errorLabel.text == "", chosen.panel._details
     one, two = cells(chosen.ui.batchTable)
     assert (one[0], one[2]) == ("one", "")
@@ -144,4 +157,39 @@ def test_a_folder_of_cases(slicer: ModuleType, chosen: Any, phantom: Any, wait: 
     assert two[2]
     assert chosen._parameterNode.batchTable.GetNumberOfRows() == 2
     assert (tmp_path / "out" / "batch.csv").is_file()
+    written = {path.name for path in (tmp_path / "out" / "one").iterdir()}
+    assert {"result.json", "ct_to_xray.tfm", "drr.nrrd", "overlay.png", "report.html"} <= written, "as the command line's"
     assert phantom.ct.GetParentTransformNode() is None
+
+
+def test_pairs_need_a_start_that_all_of_them_have(chosen: Any, two_pairs: Any) -> None:
+    """Refused once, not in every row."""
+    chosen.ui.placeButton.click()
+    chosen.ui.pairsButton.click()
+    assert not chosen.panel.runner.busy
+    assert "Choose another start for the pairs" in chosen.ui.errorLabel.text
+    assert cells(chosen.ui.batchTable) == []
+
+
+def test_a_folder_of_cases_that_is_cancelled_says_what_is_done(
+    slicer: ModuleType, chosen: Any, phantom: Any, quick_folders: None, wait: Callable[..., float], tmp_path: Path
+) -> None:
+    from SphericalRegLib.imaging.geometry_file import write_geometry
+    from SphericalRegLib.mrml.volumes import volume_from_node
+    from SphericalRegLib.mrml.voxels import voxels
+
+    for name in ("one", "two", "three"):
+        case = tmp_path / "cases" / name
+        case.mkdir(parents=True)
+        volume_from_node(phantom.ct).write(case / "ct.nii.gz")
+        np.save(case / "xray.npy", voxels(phantom.xray)[0])
+        write_geometry(case / "geometry.json", phantom.camera, intensity="counts")
+    chosen.ui.batchInputPathLineEdit.currentPath = str(tmp_path / "cases")
+    chosen.ui.batchOutputPathLineEdit.currentPath = str(tmp_path / "out")
+    chosen.ui.batchButton.click()
+    wait(lambda: (tmp_path / "out" / "one" / "record.json").is_file(), 600)
+    chosen.ui.registerButton.click()
+    wait(lambda: not chosen.panel.runner.busy)
+    said = chosen.ui.statusLabel.text
+    assert said.startswith("Cancelled after ")
+    assert said.endswith(f" of 3 cases. Their results stay in {tmp_path / 'out'}; the next run goes on there.")

@@ -19,6 +19,12 @@ def test_each_geometry_value_says_where_it_comes_from(chosen: Any, phantom: Any,
     assert ui.spacingOriginLabel.text == "the volume in the scene"
     assert ui.intensityOriginLabel.text.startswith("default: 16-bit")
     assert ui.sddOriginLabel.text == ui.principalOriginLabel.text == "edited"
+    assert ui.invertedOriginLabel.text == "default: white is air"
+    assert ui.mirroredOriginLabel.toolTip == "default: the image is the one seen from the source"
+    ui.intensityComboBox.setCurrentIndex(ui.intensityComboBox.findText("display"))
+    ui.intensityComboBox.setCurrentIndex(ui.intensityComboBox.findText("counts"))
+    assert ui.intensityOriginLabel.text == "edited"
+    assert "'default' are guesses" in ui.geometryWarningLabel.text, "which way round the image is"
     path = tmp_path / "geometry.json"
     ui.geometryPathLineEdit.currentPath = str(path)
     ui.saveGeometryButton.click()
@@ -27,7 +33,8 @@ def test_each_geometry_value_says_where_it_comes_from(chosen: Any, phantom: Any,
     path.write_text(json.dumps({**saved, "sdd_mm": 1020.5}))
     ui.loadGeometryButton.click()
     assert ui.sddSpinBox.value == 1020.5
-    assert ui.sddOriginLabel.text == "geometry.json: sdd_mm"
+    assert (ui.sddOriginLabel.text, ui.sddOriginLabel.toolTip) == ("geometry.json", "geometry.json: sdd_mm")
+    assert ui.spacingOriginLabel.text == ui.mirroredOriginLabel.text == "geometry.json"
     ui.xraySelector.setCurrentNode(phantom.ct)  # and back: what is known of an X-ray stays with it
     ui.xraySelector.setCurrentNode(phantom.xray)
     assert ui.sddSpinBox.value == 1020.5
@@ -72,6 +79,9 @@ def test_a_dicom_xray_is_read_as_the_command_line_reads_it(
     ui, p = widget.ui, widget._parameterNode
     ui.xraySelector.setCurrentNode(xray)
     assert (p.intensity, p.inverted, ui.sddOriginLabel.toolTip) == ("display", True, "DistanceSourceToDetector (0018,1110)")
+    assert ui.sddOriginLabel.text == "DICOM (0018,1110)"
+    assert p.initial == "what the X-ray says"
+    assert "LAO 20, cranial 5" in ui.startLabel.text and "(0018,1510)" in ui.startLabel.text
     read = widget.logic.readRequest(phantom.ct, xray, initial="ap").radiograph
     there = Radiograph.read(path).image
     assert np.allclose(read.image, there, atol=1e-4)

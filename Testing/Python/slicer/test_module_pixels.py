@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from SphericalRegModule import xray_view
+from SphericalRegModule import layout
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def registered(slicer: ModuleType, widget: Any, wait: Callable[..., float]) -> A
     from SphericalRegLib.registration.options import MultiStart, RegistrationOptions
 
     widget.logic.options = RegistrationOptions(wide_start=MultiStart(200, 60, 8.0, 20.0))
-    xray_view.show_layout()
+    layout.show_layout()
     ct, xray = load_sample_case()
     ui = widget.ui
     ui.ctSelector.setCurrentNode(ct)
@@ -38,7 +38,7 @@ def pixel_in_view(slicer: ModuleType, landmark: np.ndarray, source: np.ndarray) 
 
     Slicer's own slice logic says so: from the slice's plane to view coordinates, and from there to the voxels of the layer in the background.
     """
-    logic = slicer.app.layoutManager().sliceWidget(xray_view.VIEW).sliceLogic()
+    logic = slicer.app.layoutManager().sliceWidget(layout.VIEW).sliceLogic()
     scene_from_slice = slicer.util.arrayFromVTKMatrix(logic.GetSliceNode().GetSliceToRAS())
     normal, origin = scene_from_slice[:3, 2], scene_from_slice[:3, 3]
     along = (origin - source) @ normal / ((landmark - source) @ normal)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from SphericalRegModule import choices, xray_view
+from SphericalRegModule import choices, layout
 
 from SphericalRegLib.registration.result import distinct
 
@@ -30,7 +30,7 @@ def pose_in_scene(widget: Any, ct: Any) -> np.ndarray:
 
 def test_undo_of_a_first_registration_leaves_nothing_behind(slicer: ModuleType, chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
     scene = slicer.mrmlScene
-    xray_view.show_layout()
+    layout.show_layout()
     kinds = ("vtkMRMLScalarVolumeNode", "vtkMRMLLinearTransformNode", "vtkMRMLModelNode", "vtkMRMLDisplayNode", "vtkMRMLStorageNode")
     register(chosen, wait)  # makes what stays: the CT's volume rendering, the plot
     chosen.ui.undoButton.click()
@@ -42,7 +42,7 @@ def test_undo_of_a_first_registration_leaves_nothing_behind(slicer: ModuleType, 
     p = chosen._parameterNode
     assert (p.outputTransform, p.placedXray, p.drrVolume, p.placedFrom) == (None, None, None, None)
     assert phantom.ct.GetParentTransformNode() is None
-    composite = slicer.app.layoutManager().sliceWidget(xray_view.VIEW).sliceLogic().GetSliceCompositeNode()
+    composite = slicer.app.layoutManager().sliceWidget(layout.VIEW).sliceLogic().GetSliceCompositeNode()
     assert not composite.GetBackgroundVolumeID()
     assert not chosen.ui.undoButton.enabled
     assert not chosen.ui.exportButton.enabled
@@ -72,6 +72,9 @@ def test_undo_goes_back_pose_by_pose(slicer: ModuleType, chosen: Any, phantom: A
     chosen.ui.undoButton.click()
     assert pose_in_scene(chosen, phantom.ct) == pytest.approx(by_hand, abs=1e-9)
     assert result_of(p.outputTransform) is None
+    chosen.ui.undoButton.click()  # the placement
+    assert (p.placedXray, p.outputTransform, phantom.ct.GetParentTransformNode()) == (None, None, None)
+    assert p.initial == "ap"
     assert not chosen.ui.undoButton.enabled
 
 
@@ -129,7 +132,7 @@ def test_blink_shows_both_in_turn(slicer: ModuleType, chosen: Any, phantom: Any,
     ui = chosen.ui
     assert not ui.blinkButton.enabled
     register(chosen, wait)
-    composite = slicer.app.layoutManager().sliceWidget(xray_view.VIEW).sliceLogic().GetSliceCompositeNode()
+    composite = slicer.app.layoutManager().sliceWidget(layout.VIEW).sliceLogic().GetSliceCompositeNode()
     ui.pictureComboBox.setCurrentIndex(choices.PICTURES.index(choices.XRAY))
     ui.blinkButton.click()
     for opacity in (1.0, 0.0, 1.0):
@@ -155,7 +158,7 @@ def test_the_error_is_estimated_and_said_to_be_uncalibrated(chosen: Any, wait: C
 
 
 def test_the_convergence_is_plotted(slicer: ModuleType, chosen: Any, wait: Callable[..., float]) -> None:
-    xray_view.show_layout()
+    layout.show_layout()
     register(chosen, wait)
     curves = slicer.app.layoutManager().plotWidget(0).plotView().curves()
     stages = [stage for stage in chosen.panel.result.outcome.result.stages if stage.costs]

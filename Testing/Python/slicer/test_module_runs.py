@@ -49,7 +49,7 @@ def browser_of(node: Any) -> Any:
 
 def test_the_frame_and_the_browser_go_together(chosen: Any, run: Any, phantom: Any) -> None:
     ui, browser = chosen.ui, browser_of(run)
-    assert ui.frameCountLabel.text == "of 3"
+    assert ui.frameCountLabel.text == "of 0 to 2"
     assert ui.frameSpinBox.enabled
     assert ui.frameSpinBox.maximum == 2
     ui.frameSpinBox.value = 2
@@ -120,6 +120,18 @@ def test_all_frames(slicer: ModuleType, chosen: Any, run: Any, wait: Callable[..
     assert p.outputTransform is None
     assert p.placedXray is None
     assert p.framesTable is None
+
+
+def test_poses_outlast_a_run_that_is_removed_meanwhile(slicer: ModuleType, chosen: Any, run: Any, wait: Callable[..., float]) -> None:
+    ui, p, browser = chosen.ui, chosen._parameterNode, browser_of(run)
+    ui.allFramesCheckBox.checked = True
+    ui.registerButton.click()
+    slicer.mrmlScene.RemoveNode(browser)
+    wait(lambda: not chosen.panel.runner.busy)
+    assert "has not the 3 frames any more" in ui.errorLabel.text
+    assert f"The poses are in the table {p.framesTable.GetName()}." in ui.errorLabel.text
+    assert p.framesTable.GetNumberOfRows() == 3
+    assert (p.outputTransform, p.placedXray) == (None, None)
 
 
 def test_slices_are_frames_too(slicer: ModuleType, chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:

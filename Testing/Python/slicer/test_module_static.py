@@ -29,7 +29,7 @@ CONNECTORS = {
     "node": {"qMRMLNodeComboBox"},
 }
 # names of qt, ctk and slicer that exist in Slicer 5.10 and later, with Qt 5 and with Qt 6; a new one is looked up, then added
-QT_NAMES = {"Qt", "QListWidgetItem", "QTableWidgetItem", "QTimer"}
+QT_NAMES = {"QIcon", "Qt", "QListWidgetItem", "QTableWidgetItem", "QTimer"}
 SLICER_NAMES = {
     "app",
     "dicomDatabase",
@@ -122,6 +122,15 @@ def test_the_worker_touches_neither_qt_nor_mrml() -> None:
         assert not imported & {"qt", "ctk", "slicer", "vtk"}, name
 
 
+def test_an_older_slicer_is_told_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slicer 5.8 has Python 3.9."""
+    source = (MODULE / "SphericalRegModule" / "__init__.py").read_text(encoding="utf-8")
+    exec(compile(source, "__init__.py", "exec"), {"__name__": "SphericalRegModule"})
+    monkeypatch.setattr(sys, "version_info", (3, 9, 10))
+    with pytest.raises(ImportError, match=r"needs Slicer 5\.10 or newer"):
+        exec(compile(source, "__init__.py", "exec"), {"__name__": "SphericalRegModule"})
+
+
 def test_translated_texts_are_constants() -> None:
     calls = [(where, node) for where, node in nodes(ast.Call) if isinstance(node.func, ast.Name) and node.func.id == "_"]  # type: ignore[attr-defined]
     assert calls
@@ -189,7 +198,7 @@ def test_the_ui_file_suits_qt_5_and_6() -> None:
 
 def test_the_code_uses_widgets_that_exist() -> None:
     used = {dotted(node).rpartition("ui.")[2] for _, node in nodes(ast.Attribute) if re.search(r"(^|\.)ui\.\w+$", dotted(node))}
-    labels = {"sddOriginLabel", "spacingOriginLabel", "principalOriginLabel", "intensityOriginLabel"}
+    labels = {f"{name}OriginLabel" for name in ("sdd", "spacing", "principal", "intensity", "inverted", "mirrored")}
     assert used | labels <= set(widgets())
 
 

@@ -194,6 +194,14 @@ def test_notes_of_the_result_are_shown_as_text():
     assert "the start &lt;was&gt; guessed" in text
 
 
+def test_a_doubtful_result_says_so_in_the_first_heading():
+    text = report_html(CaseReport("x", [view()], {"verdict": "uncalibrated", "doubt": "low similarity", "notes": ["a note"]}))
+    first = re.search(r"<h2[^>]*>(.*?)</h2>", text)
+    assert first is not None and first[1] == "Doubtful: low similarity"
+    assert "a note" in text and "Accuracy not known" not in text
+    assert "Accuracy not known" in report_html(CaseReport("x", [view()], {"verdict": "uncalibrated", "doubt": None}))
+
+
 def test_mirrored_views_are_shown_mirrored_with_their_letters():
     straight, mirrored = shown(view(), 64), shown(view(mirrored=True), 64)
     np.testing.assert_array_equal(mirrored.xray, straight.xray[:, ::-1])
