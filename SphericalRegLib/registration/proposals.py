@@ -18,6 +18,7 @@ from ..imaging.identity import CtIdentity, ct_identity
 from ..models.checkpoint import Model
 from ..optimization.levenberg_marquardt import LMOptions
 from ..progress import Progress, ProgressCallback
+from ..similarity.spherical import SphericalSimilarity
 from .learned import regressed_poses, spherical_terms
 from .options import LearnedStart, MultiStart
 from .problem import MultiViewProblem
@@ -27,6 +28,9 @@ from .resolution import VolumePyramid
 from .result import StageRecord
 from .scored import Scored, scored
 from .screening import APART_DEG, APART_MM, diverse, even_normal
+
+LEAST_OPEN = 0.6
+"""Share of a side that a training's collimators leave open at least (`training.augmentation`, up to a fifth from either end)."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def propose(
     if tuple(model.camera.size_px) != (size, size):
         raise InputError(f"The model's camera has {model.camera.size_px} pixels but its encoder expects {(size, size)}: its card was changed.")
     problem = MultiViewProblem(spherical_terms(pyramid, views, model))
-    notes, records = model_notes(model, pyramid), []
+    notes, records = model_notes(model, pyramid) + field_notes(model, problem), []
     if starts is None:
         likeliest, drawn, record = _regress(problem, views, model, pyramid, options.draws, seed, progress)
         starts, about = likeliest, likeliest[:0]
@@ -126,6 +130,18 @@ def model_notes(model: Model, pyramid: VolumePyramid) -> tuple[str, ...]:
     if len(known) > 1:
         return (f"This CT is none of the {len(known)} that the model was trained on ({names}): expect less than for one of them.",)
     return (f"This CT is not the one that the model was trained on ({names}): {reasons[0]}. A model of one patient does not carry over to another.",)
+
+
+def field_notes(model: Model, problem: MultiViewProblem) -> tuple[str, ...]:
+    """Which X-rays show less of a model's field than any in its training, in words; the terms of the problem are `spherical_terms`."""
+    least = (LEAST_OPEN * float(model.card.get("training", {}).get("cameras", {}).get("field", 1.0))) ** 2
+    shares = [term.similarity.open_share for term in problem.terms if isinstance(term.similarity, SphericalSimilarity)]
+    return tuple(
+        f"{'The X-ray' if len(shares) == 1 else f'X-ray {number}'} shows {share:.0%} of the field of view that the model was trained with, where "
+        f"X-rays showed {least:.0%} or more: its poses are less certain. A model for smaller detectors is trained with `--field`."
+        for number, share in enumerate(shares, 1)
+        if share < least
+    )
 
 
 def _rendered_otherwise(model: Model, rendered: Attenuation) -> bool:

@@ -60,6 +60,11 @@ class SphericalSimilarity:
         with torch.no_grad():
             self.embedding = encoder(fixed[None, None], self._whole)
 
+    @property
+    def open_share(self) -> float:
+        """Share of the encoder's field in which the X-ray is valid."""
+        return float(self._whole.mean())
+
     def residual(self, moving: Tensor) -> Tensor:
         """r (B, 6K) of DRRs (B, S, S)."""
         with torch.no_grad():

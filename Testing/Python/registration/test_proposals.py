@@ -26,9 +26,11 @@ from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
 from SphericalRegLib.models.trunk import TrunkConfig
 from SphericalRegLib.progress import Cancelled, Progress
+from SphericalRegLib.registration.learned import spherical_terms
 from SphericalRegLib.registration.options import LearnedStart, MultiStart, RegistrationOptions, Stage
 from SphericalRegLib.registration.pipeline import prepare, register
-from SphericalRegLib.registration.proposals import model_notes, propose, spread_about
+from SphericalRegLib.registration.problem import MultiViewProblem
+from SphericalRegLib.registration.proposals import field_notes, model_notes, propose, spread_about
 
 CAMERA = Camera(1000.0, (7.0, 7.0), (32, 32), (15.5, 15.5))
 TRUNK = TrunkConfig(image_size=32, width=32, blocks=1)
@@ -253,6 +255,21 @@ def test_a_model_of_another_ct_is_named(pyramid) -> None:
     assert "none of the 2" in note
     assert "does not say" in model_notes(make_model(cts=[]), pyramid)[0]
     assert "unknown way" in model_notes(make_model(cts=[{"name": "x"}]), pyramid)[0]
+
+
+def test_an_x_ray_of_a_much_smaller_field_than_the_model_s_is_told_of(pyramid, xray) -> None:
+    columns, rows = xray.camera.size_px
+    small = View(xray.crop(columns // 4, rows // 4, columns // 2, rows // 2), np.eye(4))
+    whole = View(xray, np.eye(4))
+    notes = [
+        field_notes(model, MultiViewProblem(spherical_terms(pyramid, views, model)))
+        for model in (make_model(), make_model(training={"cameras": {"field": 0.5}}))
+        for views in ((whole,), (small,), (whole, small))
+    ]
+    assert notes[0] == notes[3] == notes[4] == ()
+    (alone,), (beside,) = notes[1], notes[2]
+    assert alone.startswith("The X-ray shows 20%") and "36% or more" in alone and "--field" in alone
+    assert beside.startswith("X-ray 2 shows 20%") and notes[5] == ()
 
 
 def test_a_ct_that_is_rendered_otherwise_than_in_training_is_not_called_another_patients() -> None:
