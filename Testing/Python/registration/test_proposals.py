@@ -91,7 +91,8 @@ def test_stages_are_optional(pyramid, xray) -> None:
 
 def test_stages_without_iterations_leave_poses_as_they_are(pyramid, xray) -> None:
     start = retract(phantom.true_pose(), torch.tensor([0.03, -0.03, 0.03, 3.0, -3.0, 3.0]).double(), CENTRE)
-    nothing = replace(QUICK, multi_start=None, closer_start=None, stages=(Stage(96, iterations=0),), learned=LearnedStart(draws=1, iterations=0))
+    quiet = replace(QUICK, multi_start=None, closer_start=None, second_start=None)
+    nothing = replace(quiet, stages=(Stage(96, iterations=0),), learned=LearnedStart(draws=1, iterations=0))
     left_out = register(pyramid, xray, start, options=nothing)
     np.testing.assert_array_equal(left_out.camera_from_world, start.numpy())
     assert [stage.iterations for stage in left_out.stages] == [0] and 0 < left_out.score < 1

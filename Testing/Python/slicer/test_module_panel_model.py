@@ -88,7 +88,7 @@ def test_a_model_of_another_ct_is_told_before_it_is_used(chosen: Any, wait: Call
 
 def test_train_cancel_resume_and_register_by_clicks(slicer: ModuleType, chosen: Any, wait: Callable[..., float], trained: Path) -> None:
     ui, section = chosen.ui, chosen.panel.model
-    section.options = {"imageSize": 32, "batch": 2, "validations": 40}
+    section.options = {"imageSize": 32, "batch": 2, "validations": 10}
     choose(ui.modelComboBox, choices.OWN_MODEL)
     assert not ui.trainButton.enabled and "where the model" in ui.trainButton.toolTip
     ui.trainPathLineEdit.currentPath = str(trained / "phantom")
