@@ -35,6 +35,7 @@ from .common import (
     Seed,
     Settings,
     Views,
+    model_path,
     print_json,
     read_ct,
     start,
@@ -70,7 +71,7 @@ def train(
         float,
         typer.Option("--field", min=0.1, max=1, help="X-rays show down to this share of the camera's field: for other detectors and C-arms."),
     ] = 1.0,
-    base: Annotated[Path | None, typer.Option("--base", metavar="MODEL", help="Start from this model instead of random weights.")] = None,
+    base: Annotated[Path | None, typer.Option("--base", metavar="MODEL", help="Start from this model (or shipped) instead of random weights.")] = None,
     network: Annotated[str, typer.Option("--network", help="tiny, or large: for a GPU.")] = "tiny",
     backbone: Annotated[str | None, typer.Option("--backbone", help="tiny, or the name of a timm CNN; the network's own by default.")] = None,
     image_size: ImageSize = None,
@@ -115,6 +116,7 @@ def train(
         raise InputError("--about is a pose of one CT: give one CT, or named views")
     if view and about is not None:
         raise InputError("--view and --about both say what the poses lie about: give one of them")
+    base = None if base is None else model_path(base)
     loaded = None if base is None else load_model(base)
     poses = (tuple(view or ["ap"]), primary_deg, secondary_deg, in_plane_deg, in_plane_mm, depth_mm)
     given = {
