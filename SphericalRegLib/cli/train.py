@@ -71,7 +71,7 @@ def train(
         float,
         typer.Option("--field", min=0.1, max=1, help="X-rays show down to this share of the camera's field: for other detectors and C-arms."),
     ] = 1.0,
-    base: Annotated[Path | None, typer.Option("--base", metavar="MODEL", help="Start from this model (or shipped) instead of random weights.")] = None,
+    base: Annotated[Path | None, typer.Option("--base", metavar="MODEL", help="Start from this model, or shipped, not from random weights.")] = None,
     network: Annotated[str, typer.Option("--network", help="tiny, or large: for a GPU.")] = "tiny",
     backbone: Annotated[str | None, typer.Option("--backbone", help="tiny, or the name of a timm CNN; the network's own by default.")] = None,
     image_size: ImageSize = None,
