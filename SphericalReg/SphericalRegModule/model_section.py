@@ -10,13 +10,14 @@ import slicer
 from slicer.i18n import tr as _
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.models.shipped import SHIPPED
 from SphericalRegLib.progress import clock
 from SphericalRegLib.training.files import Trained, how_far, state_path
 
 from . import dependencies, layout
 from .choices import ALL_VIEWS, ASK_MODEL, MODEL_FILE, NO_MODEL, OWN_MODEL, SHIPPED_MODEL
 from .job import Done, Failed, Message
-from .models import SHIPPED, loaded, model_file
+from .models import loaded, model_file
 from .prepared import keep, key
 from .runner import Runner
 from .training import STARTING, VALIDATION, TrainingProgress, train

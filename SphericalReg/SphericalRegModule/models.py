@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.models import shipped
 
 if TYPE_CHECKING:
     import numpy as np
-
-SHIPPED = "shipped"
-SHIPPED_SAMPLE = "pelvis"
 
 
 def model_file(model: Any) -> Path | None:
@@ -25,16 +23,9 @@ def model_file(model: Any) -> Path | None:
     """
     if model is None:
         return None
-    if isinstance(model, str) and model == SHIPPED:
-        from SphericalRegLib.models.shipped import shipped_model
-
-        path = shipped_model(SHIPPED_SAMPLE)
-        if path is None:
-            raise InputError("No model comes along with this installation; choose a file, or train one.")
-        return path
     if not isinstance(model, (str, Path)):
         raise InputError(f"The model is a {type(model).__name__}; expected a model's file here.")
-    return Path(model)
+    return shipped.model_file(model)
 
 
 def loaded(model: Any) -> Any:

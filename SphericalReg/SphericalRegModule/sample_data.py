@@ -13,7 +13,6 @@ from slicer.i18n import tr as _
 from SphericalRegLib.errors import InputError
 
 from .choices import ASK_MODEL, SHIPPED_MODEL
-from .models import SHIPPED_SAMPLE
 
 CATEGORY = "SphericalReg"
 NAME = "SphericalRegPelvis"
@@ -100,7 +99,7 @@ def load_sample_case(folder: str | Path | None = None) -> tuple[Any, Any]:
 def choose_in_panel(ct: Any, xray: Any) -> None:
     """Let the panel show the sample case with the model that comes along for it."""
     from SphericalReg import SphericalRegLogic
-    from SphericalRegLib.models.shipped import shipped_model
+    from SphericalRegLib.models.shipped import SHIPPED_SAMPLE, shipped_model
 
     # One by one: between StartModify and EndModify, Slicer's own binding (with SLICER_PY) lost the CT's choice.
     parameters = SphericalRegLogic().getParameterNode()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.models.shipped import model_file
 
 from .benchmark import benchmark
 from .common import (
@@ -35,7 +36,6 @@ from .common import (
     StartMm,
     Views,
     check_output_folder,
-    model_path,
     print_json,
     read_ct,
     read_model,
@@ -211,7 +211,7 @@ def optimisers(
     from .progress_bars import progress_bars
 
     options = OptimiserOptions(tuple(method or DEFAULT_METHODS), iterations, StartSpread(starts, start_deg, start_mm, seed))
-    network, found = load_model(model_path(model)), find_cases(cases)
+    network, found = load_model(model_file(model)), find_cases(cases)
     where = start(device)
     with progress_bars(quiet) as progress:
         done = run_optimiser_benchmark(found, network, out, options, device=where, recompute=recompute, progress=progress)
@@ -344,7 +344,7 @@ def curves(
         raise InputError("--method and --spread are of registrations, but no --case says which X-rays to register.")
     options = MethodsOptions(tuple(method or CAPTURE_METHODS), tuple(spreads or SPREADS), seed)
     effort = EFFORTS["steps" if over_steps else "minutes"]
-    trained = training_curves([model_path(path) for path in models], effort)
+    trained = training_curves([model_file(path) for path in models], effort)
     found = find_cases(case) if case else []
     written = trained.write(out)  # at once, whatever becomes of the registrations
     if not found:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from SphericalRegLib.registration.options import RegistrationOptions
 
 SAMPLE = "sample:"
-SHIPPED, SHIPPED_SAMPLE = "shipped", "pelvis"
 
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N. auto takes a GPU where there is one (on Apple machines the CPU).")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random: the same seed gives the same result.")]
@@ -144,22 +143,6 @@ def read_start(initial: str | None) -> Any:
     return read_pose(initial)
 
 
-def model_path(path: Path) -> Path:
-    """The file of a model that the command line names: "shipped" is the sample pelvis's, which comes with the package, as in 3D Slicer.
-
-    Raises:
-        InputError: no model came with this installation.
-    """
-    if path != Path(SHIPPED):
-        return path
-    from SphericalRegLib.models.shipped import shipped_model
-
-    shipped = shipped_model(SHIPPED_SAMPLE)
-    if shipped is None:
-        raise InputError("--model is shipped, but no model came with this installation; expected a .safetensors file")
-    return shipped
-
-
 def read_model(path: Path | None, begin: Any) -> Model | None:
     """The model that ``--model`` names, on the CPU; `begin` is what `read_start` made of ``--initial``.
 
@@ -171,8 +154,9 @@ def read_model(path: Path | None, begin: Any) -> Model | None:
     model = None
     if path is not None:
         from SphericalRegLib.models.checkpoint import load_model
+        from SphericalRegLib.models.shipped import model_file
 
-        model = load_model(model_path(path))
+        model = load_model(model_file(path))
     if isinstance(begin, str) and begin == REGRESSOR and (model is None or model.regressor is None):
         raise InputError(f"--initial is regressor, but {'there is no --model' if model is None else f'the model {path} has none'}")
     return model

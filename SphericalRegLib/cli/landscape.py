@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from SphericalRegLib.models.shipped import model_file
+
 from .app import app
-from .common import AsJson, Device, NeededModel, Quiet, check_output_folder, model_path, print_json, start
+from .common import AsJson, Device, NeededModel, Quiet, check_output_folder, print_json, start
 
 
 @app.command()
@@ -38,7 +40,7 @@ def landscape(
     from .progress_bars import progress_bars
 
     options = LandscapeOptions(rotation_deg, translation_mm, rho_mm, line_points, plane_points, tuple(similarity or ["ncc"]))
-    network = load_model(model_path(model))
+    network = load_model(model_file(model))
     where = start(device)
     truth, loaded = load_truth(case), load_case(case)
     with progress_bars(quiet) as progress:

@@ -15,6 +15,7 @@ import typer
 
 from SphericalRegLib.devices import resolve_device
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.models.shipped import model_file
 from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback
 from SphericalRegLib.training.files import check_target
 
@@ -35,7 +36,6 @@ from .common import (
     Seed,
     Settings,
     Views,
-    model_path,
     print_json,
     read_ct,
     start,
@@ -116,7 +116,7 @@ def train(
         raise InputError("--about is a pose of one CT: give one CT, or named views")
     if view and about is not None:
         raise InputError("--view and --about both say what the poses lie about: give one of them")
-    base = None if base is None else model_path(base)
+    base = None if base is None else model_file(base)
     loaded = None if base is None else load_model(base)
     poses = (tuple(view or ["ap"]), primary_deg, secondary_deg, in_plane_deg, in_plane_mm, depth_mm)
     given = {
@@ -259,15 +259,18 @@ def training_options(
 
 
 def ct_files(text: str) -> list[str]:
-    """The CTs that an argument names: itself, or what a folder holds, CT files or folders (of DICOM slices) alone."""
-    from SphericalRegLib.imaging.case import CT_SUFFIXES
+    """The CTs that an argument names: itself, or what a folder holds, CT files or folders (of DICOM slices) alone. Of a case folder, whose label map
+    and X-ray may be files of the same kinds, it is the CT."""
+    from SphericalRegLib.imaging.case import CT_SUFFIXES, find_case_files
 
     folder = Path(text)
     if not folder.is_dir():
         return [text]
+    with suppress(InputError):  # it is none
+        return [str(find_case_files(folder).ct)]
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     files = [path for path in inside if path.is_file()]
-    cts = [path for path in files if path.name.lower().endswith(CT_SUFFIXES)]
+    cts = [path for path in files if path.name.lower().endswith(CT_SUFFIXES) and not path.name.lower().startswith("labels.")]
     return [str(path) for path in cts or (inside if inside and not files else [folder])]
 
 

@@ -29,9 +29,6 @@ from .result import StageRecord
 from .scored import Scored, scored
 from .screening import APART_DEG, APART_MM, diverse, even_normal
 
-LEAST_OPEN = 0.6
-"""Share of a side that a training's collimators leave open at least (`training.augmentation`, up to a fifth from either end)."""
-
 
 @dataclass(frozen=True)
 class Proposal:
@@ -134,7 +131,7 @@ def model_notes(model: Model, pyramid: VolumePyramid) -> tuple[str, ...]:
 
 def field_notes(model: Model, problem: MultiViewProblem) -> tuple[str, ...]:
     """Which X-rays show less of a model's field than any in its training, in words; the terms of the problem are `spherical_terms`."""
-    least = (LEAST_OPEN * float(model.card.get("training", {}).get("cameras", {}).get("field", 1.0))) ** 2
+    least = _least_open(model)
     shares = [term.similarity.open_share for term in problem.terms if isinstance(term.similarity, SphericalSimilarity)]
     return tuple(
         f"{'The X-ray' if len(shares) == 1 else f'X-ray {number}'} shows {share:.0%} of the field of view that the model was trained with, where "
@@ -142,6 +139,16 @@ def field_notes(model: Model, problem: MultiViewProblem) -> tuple[str, ...]:
         for number, share in enumerate(shares, 1)
         if share < least
     )
+
+
+def _least_open(model: Model) -> float:
+    """Least share of the training camera's field that an X-ray of a model's training showed, as its card has the ranges; 0 where it has none."""
+    training = model.card.get("training", {})
+    look, cameras = training.get("look"), training.get("cameras", {"field": 1.0})  # cards from before cameras were drawn: one for all
+    if look is None:
+        return 0.0
+    collimated = (1 - 2 * look["collimator_depth"]) ** 2
+    return collimated * (cameras["field"] ** 2 / cameras["longer_side"] if cameras["field"] < 1 else 1.0)
 
 
 def _rendered_otherwise(model: Model, rendered: Attenuation) -> bool:

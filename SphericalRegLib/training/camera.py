@@ -15,9 +15,6 @@ from torch import Tensor
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 
-LONGER_SIDE = 4 / 3
-"""Of a detector over the shorter one, at most."""
-
 
 @dataclass(frozen=True)
 class CameraRange:
@@ -28,11 +25,13 @@ class CameraRange:
             with a detector of 230 mm at the same distance as one of 400 mm, or with one of 400 mm at 1.7 times its distance, has a share of 0.58.
         share: share of the X-rays that are taken with another camera than the training's.
         round: share of those whose field is a disc, as an image intensifier's is.
+        longer_side: of a detector over the shorter one, at most.
     """
 
     field: float = 1.0
     share: float = 0.75
     round: float = 0.3
+    longer_side: float = 4 / 3
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.field <= 1 or not 0 <= self.share <= 1 or not 0 <= self.round <= 1:
@@ -40,18 +39,20 @@ class CameraRange:
                 f"The cameras of a training show {self.field} of the field at least, in a share of {self.share} of the X-rays, {self.round} of them "
                 "round; expected 0.1 to 1, and 0 to 1 for the shares."
             )
+        if not 1 <= self.longer_side <= 4:
+            raise InputError(f"A detector's longer side is up to {self.longer_side} times the shorter one; expected 1 to 4.")
 
     def fields(self, count: int, size_px: int, generator: torch.Generator) -> Tensor:
-        """Masks (count, 1, size_px, size_px), 1 where a drawn camera's detector is: sides from `field` to 1, up to 4:3 either way, or a disc that is
-        as wide; its middle (and so the principal point) anywhere that keeps it within the training camera's field. Drawn on the CPU; nothing is drawn
-        where `field` is 1."""
+        """Masks (count, 1, size_px, size_px), 1 where a drawn camera's detector is: its longer side from `field` to 1 of the training camera's
+        field, the shorter one down to that over `longer_side`, or a disc; its middle (and so the principal point) anywhere that keeps it within the
+        field. Drawn on the CPU; nothing is drawn where `field` is 1."""
         if self.field == 1:
             return torch.ones(count, 1, size_px, size_px)
         draws = torch.rand(count, 6, generator=generator)
         other, disc = draws[:, 4] < self.share, draws[:, 5] < self.round
         longer = self.field + (1 - self.field) * draws[:, 0]
         squeezed = torch.stack((draws[:, 1], 1 - draws[:, 1]), dim=1).mul(2).sub(1).clamp_min(0)
-        sides = longer[:, None] * torch.where(disc[:, None], 1.0, LONGER_SIDE**-squeezed)
+        sides = longer[:, None] * torch.where(disc[:, None], 1.0, self.longer_side**-squeezed)
         middle = (draws[:, 2:4] - 0.5) * (1 - sides)
         pixels = (torch.arange(size_px) + 0.5) / size_px - 0.5
         off = ((pixels - middle[:, :, None]) / (0.5 * sides[:, :, None])).abs()  # (count, axis, size), 1 at the edges

@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 from SphericalRegLib import __version__
 from SphericalRegLib.cli import load
 from SphericalRegLib.cli.app import SpeakingGroup
-from SphericalRegLib.cli.common import check_output_folder, model_path, print_json
+from SphericalRegLib.cli.common import check_output_folder, print_json
 from SphericalRegLib.cli.progress_bars import progress_bars
 from SphericalRegLib.devices import is_out_of_memory, resolve_device
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.models.shipped import model_file
 from SphericalRegLib.progress import Cancelled, Progress
 
 ADVICE = "try a smaller image, a coarser CT, fewer poses, or --device cpu"
@@ -64,11 +65,11 @@ def test_help_lists_commands_in_order_each_on_a_line_that_is_not_cut(words: tupl
 @pytest.mark.parametrize("command", ["register", "batch", "evaluate", "landscape", "benchmark capture", "benchmark methods", "benchmark optimisers"])
 def test_every_model_may_be_the_one_that_comes_along(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "MODEL.safetensors|shipped" in CliRunner().invoke(load(), [*command.split(), "--help"]).output
-    shipped = model_path(Path("shipped"))
-    assert shipped.name == "pelvis.safetensors" and shipped.is_file() and model_path(Path("other")) == Path("other")
+    shipped = model_file(Path("shipped"))
+    assert shipped.name == "pelvis.safetensors" and shipped.is_file() and model_file("other") == Path("other")
     monkeypatch.setattr("SphericalRegLib.models.shipped.shipped_model", lambda name: None)
-    with pytest.raises(InputError, match="no model came with this installation"):
-        model_path(Path("shipped"))
+    with pytest.raises(InputError, match="No model came with this installation"):
+        model_file("shipped")
 
 
 def test_a_missing_case_is_said_before_pytorch_is_loaded(tmp_path: Path) -> None:

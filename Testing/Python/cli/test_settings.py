@@ -73,5 +73,12 @@ def test_a_folder_of_cts(tmp_path: Path) -> None:
     names = [Path(path).name for path in ct_files(str(tmp_path / "files"))]
     assert names == ["a.nrrd", "b.nii.gz"]
     assert [Path(path).name for path in ct_files(str(tmp_path / "patients"))] == ["one", "two"]
+    case = tmp_path / "case"
+    case.mkdir()
+    for name in ("ct.nii.gz", "labels.nrrd", "xray.nrrd", "geometry.json"):
+        (case / name).touch()
+    assert [Path(path).name for path in ct_files(str(case))] == ["ct.nii.gz"]
+    (case / "xray.nrrd").unlink()
+    assert [Path(path).name for path in ct_files(str(case))] == ["ct.nii.gz"], "a label map is no CT"
     for itself in ("sample:pelvis", str(tmp_path / "patients" / "one"), str(tmp_path / "none.nii")):
         assert ct_files(itself) == [itself]

@@ -4,7 +4,7 @@ a regressor of random weights proposes poses about its reference."""
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from SphericalRegLib.registration.options import LearnedStart, MultiStart, Regis
 from SphericalRegLib.registration.pipeline import prepare, register
 from SphericalRegLib.registration.problem import MultiViewProblem
 from SphericalRegLib.registration.proposals import field_notes, model_notes, propose, spread_about
+from SphericalRegLib.training.camera import CameraRange
 
 CAMERA = Camera(1000.0, (7.0, 7.0), (32, 32), (15.5, 15.5))
 TRUNK = TrunkConfig(image_size=32, width=32, blocks=1)
@@ -262,11 +263,14 @@ def test_an_x_ray_of_a_much_smaller_field_than_the_model_s_is_told_of(pyramid, x
     columns, rows = xray.camera.size_px
     small = View(xray.crop(columns // 4, rows // 4, columns // 2, rows // 2), np.eye(4))
     whole = View(xray, np.eye(4))
+    before = {"look": {"collimator_depth": 0.2}}  # as the shipped model's card
+    since = {**before, "cameras": asdict(CameraRange(0.5))}
     notes = [
         field_notes(model, MultiViewProblem(spherical_terms(pyramid, views, model)))
-        for model in (make_model(), make_model(training={"cameras": {"field": 0.5}}))
+        for model in (make_model(training=before), make_model(training=since))
         for views in ((whole,), (small,), (whole, small))
     ]
+    assert field_notes(make_model(), MultiViewProblem(spherical_terms(pyramid, (small,), make_model()))) == ()  # its card does not say
     assert notes[0] == notes[3] == notes[4] == ()
     (alone,), (beside,) = notes[1], notes[2]
     assert alone.startswith("The X-ray shows 20%") and "36% or more" in alone and "--field" in alone
