@@ -197,6 +197,9 @@ def run_all(steps):
     return next((code for code in codes.values() if code), 0)
 
 
+MOST_WORKERS = 4
+"""Test processes at once; each takes up to two gigabytes."""
+
 CHECKS = {"ruff (lint)": ["ruff", "check", "."], "mypy (types)": ["mypy"]}
 
 
@@ -210,7 +213,11 @@ def lint(arguments):
 def test(arguments):
     os.chdir(str(ROOT))
     provide_system_libraries()
-    return run(["pytest", *arguments]) if arguments else run_all({**CHECKS, "pytest": ["pytest", "--durations=10"]})
+    if arguments:
+        return run(["pytest", *arguments])
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a process for every core already
+    workers = str(min(os.cpu_count() or 1, MOST_WORKERS))
+    return run_all({**CHECKS, "pytest": ["pytest", "--numprocesses", workers, "--dist", "worksteal", "--durations=10"]})
 
 
 def demo(arguments):

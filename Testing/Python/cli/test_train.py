@@ -45,7 +45,10 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(case: Path) -> Path:
     out = case.parent / "model.safetensors"
-    done = run("train", case / "ct.nii.gz", "-o", out, "--iterations", 3, "--view", "ap", "--view", "pa", "--camera", case, "--depth-mm", 20, *SMALL)
+    words = ("train", case / "ct.nii.gz", "-o", out, "--iterations", 3, "--view", "ap", "--view", "pa", "--camera", case, "--depth-mm", 20, *SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["sphericalreg", *map(str, words)])  # as a shell starts it: the model's card has the command
+        done = run(*words)
     assert done.exit_code == 0, done.stderr
     assert "next: sphericalreg register" in done.stdout
     return out
@@ -54,7 +57,7 @@ def model(case: Path) -> Path:
 def test_the_card_says_where_the_model_comes_from(case: Path, model: Path) -> None:
     loaded = load_model(model)
     card = loaded.card
-    assert card["command"].startswith("sphericalreg ")
+    assert card["command"].startswith("sphericalreg train ") and "--iterations 3 --view ap --view pa" in card["command"]
     assert card["iterations"] == 3 and card["seed"] == 0
     assert card["training"]["poses"]["views"] == ["ap", "pa"] and card["training"]["poses"]["depth_mm"] == 20
     assert card["cts"][0]["name"] and card["anatomy"]
