@@ -21,7 +21,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.case import load_case
 from SphericalRegLib.models.checkpoint import Model
 from SphericalRegLib.progress import Progress, ProgressCallback, pace, silent
-from SphericalRegLib.registration.learned import intensity_terms, spherical_terms
+from SphericalRegLib.registration.learned import anchored_terms, intensity_terms, spherical_terms
 from SphericalRegLib.registration.problem import MultiViewProblem
 from SphericalRegLib.similarity.named import SIMILARITIES
 from SphericalRegLib.visualization.figures import write_figure
@@ -36,8 +36,8 @@ from .runs import case_digest
 from .tables import Table, Value, rows_to_csv, write_text
 from .truth import Truth, load_truth
 
-SPHERICAL = "spherical"
-DEFAULT_METHODS = (*(f"{SPHERICAL}:{name}" for name in OPTIMISERS), "ncc:lm")
+SPHERICAL, ANCHORED = "spherical", "anchored"
+DEFAULT_METHODS = (f"{ANCHORED}:lm", *(f"{SPHERICAL}:{name}" for name in OPTIMISERS), "ncc:lm")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class OptimiserOptions:
 
     Attributes:
         methods: "similarity:optimiser", the similarity "spherical" or a name of `similarity.named`, the optimiser one of `optimisers.OPTIMISERS`.
+            "anchored" is the spherical similarity with the Jacobian that its training asked for (`registration.learned.anchored_terms`).
         iterations: of each search, at most.
         spread: the starts of each case.
     """
@@ -58,8 +59,8 @@ class OptimiserOptions:
         for method in self.methods:
             similarity, _, optimiser = method.partition(":")
             optimiser_named(optimiser)
-            if similarity != SPHERICAL and similarity not in SIMILARITIES:
-                raise InputError(f"The similarity {similarity!r} is unknown; expected {SPHERICAL} or one of {', '.join(SIMILARITIES)}.")
+            if similarity not in (SPHERICAL, ANCHORED, *SIMILARITIES):
+                raise InputError(f"The similarity {similarity!r} is unknown; expected {SPHERICAL}, {ANCHORED} or one of {', '.join(SIMILARITIES)}.")
         if not self.methods or self.iterations < 1:
             raise InputError(f"There are {len(self.methods)} methods with {self.iterations} iterations; expected at least one of each.")
 
@@ -207,8 +208,8 @@ class _Bench:
         model = model.to(pyramid.device)
         problems = {}
         for name in dict.fromkeys(method.partition(":")[0] for method in options.methods):
-            terms = spherical_terms(pyramid, case.views, model) if name == SPHERICAL else intensity_terms(pyramid, case.views, model, name)
-            problems[name] = MultiViewProblem(terms)
+            made = {SPHERICAL: spherical_terms, ANCHORED: anchored_terms}.get(name, partial(intensity_terms, name=name))
+            problems[name] = MultiViewProblem(made(pyramid, case.views, model))
         bench = cls(path, truth, pyramid.centre, problems, options)
         for name in problems:  # caches and kernels are filled before anything is timed
             trace("lm", problems[name], bench.start(0), pyramid.centre, 2, silent)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from SphericalRegLib.optimization.first_order import FirstOrderOptions, first_or
 from SphericalRegLib.optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
 from SphericalRegLib.optimization.prior import PosePrior
 from SphericalRegLib.progress import Progress, ProgressCallback
-from SphericalRegLib.registration.learned import spherical_terms
+from SphericalRegLib.registration.learned import anchored_terms, spherical_terms
 from SphericalRegLib.registration.options import LearnedStart, RegistrationOptions
 from SphericalRegLib.registration.pipeline import register
 from SphericalRegLib.registration.problem import MultiViewProblem, ViewTerm
@@ -89,10 +89,15 @@ class Registration:
 class OnSpheres:
     """One search on the spherical similarity from the start alone; then the intensity stages from where it ends.
 
-    With `prior`, the search is held by the spread of the starts (`optimization.prior`), which must be known.
+    Attributes:
+        search: see `Search`.
+        jacobian: the network's own, or the one that its training asked for (`similarity.spherical.anchored_jacobian`).
+        prior: whether the search is held by the spread of the starts (`optimization.prior`), which must be known.
+        intensity: the stages that follow.
     """
 
     search: Search
+    jacobian: Literal["network", "anchored"] = "network"
     prior: bool = False
     intensity: RegistrationOptions = field(default_factory=lambda: ALONE)
     needs_model: ClassVar[bool] = True
@@ -102,7 +107,8 @@ class OnSpheres:
         """See `Registration`. Raises InputError without a start, a model or a prior's spread, or where the search leads out of the image."""
         if setting.model is None:
             raise InputError("The spherical similarity needs a model of the CT, but there is none.")
-        problem = MultiViewProblem(spherical_terms(setting.pyramid, setting.views, setting.model))
+        terms = spherical_terms if self.jacobian == "network" else anchored_terms
+        problem = MultiViewProblem(terms(setting.pyramid, setting.views, setting.model))
         begin = _batch(start, setting.pyramid)
         pose = _searched(self.search, self._held(problem, begin, setting.spread), begin, _staged(progress, "spherical"))
         return Registration(self.intensity)(setting, pose[0].cpu().numpy(), progress)
@@ -156,12 +162,13 @@ def adam(iterations: int, first: float, last: float) -> FirstOrderOptions:
 
 ON_SPHERES = LMOptions(30, step_tolerance_rad=1e-4, step_tolerance_mm=1e-2, cost_tolerance=1e-4)
 
-AROUND = LearnedStart(draws=256, spread=(10.0, 20.0), second_opinion=0, refined=4, iterations=30, keep=4)
+AROUND = LearnedStart(draws=128, spread=(10.0, 20.0), second_opinion=0, refined=4, iterations=12, keep=4)
 """Levenberg-Marquardt on the spherical similarity from the most similar of poses about a start; the regressor is not asked."""
 
 METHODS: dict[str, Method] = {
     "full": Registration(RegistrationOptions(), needs_model=True),
     "no model": Registration(RegistrationOptions()),
+    "anchored LM": OnSpheres(ON_SPHERES, "anchored"),
     "spherical LM": OnSpheres(ON_SPHERES),
     "spherical starts": Registration(replace(ALONE, learned=AROUND), needs_model=True),
     "spherical MAP": OnSpheres(ON_SPHERES, prior=True),

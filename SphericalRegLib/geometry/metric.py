@@ -6,12 +6,13 @@ that weighs both alike asks a similarity for what is not in the image, and the r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from SphericalRegLib.geometry.se3 import local, make_transform
+from SphericalRegLib.geometry.quaternions import quaternion_conjugate, quaternion_exp, quaternion_from_matrix, quaternion_multiply
+from SphericalRegLib.geometry.se3 import local, make_transform, so3_right_jacobian
 from SphericalRegLib.geometry.so4 import so4_from_se3
 
 
@@ -41,14 +42,68 @@ class PoseMetric:
 
     def in_so4(self, pose: Tensor, reference: Tensor, centre: Tensor) -> Tensor:
         """(..., 2, 4): poses (..., 4, 4) as rotations of four-space, pairs of unit quaternions; near the `reference` pose this keeps distances."""
+        turn, shift = self._from_reference(pose, reference, centre)
+        return torch.stack(so4_from_se3(make_transform(turn, shift), 1.0), dim=-2)
+
+    def in_so4_and_tangent(self, pose: Tensor, reference: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+        """`in_so4` and its derivative (..., 2, 4, 6) by the tangent (omega, v) of `geometry.se3.retract` about the centre.
+
+        With the turn's quaternion Q and D = exp(s / 2) of the shift s, the place is (D Q, conj(D) Q). Q moves with half of R omega on its left, D
+        with half of J_r(s) ds on its right (Sola, Deray and Atchuthan, "A micro Lie theory for state estimation in robotics", 2018).
+        """
+        turn, shift = self._from_reference(pose, reference, centre)
+        axes = pose[..., :3, :3].mT  # rows: the world's axes in the camera's
+        still = torch.zeros_like(axes)
+        moved = axes / self._lengths(axes) @ so3_right_jacobian(shift).mT
+        q, d = quaternion_from_matrix(turn)[..., None, :], quaternion_exp(shift / 2)[..., None, :]
+        q_along = quaternion_multiply(_half(torch.cat((axes, still), dim=-2)), q)  # (..., 6, 4)
+        d_along = quaternion_multiply(d, _half(torch.cat((still, moved), dim=-2)))
+        sides = ((d, d_along), (quaternion_conjugate(d), quaternion_conjugate(d_along)))
+        place = torch.cat([quaternion_multiply(side, q) for side, _ in sides], dim=-2)
+        along = [quaternion_multiply(side_along, q) + quaternion_multiply(side, q_along) for side, side_along in sides]
+        return place, torch.stack(along, dim=-3).mT
+
+    def _from_reference(self, pose: Tensor, reference: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn (..., 3, 3) and shift of the centre (..., 3), in radians, of the way from the reference to poses, both in camera axes."""
         turn = pose[..., :3, :3] @ reference[:3, :3].mT
         shift = pose[..., :3, :3] @ centre + pose[..., :3, 3] - (reference[:3, :3] @ centre + reference[:3, 3])
-        return torch.stack(so4_from_se3(make_transform(turn, shift / self._lengths(shift)), 1.0), dim=-2)
+        return turn, shift / self._lengths(shift)
 
     def _lengths(self, like: Tensor) -> Tensor:
         return like.new_tensor([self.rho_mm, self.rho_mm, self.depth_mm])
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where poses lie in SO(4): what embeddings are anchored to.
+
+    Attributes:
+        metric: of SE(3).
+        reference: camera_from_world (4, 4) whose place is the identity.
+        centre: (3,), of the CT.
+    """
+
+    metric: PoseMetric
+    reference: Tensor
+    centre: Tensor
+
+    def of(self, pose: Tensor) -> Tensor:
+        """(..., 2, 4) of poses (..., 4, 4): `PoseMetric.in_so4`."""
+        return self.metric.in_so4(pose, self.reference, self.centre)
+
+    def with_tangent(self, pose: Tensor) -> tuple[Tensor, Tensor]:
+        """`of`, and its derivative (..., 2, 4, 6) by (omega, v) about the centre: `PoseMetric.in_so4_and_tangent`."""
+        return self.metric.in_so4_and_tangent(pose, self.reference, self.centre)
+
+    def to(self, device: torch.device | str) -> Places:
+        return replace(self, reference=self.reference.to(device), centre=self.centre.to(device))
+
+
 def _turned(pose: Tensor, vector: Tensor) -> Tensor:
     """A vector of the world (..., 3) in camera axes."""
     return (pose[..., :3, :3].to(vector) @ vector[..., None])[..., 0]
+
+
+def _half(omega: Tensor) -> Tensor:
+    """(..., 4): the tangent at the identity of the unit quaternion that turns about omega (..., 3)."""
+    return torch.cat((torch.zeros_like(omega[..., :1]), omega / 2), dim=-1)

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from SphericalRegLib.devices import numbered
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.geometry.metric import Places, PoseMetric
+from SphericalRegLib.geometry.pose_range import PoseRange
 from SphericalRegLib.imaging.files import write_atomically
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
@@ -51,6 +53,19 @@ class Model:
         """Labels of the CT that its DRRs showed (one bone of several), as its card has them; None: all of it."""
         labels = self.card.get("training", {}).get("labels")
         return None if labels is None else tuple(labels)
+
+    def places(self, centre: Tensor) -> Places | None:
+        """What its embeddings of a CT with that centre (3,) are anchored to; None where they were not, or the card does not say."""
+        training: dict[str, Any] = self.card.get("training", {})
+        try:
+            loss = training["loss"]
+            range_: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in training["poses"].items()}
+            if self.encoder.config.embedding != "so4" or not loss["anchor"] > 0:
+                return None
+            here = centre.detach().cpu().double()
+            return Places(PoseMetric(**loss["metric"]), PoseRange(**range_).middle(self.camera, here), here).to(centre.device)
+        except (KeyError, TypeError):
+            return None
 
     def to(self, device: torch.device | str) -> Model:
         """The model on a device. Networks that lie elsewhere are copied: whoever works with this model is not disturbed."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..errors import InputError
+from ..geometry.metric import Places
 from ..geometry.se3 import orthonormalise
 from ..imaging.case import View
 from ..imaging.radiograph import Radiograph
 from ..models.canonical import resample_to_camera
 from ..models.checkpoint import Model
 from ..similarity.named import similarity
-from ..similarity.spherical import SphericalSimilarity
+from ..similarity.spherical import SphericalSimilarity, anchored_jacobian
 from .problem import ViewTerm
 from .resolution import VolumePyramid
 
@@ -45,6 +48,37 @@ def spherical_terms(pyramid: VolumePyramid, views: Sequence[View], model: Model)
         relation = torch.as_tensor(view.camera_from_camera1, dtype=torch.float64, device=pyramid.device)
         terms.append(ViewTerm(pyramid.projector(camera, spacing), SphericalSimilarity(model.encoder, image, mask), relation))
     return terms
+
+
+@dataclass(frozen=True)
+class AnchoredTerm(ViewTerm):
+    """A view's part of the spherical similarity with the Jacobian that its training asked for in the place of the network's own
+    (`similarity.spherical.anchored_jacobian`): images are rendered and embedded, and no derivative of either is taken.
+
+    Attributes:
+        places: what the embeddings are anchored to, about the CT's centre.
+    """
+
+    similarity: SphericalSimilarity
+    places: Places
+
+    def residual_and_jacobian(self, camera1_from_world: Tensor) -> tuple[Tensor, Tensor]:
+        pose = self.pose(camera1_from_world)
+        residual = self.similarity.residual(self.projector.project(pose))
+        return residual, anchored_jacobian(self.similarity.embedding, self.places, pose).to(residual)
+
+
+def anchored_terms(pyramid: VolumePyramid, views: Sequence[View], model: Model) -> list[ViewTerm]:
+    """`spherical_terms` with the Jacobian that the model's training asked for: for a search from afar.
+
+    Raises:
+        InputError: the model's embeddings are anchored to no poses (`Model.places`).
+    """
+    places = model.places(pyramid.centre)
+    if places is None:
+        raise InputError("The model's embeddings are anchored to no poses; expected one whose training had the loss `anchor`.")
+    terms = spherical_terms(pyramid, views, model)
+    return [AnchoredTerm(term.projector, term.similarity, term.camera_from_camera1, places) for term in terms]  # type: ignore[arg-type]
 
 
 def intensity_terms(pyramid: VolumePyramid, views: Sequence[View], model: Model, name: str) -> list[ViewTerm]:

@@ -7,6 +7,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
+from SphericalRegLib.geometry.metric import Places
 from SphericalRegLib.geometry.so4 import so4_residual, so4_residual_and_tangent
 from SphericalRegLib.models.encoder import Embedding, SphericalEncoder
 from SphericalRegLib.similarity.forward_mode import along_columns
@@ -38,6 +39,20 @@ def embedding_residual_and_jacobian(fixed: Tensor, moving: Tensor, tangent: Tens
     (p1, q1), (p2, q2), (p2_tangent, q2_tangent) = fixed.unbind(-2), moving.unbind(-2), tangent.unbind(-3)
     logarithms, columns = so4_residual_and_tangent(p1, q1, p2, q2, p2_tangent, q2_tangent)
     return _scale(moving) * logarithms.flatten(-2), _scale(moving) * columns.flatten(-3, -2)
+
+
+def anchored_jacobian(fixed: Tensor, places: Places, pose: Tensor) -> Tensor:
+    """(B, 6K, 6): the derivative that `embedding_residual` to fixed embeddings (1, K, 2, 4) has at poses (B, 4, 4) where every element of an image's
+    embedding lies at its pose's place in SO(4), as training asks (`training.losses`, "anchor"); by (omega, v) of `geometry.se3.retract` about the
+    places' centre.
+
+    What a network really does about a pose is this and ripples, narrow beside the errors that there are to mend. Its own derivative has both, and
+    leads a search into the next ripple; this one has the way home alone, and costs no derivative of a network or of an image.
+    """
+    place, tangent = places.with_tangent(pose)
+    count = fixed.shape[-3]
+    elements = place[:, None].expand(-1, count, -1, -1), tangent[:, None].expand(-1, count, -1, -1, -1)
+    return embedding_residual_and_jacobian(fixed.to(pose), *elements)[1]
 
 
 def _scale(elements: Tensor) -> float:

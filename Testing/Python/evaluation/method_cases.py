@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.trunk import TrunkConfig
 from SphericalRegLib.simulation.cases import SimulationOptions, flat_panel, simulate_cases
 from SphericalRegLib.simulation.difficulty import difficulty
+from SphericalRegLib.training.options import TrainingOptions
 
 TRUNK = TrunkConfig(image_size=32, width=32, blocks=1)
 VOLUME = phantom.volume
@@ -31,4 +33,4 @@ def model() -> Model:
     torch.manual_seed(1)
     encoder = SphericalEncoder(EncoderConfig(TRUNK, elements=8)).eval().requires_grad_(False)
     camera = Camera(1020.0, (260 / 32, 260 / 32), (32, 32), (15.5, 15.5))
-    return Model(encoder, None, camera, {"cts": [ct_identity(phantom.ct(), "phantom").to_dict()]})
+    return Model(encoder, None, camera, {"cts": [ct_identity(phantom.ct(), "phantom").to_dict()], "training": asdict(TrainingOptions())})

@@ -131,7 +131,7 @@ def test_a_prior_holds_a_search_on_the_spheres_to_its_start(cases) -> None:
     start = draw_start(truth.camera_from_world, np.asarray(case.volume.centre_ras_mm), 4.0, 8.0, np.random.default_rng(3))
 
     stay = RegistrationOptions((Stage(16, iterations=1),), multi_start=None, second_start=None)
-    held, free = (OnSpheres(LMOptions(4), prior, intensity=stay) for prior in (True, False))
+    held, free = (OnSpheres(LMOptions(4), prior=prior, intensity=stay) for prior in (True, False))
     without, from_the_start = (method(setting, start, silent).camera_from_world for method in (free, Registration(stay)))
     assert np.abs(without - from_the_start).max() > 0.5
     for spread in ((1e-5, 1e-5), (0.0, 0.0)):

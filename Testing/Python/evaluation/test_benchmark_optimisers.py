@@ -26,7 +26,7 @@ from SphericalRegLib.optimization.problem import differentiated
 from SphericalRegLib.progress import Cancelled, Progress, silent
 from SphericalRegLib.visualization.searches import Search, search_figure
 
-OPTIONS = OptimiserOptions(("spherical:lm", "spherical:adam", "ncc:lm"), 4, StartSpread(1, 4.0, 5.0))
+OPTIONS = OptimiserOptions(("anchored:lm", "spherical:adam", "ncc:lm"), 4, StartSpread(1, 4.0, 5.0))
 TRUTH, CENTRE = torch.eye(4, dtype=torch.float64), torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
 
 
@@ -87,6 +87,8 @@ def test_refusals(cases, tmp_path: Path) -> None:
     for methods in ((), ("spherical:newton",), ("mi:lm",), ("lm",)):
         with pytest.raises(InputError):
             OptimiserOptions(methods)
+    with pytest.raises(InputError, match="anchored to no poses"):
+        run_optimiser_benchmark(cases[:1], replace(method_cases.model(), card={}), tmp_path / "lost", OPTIONS)
     with pytest.raises(InputError, match="no case"):
         run_optimiser_benchmark([], method_cases.model(), tmp_path)
     with pytest.raises(InputError, match="no search"):

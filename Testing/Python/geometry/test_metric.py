@@ -43,3 +43,19 @@ def test_the_gradient_of_the_squared_distance_points_back_along_the_way() -> Non
     assert delta.grad is not None
     way = metric.way(a, b, CENTRE)
     torch.testing.assert_close(metric.gradient(a, delta.grad), -2 * way, rtol=1e-6, atol=1e-8)
+
+
+def test_places_move_as_their_derivative_says() -> None:
+    generator = torch.Generator().manual_seed(5)
+    centre = torch.tensor([5.0, -7.0, 11.0], dtype=torch.float64)
+    metric, still = PoseMetric(), torch.eye(4, dtype=torch.float64)
+    scale = torch.tensor([0.8] * 3 + [90.0] * 3, dtype=torch.float64)
+    poses = retract(still.expand(9, 4, 4), torch.cat((torch.zeros(1, 6), torch.randn(8, 6, generator=generator))).double() * scale, centre)
+    place, along = metric.in_so4_and_tangent(poses, still, centre)
+    torch.testing.assert_close(place, metric.in_so4(poses, still, centre), atol=1e-14, rtol=0)
+    assert along.shape == (9, 2, 4, 6)
+    for column in range(6):
+        step = torch.zeros(9, 6, dtype=torch.float64)
+        step[:, column] = 1e-6 if column < 3 else 1e-4
+        ahead, behind = (metric.in_so4(retract(poses, sign * step, centre), still, centre) for sign in (1, -1))
+        torch.testing.assert_close(along[..., column], (ahead - behind) / (2 * step[0, column]), atol=1e-9, rtol=1e-7)

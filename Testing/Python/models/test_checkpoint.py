@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,12 +8,14 @@ import torch
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.geometry.pose_range import PoseRange
 from SphericalRegLib.models import checkpoint
 from SphericalRegLib.models.checkpoint import Model, load_model, save_model
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
 from SphericalRegLib.models.shipped import shipped_model
 from SphericalRegLib.models.trunk import TrunkConfig
+from SphericalRegLib.training.losses import GRADIENT_MATCHING, LossWeights
 
 TRUNK = TrunkConfig(image_size=32, width=32, blocks=1)
 CAMERA = Camera(1000.0, (8.0, 8.0), (32, 32), (15.5, 15.5))
@@ -150,3 +153,25 @@ def test_two_names_of_one_gpu_copy_nothing(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
     there = SimpleNamespace(state_dict=lambda: {"weight": SimpleNamespace(device=torch.device("cuda:2"))})
     assert checkpoint._on(there, "cuda") is there and checkpoint._on(there, "cuda:2") is there
+
+
+def test_what_embeddings_are_anchored_to_is_read_off_the_card():
+    """As a training has it (`Batch.reference`): the middle of its pose range, about the CT's centre."""
+    shipped, centre = load_model(shipped_model("pelvis")), torch.tensor([5.0, -6.0, 7.0], dtype=torch.float64)
+    places = shipped.places(centre)
+    assert places.metric == LossWeights().metric
+    torch.testing.assert_close(places.reference, PoseRange().middle(shipped.camera, centre))
+    still = torch.tensor([1.0, 0, 0, 0], dtype=torch.float64).expand(2, 4)
+    torch.testing.assert_close(places.of(places.reference), still)
+
+    def changed(**training):
+        return replace(shipped, card={**shipped.card, "training": {**shipped.card["training"], **training}})
+
+    assert changed(loss=asdict(GRADIENT_MATCHING)).places(centre) is None
+    assert changed(poses={"of another time": 1}).places(centre) is None and replace(shipped, card={}).places(centre) is None
+    torch.manual_seed(0)
+    euclidean = SphericalEncoder(EncoderConfig(TRUNK, elements=3, embedding="euclidean"))
+    assert replace(shipped, encoder=euclidean).places(centre) is None
+    about = PoseRange(about=tuple(tuple(row) for row in places.reference.tolist()))
+    turned = changed(poses=asdict(about)).places(centre + 1.0)
+    torch.testing.assert_close(turned.reference, places.reference)

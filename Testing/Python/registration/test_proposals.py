@@ -26,12 +26,14 @@ from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
 from SphericalRegLib.models.trunk import TrunkConfig
 from SphericalRegLib.progress import Cancelled, Progress
-from SphericalRegLib.registration.learned import spherical_terms
+from SphericalRegLib.registration.learned import anchored_terms, spherical_terms
 from SphericalRegLib.registration.options import LearnedStart, MultiStart, RegistrationOptions, Stage
 from SphericalRegLib.registration.pipeline import prepare, register
 from SphericalRegLib.registration.problem import MultiViewProblem
 from SphericalRegLib.registration.proposals import field_notes, model_notes, propose, spread_about
+from SphericalRegLib.similarity.spherical import embedding_residual
 from SphericalRegLib.training.camera import CameraRange
+from SphericalRegLib.training.options import TrainingOptions
 
 CAMERA = Camera(1000.0, (7.0, 7.0), (32, 32), (15.5, 15.5))
 TRUNK = TrunkConfig(image_size=32, width=32, blocks=1)
@@ -353,3 +355,26 @@ def test_refusals(pyramid, xray) -> None:
         LearnedStart(second_opinion=-1)
     with pytest.raises(InputError, match="A learned start spreads over 200 deg"):
         LearnedStart(spread=(200, 1))
+
+
+def test_an_anchored_model_is_searched_with_the_jacobian_of_its_anchors(pyramid) -> None:
+    """Residuals as they are; their derivative by the pose in the first camera, in every view."""
+    model, relation = make_model(training=asdict(TrainingOptions())), (phantom.true_pose("left") @ torch.linalg.inv(phantom.true_pose("ap"))).numpy()
+    views = [View(phantom.radiograph(phantom.true_pose("ap")), np.eye(4)), View(phantom.radiograph(phantom.true_pose("left")), relation)]
+    pose = retract(phantom.true_pose("ap"), torch.tensor([[0.1, -0.2, 0.1, 8.0, -9.0, 7.0]]).double(), CENTRE)
+    places = model.places(CENTRE)
+    for anchored, plain in zip(anchored_terms(pyramid, views, model), spherical_terms(pyramid, views, model)):
+        (residual, jacobian), (expected, _) = anchored.residual_and_jacobian(pose), plain.residual_and_jacobian(pose)
+        torch.testing.assert_close(residual, expected)
+        fixed = plain.similarity.embedding.double()
+
+        for column, size in enumerate([1e-5] * 3 + [1e-3] * 3):
+            steps = torch.zeros(2, 6, dtype=torch.float64)
+            steps[:, column] = torch.tensor([size, -size])
+            lie = places.of(plain.pose(retract(pose.expand(2, 4, 4), steps, CENTRE)))[:, None].expand(-1, fixed.shape[1], -1, -1)
+            ahead, behind = embedding_residual(fixed, lie)
+            torch.testing.assert_close(jacobian[0, :, column].double(), (ahead - behind) / (2 * size), atol=1e-6, rtol=1e-4)
+    asked = register(pyramid, views, phantom.true_pose("ap"), model=model, options=QUICK)
+    assert [stage.name for stage in asked.stages[:2]] == ["regressor", "spherical LM"]
+    with pytest.raises(InputError, match="anchored to no poses"):
+        anchored_terms(pyramid, views, make_model())
