@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from SphericalRegLib.evaluation.tables import Table
 
 # The library's own lists would bring PyTorch along, and --help would wait for it: a test compares them.
-METHOD_NAMES = "full, no model, spherical LM, spherical starts, spherical MAP, spherical Adam, intensity LM, NCC LM, mNCC Adam"
+METHOD_NAMES = "full, no model, anchored LM, spherical LM, spherical starts, spherical MAP, spherical Adam, intensity LM, NCC LM, mNCC Adam"
 OPTIMISER_NAMES = "lm, gauss-newton, lbfgs, adam, sgd"
 VARIANT_NAMES = (
     "base, anchor + gradient, through LM, gradient alone, gradient + magnitude, gradient + magnitude + through LM, "
