@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from SphericalRegLib.evaluation.tables import Table
 
 # The library's own lists would bring PyTorch along, and --help would wait for it: a test compares them.
-METHOD_NAMES = "full, no model, anchored LM, spherical LM, spherical starts, spherical MAP, spherical Adam, intensity LM, NCC LM, mNCC Adam"
+METHOD_NAMES = "full, no model, anchored LM, spherical LM, spherical MAP, spherical Adam, intensity LM, NCC LM, mNCC Adam"
 OPTIMISER_NAMES = "lm, gauss-newton, lbfgs, adam, sgd"
 VARIANT_NAMES = (
     "base, anchor + gradient, through LM, gradient alone, gradient + magnitude, gradient + magnitude + through LM, "
@@ -189,7 +189,7 @@ def optimisers(
     model: NeededModel,
     out: TablesOut,
     method: Annotated[
-        list[str] | None, typer.Option("--method", help=f"SIMILARITY:OPTIMISER, as in spherical:lm, of {OPTIMISER_NAMES}; may be repeated.")
+        list[str] | None, typer.Option("--method", help=f"SIMILARITY:OPTIMISER, as in anchored:lm, of {OPTIMISER_NAMES}; may be repeated.")
     ] = None,
     iterations: Annotated[int, typer.Option("--iterations", min=1, help="Of each search, at most.")] = 100,
     starts: Annotated[int, typer.Option("--starts", "-n", min=1, help="Starts of each case.")] = 2,

@@ -22,7 +22,7 @@ from SphericalRegLib.optimization.levenberg_marquardt import LMOptions, levenber
 from SphericalRegLib.optimization.prior import PosePrior
 from SphericalRegLib.progress import Progress, ProgressCallback
 from SphericalRegLib.registration.learned import anchored_terms, spherical_terms
-from SphericalRegLib.registration.options import LearnedStart, RegistrationOptions
+from SphericalRegLib.registration.options import RegistrationOptions
 from SphericalRegLib.registration.pipeline import register
 from SphericalRegLib.registration.problem import MultiViewProblem, ViewTerm
 from SphericalRegLib.registration.region import at_resolution
@@ -162,15 +162,11 @@ def adam(iterations: int, first: float, last: float) -> FirstOrderOptions:
 
 ON_SPHERES = LMOptions(30, step_tolerance_rad=1e-4, step_tolerance_mm=1e-2, cost_tolerance=1e-4)
 
-AROUND = LearnedStart(draws=128, spread=(10.0, 20.0), second_opinion=0, refined=4, iterations=12, keep=4)
-"""Levenberg-Marquardt on the spherical similarity from the most similar of poses about a start; the regressor is not asked."""
-
 METHODS: dict[str, Method] = {
     "full": Registration(RegistrationOptions(), needs_model=True),
     "no model": Registration(RegistrationOptions()),
     "anchored LM": OnSpheres(ON_SPHERES, "anchored"),
     "spherical LM": OnSpheres(ON_SPHERES),
-    "spherical starts": Registration(replace(ALONE, learned=AROUND), needs_model=True),
     "spherical MAP": OnSpheres(ON_SPHERES, prior=True),
     "spherical Adam": OnSpheres(adam(200, 2.0, 0.02)),
     "intensity LM": Registration(ALONE),
@@ -181,9 +177,9 @@ METHODS: dict[str, Method] = {
     ),
 }
 """What is compared. "full" and "no model": as a user gets them, a search about the start included. The others begin at the start alone. "spherical
-LM" and "spherical Adam": one optimiser or the other on the spherical similarity, then Levenberg-Marquardt on intensities; "spherical starts": the
-former from several poses about the start, always as far about it; "spherical MAP": with the spread of the starts as a prior, the only one that is
-told it; "intensity LM": the intensity stages alone.
+LM" and "spherical Adam": one optimiser or the other on the spherical similarity, then Levenberg-Marquardt on intensities; "anchored LM": the former
+with the Jacobian that training asked for in the place of the network's own; "spherical MAP": with the spread of the starts as a prior, the only one
+that is told it; "intensity LM": the intensity stages alone.
 "NCC LM": the textbook's, coarse to fine. "mNCC Adam": in the manner of DiffPose (Gopalakrishnan et al., CVPR 2024) and xvr, whose objective it has
 (NCC of the image, of its patches and of its gradients) and whose steps it takes at first, on three sizes; they fall exponentially, for a number of
 iterations that is known, where those methods wait for a plateau."""

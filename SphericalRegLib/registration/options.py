@@ -14,11 +14,6 @@ def _check_similarity(name: str) -> None:
         raise InputError(f"Unknown similarity {name!r}; expected one of {', '.join(SIMILARITIES)}.")
 
 
-def _check_spread(what: str, rotation_deg: float, translation_mm: float) -> None:
-    if not 0 <= rotation_deg <= 180 or not 0 <= translation_mm <= 1000:
-        raise InputError(f"{what} spreads over {rotation_deg} deg and {translation_mm} mm; expected 0 to 180 deg and 0 to 1000 mm.")
-
-
 @dataclass(frozen=True)
 class Stage:
     """One resolution of the coarse-to-fine search.
@@ -80,7 +75,10 @@ class MultiStart:
                 f"A multi-start has {self.poses} poses, {self.finalists} finalists and images of {self.image_px} and {self.finalist_px} pixels; "
                 "expected at least 1, 0 and 16."
             )
-        _check_spread("A multi-start", self.rotation_deg, self.translation_mm)
+        if not 0 <= self.rotation_deg <= 180 or not 0 <= self.translation_mm <= 1000:
+            raise InputError(
+                f"A multi-start spreads over {self.rotation_deg} deg and {self.translation_mm} mm; expected 0 to 180 deg and 0 to 1000 mm."
+            )
         _check_similarity(self.similarity)
 
 
@@ -90,9 +88,7 @@ class LearnedStart:
 
     Attributes:
         draws: poses that are compared first: from the regressor's mixture where no initial pose is known (its components, then draws from them),
-            else spread about each start.
-        spread: how far about a start, standard deviations per axis in deg and mm; None: as far as the multi-start about it looks, and the start alone
-            where there is none.
+            else spread about each start as wide as the multi-start is.
         second_opinion: poses of the regressor that are compared as well where there is a start, which may be farther off than it is thought to be;
             0 spares them.
         refined: how many of them, the best by spherical similarity, Levenberg-Marquardt refines.
@@ -103,7 +99,6 @@ class LearnedStart:
     """
 
     draws: int = 32
-    spread: tuple[float, float] | None = None
     second_opinion: int = 8
     refined: int = 2
     iterations: int = 3
@@ -116,8 +111,6 @@ class LearnedStart:
                 f"A learned start has {self.draws} draws, {self.refined} refined, {self.iterations} iterations and keeps {self.keep}; "
                 "expected at least 1, 1, 0 and 1."
             )
-        if self.spread is not None:
-            _check_spread("A learned start", *self.spread)
         if self.second_opinion < 0:
             raise InputError(f"A learned start asks for {self.second_opinion} poses as a second opinion; expected at least 0.")
 

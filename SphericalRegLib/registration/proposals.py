@@ -55,7 +55,7 @@ def propose(
     views: Sequence[View],
     model: Model,
     starts: Tensor | None,
-    search: MultiStart | None,
+    spread: MultiStart | None,
     options: LearnedStart,
     seed: int,
     progress: ProgressCallback,
@@ -67,7 +67,7 @@ def propose(
         views: the X-rays; each is asked for poses, all of them are refined jointly.
         model: on the pyramid's device.
         starts: poses (S, 4, 4) of the first camera, or None to ask the regressor.
-        search: made about each start beside this, if any: poses are drawn as far about it where the options have no spread of their own.
+        spread: how far about each start poses are drawn; None takes the starts alone.
         options, seed: as of `register`.
         progress: called several times a second.
 
@@ -88,8 +88,7 @@ def propose(
             missed = "No pose that the model's regressor proposes shows the CT in the X-ray: is it the model of another CT or view?"
             return Proposal(about, about, about, tuple(records), (*notes, missed))
     else:
-        spread = (search.rotation_deg, search.translation_mm) if options.spread is None and search is not None else options.spread
-        about = starts if spread is None else torch.cat([spread_about(start, pyramid.centre, options.draws, *spread, seed) for start in starts])
+        about = starts if spread is None else torch.cat([spread_about(start, pyramid.centre, options.draws, spread, seed) for start in starts])
         likeliest, drawn = starts[:0], scored(problem, starts[:0])
         if model.regressor is not None and options.second_opinion:  # the start may be farther off than its spread says
             likeliest, drawn, record = _regress(problem, views, model, pyramid, options.second_opinion, seed, progress)
@@ -99,12 +98,12 @@ def propose(
     return Proposal(torch.cat((poses, starts)), starts, likeliest, (*records, record), notes)
 
 
-def spread_about(start: Tensor, centre: Tensor, count: int, rotation_deg: float, translation_mm: float, seed: int) -> Tensor:
-    """Poses (count, 4, 4) about a start (4, 4), the start itself first: normal in all six parameters, with these standard deviations."""
+def spread_about(start: Tensor, centre: Tensor, count: int, options: MultiStart, seed: int) -> Tensor:
+    """Poses (count, 4, 4) about a start (4, 4), the start itself first: normal in all six parameters."""
     if count == 1:
         return start[None]
     normal = even_normal(count - 1, 6, seed).to(start.device)
-    scale = normal.new_tensor([math.radians(rotation_deg)] * 3 + [translation_mm] * 3)
+    scale = normal.new_tensor([math.radians(options.rotation_deg)] * 3 + [options.translation_mm] * 3)
     return torch.cat((start[None], retract(start.expand(count - 1, 4, 4), normal * scale, centre)))
 
 

@@ -112,20 +112,6 @@ def test_stages_without_iterations_leave_poses_as_they_are(pyramid, xray) -> Non
     assert phantom.target_error(intensities_alone.camera_from_world, phantom.true_pose()) < 1.5
 
 
-def test_poses_are_drawn_about_a_start_that_no_search_is_made_about(pyramid, xray) -> None:
-    """The similarity alone looks around, where it is told how far."""
-    far = retract(phantom.true_pose(), torch.tensor([0.7, -0.6, 0.5, 25.0, -25.0, 20.0]).double(), CENTRE)
-    learned = LearnedStart(draws=128, refined=6, iterations=12, keep=3, second_opinion=0)
-    alone, around = (
-        register(pyramid, xray, far, model=make_model(regressor=False), options=replace(QUICK, multi_start=None, learned=each))
-        for each in (learned, replace(learned, spread=(30.0, 15.0)))
-    )
-    assert [stage.name for stage in around.stages] == ["spherical LM", "refine 48 px", "refine 96 px"]
-    assert alone.stages[0].hypotheses == 1 and around.stages[0].hypotheses == 6
-    assert phantom.target_error(alone.camera_from_world, phantom.true_pose()) > 5.0
-    assert phantom.target_error(around.camera_from_world, phantom.true_pose()) < 1.5
-
-
 def test_the_regressor_is_asked_about_a_start_as_well(pyramid, xray) -> None:
     """A start far off, which the regressor's proposals replace; one that is better than they are, which they do not."""
     far = retract(phantom.true_pose(), torch.tensor([0.9, -0.8, 0.7, 30.0, -30.0, 30.0]).double(), CENTRE)
@@ -322,7 +308,7 @@ def test_identity_survives_resampling_and_sees_a_crop() -> None:
 
 
 def test_spread_starts_with_the_start() -> None:
-    spread = spread_about(phantom.true_pose(), CENTRE, 256, 10.0, 8.0, seed=0)
+    spread = spread_about(phantom.true_pose(), CENTRE, 256, MultiStart(rotation_deg=10.0, translation_mm=8.0), seed=0)
     delta = local(phantom.true_pose().expand(256, 4, 4), spread, CENTRE)
     assert delta[0].abs().max() < 1e-9
     np.testing.assert_allclose(delta.std(0).numpy(), [np.deg2rad(10.0)] * 3 + [8.0] * 3, rtol=0.1)
@@ -353,8 +339,6 @@ def test_refusals(pyramid, xray) -> None:
         LearnedStart(keep=0)
     with pytest.raises(InputError, match="at least 0"):
         LearnedStart(second_opinion=-1)
-    with pytest.raises(InputError, match="A learned start spreads over 200 deg"):
-        LearnedStart(spread=(200, 1))
 
 
 def test_an_anchored_model_is_searched_with_the_jacobian_of_its_anchors(pyramid) -> None:
