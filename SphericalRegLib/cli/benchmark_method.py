@@ -51,7 +51,7 @@ METHOD_NAMES = "full, no model, anchored LM, spherical LM, spherical MAP, spheri
 OPTIMISER_NAMES = "lm, gauss-newton, lbfgs, adam, sgd"
 VARIANT_NAMES = (
     "base, anchor + gradient, through LM, gradient alone, gradient + magnitude, gradient + magnitude + through LM, "
-    "gradient + magnitude + pairs, cosine, euclidean, K = 1, K = 4, K = 64, gauss-newton, lbfgs, adam, sgd, no model"
+    "gradient + magnitude + pairs, cosine, euclidean, K = 1, K = 4, K = 64, anchored LM, gauss-newton, lbfgs, adam, sgd, no model"
 )
 
 CT = Annotated[str, typer.Argument(metavar="CT", help="A CT file, a DICOM folder, sample:pelvis or sample:thorax.")]

@@ -24,7 +24,7 @@ from SphericalRegLib.imaging.case import Case, load_case
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.models.checkpoint import Model
 from SphericalRegLib.progress import Progress, ProgressCallback, pace, silent
-from SphericalRegLib.registration.learned import spherical_terms
+from SphericalRegLib.registration.learned import anchored_terms, spherical_terms
 from SphericalRegLib.registration.options import RegistrationOptions
 from SphericalRegLib.registration.pipeline import prepare, register
 from SphericalRegLib.registration.problem import MultiViewProblem
@@ -43,7 +43,7 @@ from .optimisers import OPTIMISERS, trace
 from .tables import Table, Value
 from .truth import Truth, load_truth
 
-BASE, NO_MODEL = "base", "no model"
+BASE, ANCHORED, NO_MODEL = "base", "anchored LM", "no model"
 ITERATIONS = {"lm": 20, "gauss-newton": 20, "lbfgs": 20, "adam": 100, "sgd": 100}
 
 
@@ -76,7 +76,7 @@ TRAININGS: dict[str, Callable[[TrainingOptions], TrainingOptions]] = {
 }
 """Variants that train an encoder."""
 
-VARIANTS = (*TRAININGS, *(name for name in OPTIMISERS if name != "lm"), NO_MODEL)
+VARIANTS = (*TRAININGS, ANCHORED, *(name for name in OPTIMISERS if name != "lm"), NO_MODEL)
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,8 @@ def _judge(
     pose, seconds = begin, 0.0
     if model is not None:
         optimiser = variant if variant in OPTIMISERS else "lm"
-        problem = MultiViewProblem(spherical_terms(pyramid, case.views, model.to(pyramid.device)))
+        terms = anchored_terms if variant == ANCHORED else spherical_terms
+        problem = MultiViewProblem(terms(pyramid, case.views, model.to(pyramid.device)))
         found = trace(optimiser, problem, torch.from_numpy(begin).to(pyramid.device), pyramid.centre, ITERATIONS[optimiser], lambda _: tick())
         pose, seconds = found.poses[-1], float(found.seconds[-1])
     searched, began = error(pose), time.perf_counter()

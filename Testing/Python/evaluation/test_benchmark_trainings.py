@@ -40,7 +40,7 @@ TRAINING = TrainingOptions(
 )
 BACKBONES = BackboneOptions(("tiny", "resnet10t"), TRAINING, criterion_mm=1e4, regressor_criterion_mm=1e-6)
 ABLATION = AblationOptions(
-    ("base", "cosine", "through LM", "gauss-newton", "no model"),
+    ("base", "cosine", "through LM", "anchored LM", "gauss-newton", "no model"),
     replace(TRAINING, regressor=None),
     SimulationOptions(level=difficulty("clean"), camera=flat_panel(64, 64, width_mm=260.0), fiducials=20),
     cases=2,
@@ -99,7 +99,7 @@ def test_ablation_trains_judges_and_goes_on(tmp_path: Path, monkeypatch: pytest.
     assert len((tmp_path / "outcomes.jsonl").read_text().splitlines()) == 1 + 3
     monkeypatch.setattr(Trainer, "step", never)
     done = run_ablation(method_cases.VOLUME(), CAMERA, tmp_path, ABLATION)
-    assert len(done.outcomes) == 5 * 2
+    assert len(done.outcomes) == 6 * 2
     assert len({outcome.start for outcome in done.outcomes}) == 2  # all variants begin at the same poses
     table = done.table()
     rows = {row[0]: dict(zip(table.columns, row)) for row in table.rows}
@@ -125,7 +125,7 @@ def test_each_variant_changes_one_thing_and_can_be_trained(name) -> None:
 
 
 def test_whose_encoder_a_variant_uses() -> None:
-    assert [trained_by(name) for name in ("base", "cosine", "sgd", "no model")] == ["base", "cosine", "base", None]
+    assert [trained_by(name) for name in ("base", "cosine", "anchored LM", "sgd", "no model")] == ["base", "cosine", "base", "base", None]
     assert {"lbfgs", "gauss-newton", "K = 1", "K = 64"} <= set(VARIANTS)
 
 
