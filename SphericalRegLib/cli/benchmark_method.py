@@ -203,15 +203,15 @@ def optimisers(
 ) -> None:
     """Error and similarity over iterations and seconds: LM, Gauss-Newton, L-BFGS, Adam and SGD on the spherical similarity, LM on NCC."""
     check_output_folder(out)
-    from SphericalRegLib.evaluation.benchmark_optimisers import DEFAULT_METHODS, OptimiserOptions, run_optimiser_benchmark
+    from SphericalRegLib.evaluation.benchmark_optimisers import OptimiserOptions, methods_for, run_optimiser_benchmark
     from SphericalRegLib.evaluation.capture_range import StartSpread
     from SphericalRegLib.evaluation.runs import find_cases
     from SphericalRegLib.models.checkpoint import load_model
 
     from .progress_bars import progress_bars
 
-    options = OptimiserOptions(tuple(method or DEFAULT_METHODS), iterations, StartSpread(starts, start_deg, start_mm, seed))
     network, found = load_model(model_file(model)), find_cases(cases)
+    options = OptimiserOptions(tuple(method or methods_for(network)), iterations, StartSpread(starts, start_deg, start_mm, seed))
     where = start(device)
     with progress_bars(quiet) as progress:
         done = run_optimiser_benchmark(found, network, out, options, device=where, recompute=recompute, progress=progress)

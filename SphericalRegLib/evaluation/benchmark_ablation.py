@@ -105,6 +105,8 @@ class AblationOptions:
         unknown = [name for name in self.variants if name not in VARIANTS]
         if unknown or not self.variants:
             raise InputError(f"The variants are {list(self.variants)}; expected some of {', '.join(VARIANTS)}.")
+        if ANCHORED in self.variants and not self.training.loss.anchor > 0:
+            raise InputError(f"The variant {ANCHORED!r} needs a base whose embeddings are anchored, but the base's training has no such loss.")
         if self.cases < 1 or not self.spreads:
             raise InputError(f"There are {self.cases} cases and {len(self.spreads)} spreads of starts; expected at least one of each.")
 

@@ -38,6 +38,14 @@ from .truth import Truth, load_truth
 
 SPHERICAL, ANCHORED = "spherical", "anchored"
 DEFAULT_METHODS = (f"{ANCHORED}:lm", *(f"{SPHERICAL}:{name}" for name in OPTIMISERS), "ncc:lm")
+MODELLED = ("lm", "gauss-newton")
+"""Optimisers that can do with a Jacobian which is not the residual's own: the others follow the cost's gradient."""
+
+
+def methods_for(model: Model) -> tuple[str, ...]:
+    """The default methods that a model can do: not all are anchored."""
+    anchored = model.places(torch.zeros(3, dtype=torch.float64)) is not None
+    return DEFAULT_METHODS if anchored else tuple(name for name in DEFAULT_METHODS if not name.startswith(ANCHORED))
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,8 @@ class OptimiserOptions:
         for method in self.methods:
             similarity, _, optimiser = method.partition(":")
             optimiser_named(optimiser)
+            if similarity == ANCHORED and optimiser not in MODELLED:
+                raise InputError(f"{method} is not possible: {optimiser} follows the cost's gradient; expected {' or '.join(MODELLED)}.")
             if similarity not in (SPHERICAL, ANCHORED, *SIMILARITIES):
                 raise InputError(f"The similarity {similarity!r} is unknown; expected {SPHERICAL}, {ANCHORED} or one of {', '.join(SIMILARITIES)}.")
         if not self.methods or self.iterations < 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,8 +21,8 @@ from SphericalRegLib.optimization.first_order import FirstOrderOptions, first_or
 from SphericalRegLib.optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
 from SphericalRegLib.optimization.prior import PosePrior
 from SphericalRegLib.progress import Progress, ProgressCallback
-from SphericalRegLib.registration.learned import anchored_terms, spherical_terms
-from SphericalRegLib.registration.options import RegistrationOptions
+from SphericalRegLib.registration.learned import spherical_terms
+from SphericalRegLib.registration.options import LearnedStart, RegistrationOptions
 from SphericalRegLib.registration.pipeline import register
 from SphericalRegLib.registration.problem import MultiViewProblem, ViewTerm
 from SphericalRegLib.registration.region import at_resolution
@@ -89,15 +89,10 @@ class Registration:
 class OnSpheres:
     """One search on the spherical similarity from the start alone; then the intensity stages from where it ends.
 
-    Attributes:
-        search: see `Search`.
-        jacobian: the network's own, or the one that its training asked for (`similarity.spherical.anchored_jacobian`).
-        prior: whether the search is held by the spread of the starts (`optimization.prior`), which must be known.
-        intensity: the stages that follow.
+    With `prior`, the search is held by the spread of the starts (`optimization.prior`), which must be known. The Jacobian is the network's own.
     """
 
     search: Search
-    jacobian: Literal["network", "anchored"] = "network"
     prior: bool = False
     intensity: RegistrationOptions = field(default_factory=lambda: ALONE)
     needs_model: ClassVar[bool] = True
@@ -107,8 +102,7 @@ class OnSpheres:
         """See `Registration`. Raises InputError without a start, a model or a prior's spread, or where the search leads out of the image."""
         if setting.model is None:
             raise InputError("The spherical similarity needs a model of the CT, but there is none.")
-        terms = spherical_terms if self.jacobian == "network" else anchored_terms
-        problem = MultiViewProblem(terms(setting.pyramid, setting.views, setting.model))
+        problem = MultiViewProblem(spherical_terms(setting.pyramid, setting.views, setting.model))
         begin = _batch(start, setting.pyramid)
         pose = _searched(self.search, self._held(problem, begin, setting.spread), begin, _staged(progress, "spherical"))
         return Registration(self.intensity)(setting, pose[0].cpu().numpy(), progress)
@@ -162,10 +156,13 @@ def adam(iterations: int, first: float, last: float) -> FirstOrderOptions:
 
 ON_SPHERES = LMOptions(30, step_tolerance_rad=1e-4, step_tolerance_mm=1e-2, cost_tolerance=1e-4)
 
+ONE_SEARCH = LearnedStart(draws=1, second_opinion=0, refined=1, iterations=30, keep=1)
+"""A model's own search from one pose; its regressor is not asked."""
+
 METHODS: dict[str, Method] = {
     "full": Registration(RegistrationOptions(), needs_model=True),
     "no model": Registration(RegistrationOptions()),
-    "anchored LM": OnSpheres(ON_SPHERES, "anchored"),
+    "anchored LM": Registration(replace(ALONE, learned=ONE_SEARCH), needs_model=True),
     "spherical LM": OnSpheres(ON_SPHERES),
     "spherical MAP": OnSpheres(ON_SPHERES, prior=True),
     "spherical Adam": OnSpheres(adam(200, 2.0, 0.02)),
@@ -176,10 +173,11 @@ METHODS: dict[str, Method] = {
         ((64, adam(200, 2.0, 0.2)), (128, adam(120, 0.5, 0.05)), (256, adam(80, 0.25, 0.0025))),
     ),
 }
-"""What is compared. "full" and "no model": as a user gets them, a search about the start included. The others begin at the start alone. "spherical
-LM" and "spherical Adam": one optimiser or the other on the spherical similarity, then Levenberg-Marquardt on intensities; "anchored LM": the former
-with the Jacobian that training asked for in the place of the network's own; "spherical MAP": with the spread of the starts as a prior, the only one
-that is told it; "intensity LM": the intensity stages alone.
+"""What is compared. "full" and "no model": as a user gets them, a search about the start included. The others begin at the start alone. "anchored
+LM": the model's search as registrations make it, with the Jacobian that training asked for, its end at its best depth, then Levenberg-Marquardt on
+intensities. "spherical LM" and "spherical Adam": one optimiser or the other on the spherical similarity, with the network's Jacobian, then on
+intensities; "spherical MAP": spherical LM with the spread of the starts as a prior, the only one that is told it; "intensity LM": the intensity
+stages alone.
 "NCC LM": the textbook's, coarse to fine. "mNCC Adam": in the manner of DiffPose (Gopalakrishnan et al., CVPR 2024) and xvr, whose objective it has
 (NCC of the image, of its patches and of its gradients) and whose steps it takes at first, on three sizes; they fall exponentially, for a number of
 iterations that is known, where those methods wait for a plateau."""

@@ -19,6 +19,7 @@ from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.metric import Places, PoseMetric
 from SphericalRegLib.geometry.pose_range import PoseRange
+from SphericalRegLib.geometry.se3 import recentred
 from SphericalRegLib.imaging.files import write_atomically
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
@@ -57,14 +58,17 @@ class Model:
     def places(self, centre: Tensor) -> Places | None:
         """What its embeddings of a CT with that centre (3,) are anchored to; None where they were not, or the card does not say."""
         training: dict[str, Any] = self.card.get("training", {})
+        here = centre.detach().cpu().double()
         try:
             loss = training["loss"]
-            range_: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in training["poses"].items()}
             if self.encoder.config.embedding != "so4" or not loss["anchor"] > 0:
                 return None
-            here = centre.detach().cpu().double()
-            return Places(PoseMetric(**loss["metric"]), PoseRange(**range_).middle(self.camera, here), here).to(centre.device)
-        except (KeyError, TypeError):
+            range_: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in training["poses"].items()}
+            reference = PoseRange(**range_).middle(self.camera, here)
+            if range_.get("about") is not None and len(self.card.get("cts", ())) == 1:  # the CT may lie elsewhere in the world by now
+                reference = recentred(reference, here.new_tensor(self.card["cts"][0]["centre_ras_mm"]), here)
+            return Places(PoseMetric(**loss["metric"]), reference, here).to(centre.device)
+        except (AttributeError, InputError, KeyError, TypeError, ValueError):
             return None
 
     def to(self, device: torch.device | str) -> Model:

@@ -16,9 +16,13 @@ from ..imaging.radiograph import Radiograph
 from ..models.canonical import resample_to_camera
 from ..models.checkpoint import Model
 from ..similarity.named import similarity
-from ..similarity.spherical import SphericalSimilarity, anchored_jacobian
+from ..similarity.spherical import SphericalSimilarity, anchored_jacobian, embedding_residual
 from .problem import ViewTerm
+from .region import pixel_at_ct
 from .resolution import VolumePyramid
+
+NEAR_RAD = 0.5
+"""Embeddings that were trained to lie at their places do so within 0.2 (seven models); those of another CT, or of no training, lie farther away."""
 
 
 def regressed_poses(model: Model, radiograph: Radiograph, count: int, seed: int, device: torch.device | str = "cpu") -> Tensor:
@@ -69,7 +73,7 @@ class AnchoredTerm(ViewTerm):
 
 
 def anchored_terms(pyramid: VolumePyramid, views: Sequence[View], model: Model) -> list[ViewTerm]:
-    """`spherical_terms` with the Jacobian that the model's training asked for: for a search from afar.
+    """`spherical_terms` with the Jacobian that the model's training asked for.
 
     Raises:
         InputError: the model's embeddings are anchored to no poses (`Model.places`).
@@ -79,6 +83,18 @@ def anchored_terms(pyramid: VolumePyramid, views: Sequence[View], model: Model) 
         raise InputError("The model's embeddings are anchored to no poses; expected one whose training had the loss `anchor`.")
     terms = spherical_terms(pyramid, views, model)
     return [AnchoredTerm(term.projector, term.similarity, term.camera_from_camera1, places) for term in terms]  # type: ignore[arg-type]
+
+
+def is_anchored(pyramid: VolumePyramid, model: Model) -> bool:
+    """Whether the model's embeddings lie where `Model.places` says: looked up at one pose, for a card tells what a training began with, and not
+    whether the encoder had a turn in it."""
+    places = model.places(pyramid.centre)
+    if places is None:
+        return False
+    pose = places.reference.to(pyramid.device)[None]
+    projector = pyramid.projector(model.camera, pixel_at_ct(model.camera, pose, pyramid.centre))
+    embedding = model.encoder(projector.project(pose)[:, None].float(), projector.validity(pose)[:, None].float())
+    return float(embedding_residual(places.of(pose)[:, None].expand_as(embedding).to(embedding), embedding).norm()) < NEAR_RAD
 
 
 def intensity_terms(pyramid: VolumePyramid, views: Sequence[View], model: Model, name: str) -> list[ViewTerm]:

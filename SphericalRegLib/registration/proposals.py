@@ -19,7 +19,7 @@ from ..models.checkpoint import Model
 from ..optimization.levenberg_marquardt import LMOptions
 from ..progress import Progress, ProgressCallback
 from ..similarity.spherical import SphericalSimilarity
-from .learned import anchored_terms, regressed_poses, spherical_terms
+from .learned import anchored_terms, is_anchored, regressed_poses, spherical_terms
 from .options import LearnedStart, MultiStart
 from .problem import MultiViewProblem
 from .refinement import refined
@@ -77,7 +77,7 @@ def propose(
     size = model.encoder.config.trunk.image_size
     if tuple(model.camera.size_px) != (size, size):
         raise InputError(f"The model's camera has {model.camera.size_px} pixels but its encoder expects {(size, size)}: its card was changed.")
-    terms = spherical_terms if model.places(pyramid.centre) is None else anchored_terms
+    terms = anchored_terms if is_anchored(pyramid, model) else spherical_terms
     problem = MultiViewProblem(terms(pyramid, views, model))
     notes, records = model_notes(model, pyramid) + field_notes(model, problem), []
     if starts is None:
@@ -131,7 +131,7 @@ def model_notes(model: Model, pyramid: VolumePyramid) -> tuple[str, ...]:
 
 
 def field_notes(model: Model, problem: MultiViewProblem) -> tuple[str, ...]:
-    """Which X-rays show less of a model's field than any in its training, in words; of a problem on the similarity."""
+    """Which X-rays show less of a model's field than any in its training, in words; the problem is on the similarity."""
     least = _least_open(model)
     shares = [term.similarity.open_share for term in problem.terms if isinstance(term.similarity, SphericalSimilarity)]
     return tuple(

@@ -17,7 +17,7 @@ import method_cases
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.evaluation import benchmark_optimisers
-from SphericalRegLib.evaluation.benchmark_optimisers import OptimiserOptions, _settled, run_optimiser_benchmark
+from SphericalRegLib.evaluation.benchmark_optimisers import DEFAULT_METHODS, OptimiserOptions, _settled, methods_for, run_optimiser_benchmark
 from SphericalRegLib.evaluation.capture_range import StartSpread
 from SphericalRegLib.evaluation.optimisers import OPTIMISERS, trace
 from SphericalRegLib.geometry.se3 import local, retract
@@ -84,7 +84,7 @@ def test_a_stopped_run_keeps_what_is_done(cases, tmp_path: Path) -> None:
 
 
 def test_refusals(cases, tmp_path: Path) -> None:
-    for methods in ((), ("spherical:newton",), ("mi:lm",), ("lm",)):
+    for methods in ((), ("spherical:newton",), ("mi:lm",), ("lm",), ("anchored:adam",)):
         with pytest.raises(InputError):
             OptimiserOptions(methods)
     with pytest.raises(InputError, match="anchored to no poses"):
@@ -116,3 +116,8 @@ def test_a_model_of_labels_says_so(cases, tmp_path: Path) -> None:
     done = run_optimiser_benchmark(cases[:1], bone, tmp_path / "out", replace(OPTIONS, methods=("ncc:lm",), iterations=1))
     done.write(tmp_path / "out")
     assert "label 3 alone" in done.notes[0] and done.notes[0] in (tmp_path / "out" / "optimisers.md").read_text(encoding="utf-8")
+
+
+def test_a_model_that_is_not_anchored_is_compared_without_that() -> None:
+    assert methods_for(method_cases.model()) == DEFAULT_METHODS and DEFAULT_METHODS[0] == "anchored:lm"
+    assert methods_for(replace(method_cases.model(), card={})) == DEFAULT_METHODS[1:]

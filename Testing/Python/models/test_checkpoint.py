@@ -9,6 +9,7 @@ import torch
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.pose_range import PoseRange
+from SphericalRegLib.geometry.se3 import make_transform
 from SphericalRegLib.models import checkpoint
 from SphericalRegLib.models.checkpoint import Model, load_model, save_model
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
@@ -168,10 +169,14 @@ def test_what_embeddings_are_anchored_to_is_read_off_the_card():
         return replace(shipped, card={**shipped.card, "training": {**shipped.card["training"], **training}})
 
     assert changed(loss=asdict(GRADIENT_MATCHING)).places(centre) is None
-    assert changed(poses={"of another time": 1}).places(centre) is None and replace(shipped, card={}).places(centre) is None
+    for odd in ({"of another time": 1}, {"views": ["from above"]}, {"sod_fraction": 1.2}, None):
+        assert changed(poses=odd).places(centre) is None
+    assert replace(shipped, card={}).places(centre) is None
     torch.manual_seed(0)
     euclidean = SphericalEncoder(EncoderConfig(TRUNK, elements=3, embedding="euclidean"))
     assert replace(shipped, encoder=euclidean).places(centre) is None
     about = PoseRange(about=tuple(tuple(row) for row in places.reference.tolist()))
-    turned = changed(poses=asdict(about)).places(centre + 1.0)
-    torch.testing.assert_close(turned.reference, places.reference)
+    by_50 = torch.full((3,), 50.0, dtype=torch.float64)
+    moved = changed(poses=asdict(about)).places(torch.tensor(shipped.card["cts"][0]["centre_ras_mm"]).double() + by_50)
+    # the same CT in a world that has moved
+    torch.testing.assert_close(moved.reference @ make_transform(torch.eye(3).double(), by_50), places.reference)

@@ -26,12 +26,12 @@ from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.regressor import PoseRegressor, RegressorConfig
 from SphericalRegLib.models.trunk import TrunkConfig
 from SphericalRegLib.progress import Cancelled, Progress
-from SphericalRegLib.registration.learned import anchored_terms, spherical_terms
+from SphericalRegLib.registration.learned import anchored_terms, is_anchored, spherical_terms
 from SphericalRegLib.registration.options import LearnedStart, MultiStart, RegistrationOptions, Stage
 from SphericalRegLib.registration.pipeline import prepare, register
 from SphericalRegLib.registration.problem import MultiViewProblem
 from SphericalRegLib.registration.proposals import field_notes, model_notes, propose, spread_about
-from SphericalRegLib.similarity.spherical import embedding_residual
+from SphericalRegLib.similarity.spherical import SphericalSimilarity, embedding_residual
 from SphericalRegLib.training.camera import CameraRange
 from SphericalRegLib.training.options import TrainingOptions
 
@@ -358,7 +358,21 @@ def test_an_anchored_model_is_searched_with_the_jacobian_of_its_anchors(pyramid)
             lie = places.of(plain.pose(retract(pose.expand(2, 4, 4), steps, CENTRE)))[:, None].expand(-1, fixed.shape[1], -1, -1)
             ahead, behind = embedding_residual(fixed, lie)
             torch.testing.assert_close(jacobian[0, :, column].double(), (ahead - behind) / (2 * size), atol=1e-6, rtol=1e-4)
-    asked = register(pyramid, views, phantom.true_pose("ap"), model=model, options=QUICK)
-    assert [stage.name for stage in asked.stages[:2]] == ["regressor", "spherical LM"]
     with pytest.raises(InputError, match="anchored to no poses"):
         anchored_terms(pyramid, views, make_model())
+
+
+def test_a_registration_takes_the_anchors_where_embeddings_lie_at_them(pyramid, xray, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(training=asdict(TrainingOptions()))
+    assert not is_anchored(pyramid, model) and not is_anchored(pyramid, make_model())  # a card that promises what its encoder does not do
+    place = model.places(CENTRE).of(phantom.true_pose()[None])[:, None].expand(1, 8, 2, 4).float()
+    monkeypatch.setattr(SphericalEncoder, "forward", lambda self, image, mask=None: place.expand(len(image), -1, -1, -1))
+    assert is_anchored(pyramid, model)
+
+    def never(*_):
+        raise AssertionError("the network's derivative is not asked for")
+
+    monkeypatch.setattr(SphericalSimilarity, "residual_and_jacobian", never)
+    asked = register(pyramid, xray, phantom.true_pose(), model=model, options=QUICK)
+    assert [stage.name for stage in asked.stages[:2]] == ["regressor", "spherical LM"]
+    assert phantom.target_error(asked.camera_from_world, phantom.true_pose()) < 1.5
