@@ -197,8 +197,19 @@ def run_all(steps):
     return next((code for code in codes.values() if code), 0)
 
 
-MOST_WORKERS = 4
-"""Test processes at once; each takes up to two gigabytes."""
+MOST_WORKERS, WORKER_GIGABYTES = 4, 3
+"""Test processes at once, and the memory that each may need."""
+
+
+def test_processes():
+    """How many this machine has cores and memory for."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (AttributeError, OSError, ValueError):  # not on Windows
+        gigabytes = 2 * WORKER_GIGABYTES
+    return max(1, min(cores, MOST_WORKERS, int(gigabytes / WORKER_GIGABYTES)))
+
 
 CHECKS = {"ruff (lint)": ["ruff", "check", "."], "mypy (types)": ["mypy"]}
 
@@ -216,8 +227,9 @@ def test(arguments):
     if arguments:
         return run(["pytest", *arguments])
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a process for every core already
-    workers = str(min(os.cpu_count() or 1, MOST_WORKERS))
-    return run_all({**CHECKS, "pytest": ["pytest", "--numprocesses", workers, "--dist", "worksteal", "--durations=10"]})
+    processes = test_processes()
+    at_once = ["--numprocesses", str(processes), "--dist", "worksteal"] if processes > 1 else []
+    return run_all({**CHECKS, "pytest": ["pytest", *at_once, "--durations=10"]})
 
 
 def demo(arguments):

@@ -141,3 +141,12 @@ def load(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize(("cores", "gigabytes", "expected"), [(1, 64, 1), (2, 24, 2), (16, 64, 4), (8, 7.7, 2), (4, 2, 1)])
+def test_as_many_tests_run_at_once_as_there_are_cores_and_memory(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, cores: int, gigabytes: float, expected: int
+) -> None:
+    monkeypatch.setattr(script.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(script.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": int(gigabytes * 2**18)}[name], raising=False)
+    assert script.test_processes() == expected
