@@ -275,3 +275,13 @@ def test_weights_are_those_of_the_seed_and_the_callers_random_numbers_go_on() ->
     assert torch.equal(torch.rand(3), expected)
     torch.manual_seed(2)
     assert_same(dict(SphericalEncoder(OPTIONS.encoder).state_dict()), dict(trainer.encoder.state_dict()))
+
+
+@pytest.mark.parametrize("about", [False, True])
+def test_a_models_places_are_what_its_batches_are_anchored_to(about: bool) -> None:
+    rows = tuple(map(tuple, phantom.true_pose().tolist()))
+    trainer = make(replace(OPTIONS, poses=replace(OPTIONS.poses, about=rows if about else None)))
+    batch = trainer.batches.pairs(trainer.scenes[0])
+    places = trainer.model().places(batch.centre)
+    torch.testing.assert_close(places.reference, batch.reference, atol=1e-9, rtol=0)
+    torch.testing.assert_close(places.of(batch.true_pose), OPTIONS.loss.metric.in_so4(batch.true_pose, batch.reference, batch.centre))
