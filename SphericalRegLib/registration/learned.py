@@ -15,14 +15,14 @@ from ..imaging.case import View
 from ..imaging.radiograph import Radiograph
 from ..models.canonical import resample_to_camera
 from ..models.checkpoint import Model
+from ..rendering.projector import Projector
 from ..similarity.named import similarity
 from ..similarity.spherical import SphericalSimilarity, anchored_jacobian, embedding_residual
 from .problem import ViewTerm
-from .region import pixel_at_ct
 from .resolution import VolumePyramid
 
 NEAR_RAD = 0.5
-"""Embeddings that were trained to lie at their places do so within 0.2 (seven models); those of another CT, or of no training, lie farther away."""
+"""Embeddings that were trained to lie at their places do so within 0.2 (six models); those of another CT (0.8) or of no training lie farther away."""
 
 
 def regressed_poses(model: Model, radiograph: Radiograph, count: int, seed: int, device: torch.device | str = "cpu") -> Tensor:
@@ -45,12 +45,11 @@ def regressed_poses(model: Model, radiograph: Radiograph, count: int, seed: int,
 
 def spherical_terms(pyramid: VolumePyramid, views: Sequence[View], model: Model) -> list[ViewTerm]:
     """Each view's part of the spherical similarity: X-ray and DRR in the model's camera."""
-    camera, terms = model.camera, []
-    spacing = 0.75 * max(camera.pixel_spacing_mm)  # a pixel's size at the CT, as in training
+    projector, terms = _projector(pyramid, model), []
     for view in views:
-        image, mask = resample_to_camera(view.radiograph, camera, pyramid.device)
+        image, mask = resample_to_camera(view.radiograph, model.camera, pyramid.device)
         relation = torch.as_tensor(view.camera_from_camera1, dtype=torch.float64, device=pyramid.device)
-        terms.append(ViewTerm(pyramid.projector(camera, spacing), SphericalSimilarity(model.encoder, image, mask), relation))
+        terms.append(ViewTerm(projector, SphericalSimilarity(model.encoder, image, mask), relation))
     return terms
 
 
@@ -92,7 +91,7 @@ def is_anchored(pyramid: VolumePyramid, model: Model) -> bool:
     if places is None:
         return False
     pose = places.reference.to(pyramid.device)[None]
-    projector = pyramid.projector(model.camera, pixel_at_ct(model.camera, pose, pyramid.centre))
+    projector = _projector(pyramid, model)
     embedding = model.encoder(projector.project(pose)[:, None].float(), projector.validity(pose)[:, None].float())
     return float(embedding_residual(places.of(pose)[:, None].expand_as(embedding).to(embedding), embedding).norm()) < NEAR_RAD
 
@@ -104,3 +103,8 @@ def intensity_terms(pyramid: VolumePyramid, views: Sequence[View], model: Model,
         image, mask = resample_to_camera(view.radiograph, model.camera, pyramid.device)
         terms.append(ViewTerm(term.projector, similarity(name, image, mask), term.camera_from_camera1))
     return terms
+
+
+def _projector(pyramid: VolumePyramid, model: Model) -> Projector:
+    """The CT through the model's camera, as fine as in training: a pixel's size at the CT."""
+    return pyramid.projector(model.camera, 0.75 * max(model.camera.pixel_spacing_mm))
