@@ -79,6 +79,7 @@ set(MODULE_PYTHON_SCRIPTS
   imaging/nifti.py
   imaging/nist.py
   imaging/normalization.py
+  imaging/outline.py
   imaging/pixels.py
   imaging/radiograph.py
   imaging/reading.py

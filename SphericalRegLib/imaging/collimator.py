@@ -1,121 +1,51 @@
 """Finding the open field: what the collimator's blades, the round image intensifier or an electronic shutter leave of the image.
 
-Blades and circles have one thing in common: the open field is convex, what lies outside is dark and nearly flat, and the border between them is
-sharp along its whole length. Anatomy has none of the three. So the bright part of the image is taken at a few thresholds, its convex hull is the
-candidate (dense bone that touches a blade is thereby given back to the field), and a candidate counts only if its border is sharp nearly
-everywhere and its outside is flat. No candidate, no mask: a wrong mask is worse than none.
+What lies outside is dark and has no structure, and the border is straight or round, and sharp wherever something bright lies behind it. Anatomy has
+none of that at once. So the first steep rise is looked for from every side of the image, a shape is what most of these places agree on
+(`imaging.outline`), and it counts only where the image bears it out: dense bone may hide a part of a border, as both sides are dark there, but what
+is bright must end at it. No shape, no mask: a wrong mask is worse than none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import ConvexHull, QhullError
+
+from .outline import OUTWARD, BorderPoints, OpenField, fit_outline
 
 # The search runs on an image of about this many pixels a side: blades are large, and averaging removes the noise of the dark part.
 SEARCH_SIZE = 256
-THRESHOLDS = (0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-# The blocked part holds scatter only, at least this fraction of the brightest air; it keeps the logarithm of nothing finite.
-DARKEST = 2e-3
+# Of the brightest air: what is darker is black, so that neither the first grey levels of a display nor noise look like a border.
+DARKEST = 0.02
 # Scatter spreads over about a tenth of the image; the blocked part shows its share of the signal.
 SCATTER_SIGMA, SCATTER_PERCENTILE = 22.0, 3.0
-# Share of the border along which the (logarithmic, 0 to 1) signal must rise, by how much, over how many pixels of the search image.
-MIN_SHARP_SHARE, MIN_JUMP, JUMP_PIXELS = 0.94, 0.1, 3.0
-MAX_OUTSIDE_SPREAD, MIN_CONTRAST = 0.65, 0.3
-SHARP_TIE = 0.04
+# By how much the (logarithmic, 0 to 1) signal must rise at a border, over how many pixels of the search image to either side; a higher rise than
+# the last counts no more.
+MIN_JUMP, JUMP_PIXELS, FULL_JUMP = 0.1, 3, 0.5
+# Share of the border at which it must rise, of all and of each edge; share of the border that may lie in something bright.
+MIN_SHARP_SHARE, MIN_SHARP_EDGE, MAX_BRIGHT_SHARE = 0.6, 0.35, 0.05
+# So many pixels of it at least, of the search image.
+MIN_BORDER = 8
+# An edge that stands alone has no other to bear it out.
+MIN_SHARP_ALONE = 0.94
+# How much it must rise there in the median, and how the levels of the outside may spread, over what the inside rises above them.
+MIN_CONTRAST, MAX_OUTSIDE_SPREAD = 0.2, 0.9
+# What is darker than this share of the range of levels is dark.
+DARK_SHARE = 0.6
+# The share of the outside that may have structure (letters have, and the end of scatter has where a display shows it): beyond one edge where it is
+# dark there and where scatter makes it bright, and altogether, by whether there are three edges (or a circle) to bear each other out.
+MAX_STRUCTURE_DARK, MAX_STRUCTURE_BRIGHT, MAX_STRUCTURE, MAX_STRUCTURE_OF_FEW, FEW = 0.45, 0.03, 0.3, 0.05, 2
 # Share of the image that is open. Without scatter anything dark looks blocked, so the border must enclose a good part of the image.
 FIELD_SHARE, FIELD_SHARE_WITHOUT_SCATTER = (0.1, 0.985), (0.25, 0.96)
 # The penumbra inside the border is left out with it: up to where the level has come this near to its value further inside. As search pixels.
 PENUMBRA_LEVEL, MIN_PENUMBRA, MAX_PENUMBRA = 0.95, 1.5, 6.0
 # An electronic shutter: share of the image's outermost pixels that have its value, of the pixels outside the field that have it (letters do not), of
-# those inside that do not, and the pixels beside its edge that interpolation may have mixed.
-MIN_BLANKED_BORDER, MIN_BLANK, MIN_FILLED, BLANKED_MARGIN = 0.1, 0.96, 0.9, 1.5
-
-
-@dataclass(frozen=True)
-class OpenField:
-    """A convex part of the image.
-
-    Attributes:
-        normals: (E, 2) unit normals (column, row), pointing out of the field.
-        offsets: (E,) pixels; a pixel p is inside when ``normals @ p <= offsets`` for all edges.
-        penumbra: pixels from the border inwards that are shaded by it.
-        shape: "rectangle", "circle" or "polygon", for people.
-    """
-
-    normals: np.ndarray
-    offsets: np.ndarray
-    penumbra: float
-    shape: str
-
-    def mask(self, columns: int, rows: int, margin: float = 0.0) -> np.ndarray:
-        """(rows, columns) bool: pixels inside by at least ``margin`` pixels."""
-        # A convex field cuts each row in one interval of columns.
-        row = np.arange(rows, dtype=float)
-        first, last = np.full(rows, -np.inf), np.full(rows, np.inf)
-        for (across, down), offset in zip(self.normals, self.offsets - margin):
-            room = offset - down * row
-            if abs(across) < 1e-9:
-                last[room < 0] = -np.inf
-            elif across > 0:
-                last = np.minimum(last, room / across)
-            else:
-                first = np.maximum(first, room / across)
-        column = np.arange(columns)[None, :]
-        return (column >= first[:, None]) & (column <= last[:, None])
-
-    def scaled(self, across: float, down: float) -> OpenField:
-        """The same field on a grid that is finer by these factors, (0, 0) being the centre of the first pixel on both."""
-        # n . p <= d with p = (q + 1/2) / s - 1/2
-        normals = self.normals / (across, down)
-        offsets = self.offsets - (self.normals @ (0.5 / np.array([across, down]) - 0.5))
-        length = np.linalg.norm(normals, axis=1)
-        return OpenField(normals / length[:, None], offsets / length, self.penumbra * max(across, down), self.shape)
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A field on the search image with points (N, 2) on its border, about one a pixel, and the outward normals (N, 2) there."""
-
-    field: OpenField
-    points: np.ndarray
-    normals: np.ndarray
-
-
-def find_open_field(signal: np.ndarray, usable: np.ndarray | None = None) -> OpenField | None:
-    """The open field of an X-ray, or None where the whole image is open.
-
-    Args:
-        signal: (H, W) in [0, 1], linear in the detector's signal as far as it is known, air bright.
-        usable: (H, W) bool; other pixels take the value of the nearest usable one, so that a user's mask makes no border.
-    """
-    factor = max(1, round(max(signal.shape) / SEARCH_SIZE))
-    small = _block_mean(signal, factor)
-    if usable is not None and not usable.all():
-        small = _fill(small, _block_mean(usable, factor) == 1)
-    for level, field_share in ((_level(small), FIELD_SHARE), (_level(_without_scatter(small)), FIELD_SHARE_WITHOUT_SCATTER)):
-        field = _best_field(level, field_share)
-        if field is not None:
-            return field.scaled(factor, factor)
-    return None
-
-
-def _best_field(level: np.ndarray, field_share: tuple[float, float]) -> OpenField | None:
-    found: list[tuple[float, _Candidate]] = []
-    for threshold in THRESHOLDS:
-        candidate = _candidate(level, threshold)
-        sharp = None if candidate is None else _sharp_share(level, candidate, field_share)
-        if candidate is not None and sharp is not None:
-            found.append((sharp, candidate))
-    if not found:
-        return None
-    # Behind a soft edge the higher threshold leaves out more of the shade, as long as its border is about as sharp.
-    best = max(sharp for sharp, _ in found)
-    chosen = [candidate for sharp, candidate in found if sharp > best - SHARP_TIE][-1]
-    return replace(chosen.field, penumbra=_penumbra(level, chosen))
+# those inside that do not where it looks like air or like bone (dense anatomy is as black), of the border on which such pixels lie, and the pixels
+# beside its edge that interpolation may have mixed.
+MIN_BLANKED_BORDER, MIN_BLANK, MIN_FILLED, MIN_FILLED_BONE, MIN_BLANKED_EDGE, BLANKED_MARGIN = 0.1, 0.96, 0.85, 0.4, 0.6, 1.5
 
 
 def open_mask(
@@ -145,6 +75,26 @@ def open_mask(
     return mask, tuple(fields)
 
 
+def find_open_field(signal: np.ndarray, usable: np.ndarray | None = None) -> OpenField | None:
+    """The open field of an X-ray, or None where the whole image is open.
+
+    Args:
+        signal: (H, W) in [0, 1], linear in the detector's signal as far as it is known, air bright.
+        usable: (H, W) bool; what is not usable bears nothing out, so that a user's mask makes no border.
+    """
+    factor = max(1, round(max(signal.shape) / SEARCH_SIZE))
+    small = _block_mean(signal, factor)
+    known = np.ones(small.shape, dtype=bool) if usable is None else _block_mean(usable, factor) == 1
+    small = _fill(small, known)
+    for level, field_share in ((_level(small), FIELD_SHARE), (_level(_without_scatter(small)), FIELD_SHARE_WITHOUT_SCATTER)):
+        search = _Search(level, ndimage.binary_erosion(known, iterations=JUMP_PIXELS, border_value=1), field_share)
+        for field in fit_outline(_first_rises(level, search.known), MIN_PENUMBRA):
+            borne_out = search.borne_out(field)
+            if borne_out is not None:
+                return replace(borne_out, penumbra=_penumbra(level, borne_out)).scaled(factor, factor)
+    return None
+
+
 def find_blanked_border(grey: np.ndarray, usable: np.ndarray, air_is_high: bool) -> OpenField | None:
     """The field inside a border that was filled with one value after the exposure (an electronic shutter), or None.
 
@@ -168,30 +118,150 @@ def find_blanked_border(grey: np.ndarray, usable: np.ndarray, air_is_high: bool)
     if count == 0:
         return None
     open_part = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
-    rows = np.flatnonzero(open_part.any(1))
-    first, last = open_part[rows].argmax(1), grey.shape[1] - 1 - open_part[rows, ::-1].argmax(1)
-    outline = _hull(np.concatenate((np.stack((first, rows), 1), np.stack((last, rows), 1))).astype(float), grey.shape)
-    if outline is None:
-        return None
-    field, _ = outline
-    inside = field.mask(grey.shape[1], grey.shape[0])
-    share = inside.mean()
-    filled = open_part[inside].mean()
-    if not FIELD_SHARE[0] < share < FIELD_SHARE[1] or filled < MIN_FILLED or field.shape == "polygon":
-        return None
-    outside = usable & ~field.mask(grey.shape[1], grey.shape[0], margin=-BLANKED_MARGIN)
-    if not outside.any() or (grey[outside] == blank).mean() < MIN_BLANK:
-        return None
-    looks_like_air = (blank > np.median(grey[inside & usable])) == air_is_high
+    for field in fit_outline(_first_true(open_part), BLANKED_MARGIN):
+        if field.shape != "polygon" and _is_blanked(grey, usable, blank, open_part, field, air_is_high):
+            return field
+    return None
+
+
+def _is_blanked(grey: np.ndarray, usable: np.ndarray, blank: float, open_part: np.ndarray, field: OpenField, air_is_high: bool) -> bool:
+    rows, columns = grey.shape
+    inside = field.mask(columns, rows)
+    outside = usable & ~field.mask(columns, rows, margin=-BLANKED_MARGIN)
+    if not FIELD_SHARE[0] < inside.mean() < FIELD_SHARE[1] or not outside.any() or (grey[outside] == blank).mean() < MIN_BLANK:
+        return False
+    usual = np.median(grey[inside & usable])
+    looks_like_air = blank >= usual if air_is_high else blank <= usual
+    if open_part[inside].mean() < (MIN_FILLED if looks_like_air else MIN_FILLED_BONE):
+        return False
+    points, edge = field.border(columns, rows)
+    within = open_part[tuple(np.round(points - BLANKED_MARGIN * field.normals[edge]).clip(0, (columns - 1, rows - 1)).astype(int).T[::-1])]
+    if not len(within) or within.mean() < MIN_BLANKED_EDGE:
+        return False
     sides = (inside[0].any(), inside[-1].any(), inside[:, 0].any(), inside[:, -1].any())
-    if looks_like_air and field.shape != "circle" and sum(sides) > 1:
-        return None
-    return replace(field, penumbra=BLANKED_MARGIN)
+    return not (looks_like_air and field.shape != "circle" and sum(sides) > 1)
+
+
+def _first_rises(level: np.ndarray, known: np.ndarray) -> BorderPoints:
+    """Where the level first rises steeply, weighed by how far, as scatter beyond a border also ends somewhere, but not in so high a step."""
+    border = _from_each_side(level, _first_rise)
+    column, row = np.round(border.points).astype(int).T
+    return border.of(known[row, column])
+
+
+def _first_true(part: np.ndarray) -> BorderPoints:
+    """The first pixels of a part (H, W)."""
+    return _from_each_side(part, lambda seen: (seen.argmax(1).astype(float), seen.any(1).astype(float)))
+
+
+def _from_each_side(image: np.ndarray, first: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> BorderPoints:
+    """What a search along the rows of an image, which gives the first place in each and its weight, finds from left, right, top and bottom."""
+    points, weights, sides = [], [], []
+    for side, (across, down) in enumerate(OUTWARD):
+        seen = image if across else image.T
+        backwards = across + down > 0
+        place, weight = first(seen[:, ::-1] if backwards else seen)
+        along = np.flatnonzero(weight)
+        into = (seen.shape[1] - 1 - place if backwards else place)[along]
+        points.append(np.stack((into, along) if across else (along, into), 1).astype(float))
+        weights.append(weight[along])
+        sides.append(np.full(len(along), side))
+    return BorderPoints(np.concatenate(points), np.concatenate(weights), np.concatenate(sides))
+
+
+def _first_rise(level: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Along each row, the middle of the first steep rise, and how far it rises; 0 where there is none."""
+    reach = JUMP_PIXELS
+    rise = np.zeros_like(level)
+    rise[:, reach:-reach] = level[:, 2 * reach :] - level[:, : -2 * reach]
+    steep = rise > MIN_JUMP
+    window = np.minimum(steep.argmax(1)[:, None] + np.arange(2 * reach + 1), level.shape[1] - 1)
+    values = np.clip(np.take_along_axis(rise, window, 1), 0, None)
+    most = values.max(1)
+    values = values * (values > 0.8 * most[:, None])  # a sharp step's rises are a plateau, whose middle is the step
+    return (values * window).sum(1) / np.maximum(values.sum(1), 1e-9), np.where(steep.any(1), np.minimum(most, FULL_JUMP), 0.0)
+
+
+class _Search:
+    """What an image says of a field.
+
+    Args:
+        level: (H, W), of the search image.
+        known: (H, W) bool, where it says anything, with everything within `JUMP_PIXELS`.
+        field_share: least and greatest share of the image that a field may have.
+    """
+
+    def __init__(self, level: np.ndarray, known: np.ndarray, field_share: tuple[float, float]) -> None:
+        self.level, self.known, self.field_share = level, known, field_share
+        size = 2 * JUMP_PIXELS + 1
+        low, high = np.percentile(level, (5, 95))
+        self._dark = low + DARK_SHARE * (high - low)
+        self._steep = ndimage.maximum_filter(level, size) - ndimage.minimum_filter(level, size) > 2 * MIN_JUMP
+
+    def borne_out(self, field: OpenField) -> OpenField | None:
+        """The field, less the edges that the image does not bear out; None where it is none."""
+        if field.shape != "circle":
+            edges = np.arange(len(field.offsets))
+            field = field.only(np.array([self._plain_beyond(field.only(edges == edge)) for edge in edges]))
+            while len(field.offsets) and (sharp := self._sharp_at_edges(field)).min() < MIN_SHARP_EDGE:
+                field = field.only(np.arange(len(sharp)) != sharp.argmin())
+        return field if len(field.offsets) and self._bears_out(field) else None
+
+    def _bears_out(self, field: OpenField) -> bool:
+        _, outside = self._parts(field, JUMP_PIXELS)
+        share = field.mask(*self.level.shape[::-1]).mean()
+        within, beyond, _ = self._at_border(field)
+        rises = within - beyond > MIN_JUMP
+        enough = MIN_SHARP_ALONE if len(field.offsets) == 1 else MIN_SHARP_SHARE
+        if not self.field_share[0] < share < self.field_share[1] or not outside.any() or len(rises) < MIN_BORDER or rises.mean() < enough:
+            return False
+        light, dark = np.median(within[rises]), np.median(beyond[rises])
+        low, high = np.percentile(self.level[outside], (10, 90))
+        if light - dark < MIN_CONTRAST or high - low > MAX_OUTSIDE_SPREAD * max(light - low, MIN_CONTRAST):
+            return False
+        if (~rises & (beyond > (light + dark) / 2)).mean() > MAX_BRIGHT_SHARE:
+            return False
+        return self._structure(field) < (MAX_STRUCTURE if len(field.offsets) > FEW else MAX_STRUCTURE_OF_FEW)
+
+    def _plain_beyond(self, edge: OpenField) -> bool:
+        """Whether there is little to be seen beyond a single edge."""
+        _, outside = self._parts(edge, JUMP_PIXELS)
+        if not outside.any():
+            return False
+        dark = np.median(self.level[outside]) < self._dark
+        return self._structure(edge) < (MAX_STRUCTURE_DARK if dark else MAX_STRUCTURE_BRIGHT)
+
+    def _sharp_at_edges(self, field: OpenField) -> np.ndarray:
+        """(E,): share of each edge at which the level rises."""
+        within, beyond, edge = self._at_border(field)
+        rises = within - beyond > MIN_JUMP
+        return np.array([rises[edge == number].mean() if (edge == number).any() else 0.0 for number in range(len(field.offsets))])
+
+    def _at_border(self, field: OpenField) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """At points along the border, about one a pixel, where the image says anything: (the level just inside, just outside, the edge)."""
+        rows, columns = self.level.shape
+        points, edge = field.border(columns, rows)
+        step = JUMP_PIXELS * field.normals[edge]
+        kept = ((points + step >= 0) & (points + step <= (columns - 1, rows - 1))).all(1)
+        column, row = np.round(points).astype(int).T
+        kept &= self.known[row, column]
+        points, edge, step = points[kept], edge[kept], step[kept]
+        return _sample(self.level, points - step), _sample(self.level, points + step), edge
+
+    def _structure(self, field: OpenField) -> float:
+        """Share of the outside in which the level changes by more than noise does, within a few pixels."""
+        _, outside = self._parts(field, 2 * JUMP_PIXELS)
+        return float(self._steep[outside].mean()) if outside.any() else 0.0
+
+    def _parts(self, field: OpenField, margin: float) -> tuple[np.ndarray, np.ndarray]:
+        """What is known of the inside and of the outside beyond a margin, (H, W) bool."""
+        rows, columns = self.level.shape
+        return field.mask(columns, rows) & self.known, ~field.mask(columns, rows, margin=-margin) & self.known
 
 
 def _level(signal: np.ndarray) -> np.ndarray:
     """Logarithmic signal, 0 (blocked) to 1 (air), slightly smoothed."""
-    return ndimage.gaussian_filter(1 - np.log(np.maximum(signal, DARKEST)) / np.log(DARKEST), 0.7)
+    return ndimage.gaussian_filter(np.log1p(np.maximum(signal, 0) / DARKEST) / np.log1p(1 / DARKEST), 0.7)
 
 
 def _without_scatter(signal: np.ndarray) -> np.ndarray:
@@ -207,104 +277,23 @@ def _block_mean(image: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _fill(image: np.ndarray, known: np.ndarray) -> np.ndarray:
-    if not known.any():
+    """With the nearest known values where none are known."""
+    if known.all() or not known.any():
         return image
     nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
     return image[tuple(nearest)]
 
 
-def _candidate(level: np.ndarray, threshold: float) -> _Candidate | None:
-    """The convex hull of the largest bright part, without the edges that the image's own border makes."""
-    bright = ndimage.binary_opening(np.pad(level > threshold, 2, mode="edge"), np.ones((3, 3)))[2:-2, 2:-2]
-    parts, count = ndimage.label(bright)
-    if count == 0:
-        return None
-    bright = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
-    if bright.mean() < FIELD_SHARE[0]:
-        return None
-    row, column = np.nonzero(bright & ~ndimage.binary_erosion(bright))
-    outline = _hull(np.stack((column, row), 1).astype(float), level.shape)
-    if outline is None:
-        return None
-    field, ends = outline
-    count_on = np.maximum(1, np.round(np.linalg.norm(ends[:, 1] - ends[:, 0], axis=1))).astype(int)
-    share = np.concatenate([(np.arange(n) + 0.5) / n for n in count_on])[:, None]
-    start, stop = np.repeat(ends[:, 0], count_on, 0), np.repeat(ends[:, 1], count_on, 0)
-    points, normals = start + share * (stop - start), np.repeat(field.normals, count_on, 0)
-    beyond = points + JUMP_PIXELS * normals
-    kept = ((beyond >= 0) & (beyond <= (level.shape[1] - 1, level.shape[0] - 1))).all(1)
-    return _Candidate(field, points[kept], normals[kept]) if np.count_nonzero(kept) >= 8 else None
-
-
-def _hull(points: np.ndarray, shape: tuple[int, ...]) -> tuple[OpenField, np.ndarray] | None:
-    """The convex hull of pixels (N, 2) and the ends (E, 2, 2) of its edges, without the edges that the image's own border makes."""
-    rows, columns = shape
-    try:
-        hull = ConvexHull(points)
-    except QhullError:
-        return None
-    ends = hull.points[hull.simplices]
-    on_border = (ends < 1.5).all(1) | (ends > np.array([columns, rows]) - 2.5).all(1)
-    inner = ~on_border.any(1)
-    if not inner.any():
-        return None
-    ends, normals, offsets = ends[inner], hull.equations[inner, :2], -hull.equations[inner, 2]
-    return OpenField(normals, offsets, MIN_PENUMBRA, _name_shape(normals, ends, np.linalg.norm(ends[:, 1] - ends[:, 0], axis=1))), ends
-
-
-def _sharp_share(level: np.ndarray, candidate: _Candidate, field_share: tuple[float, float]) -> float | None:
-    """Share of the border along which the level rises steeply inwards; None where this is no open field."""
-    rows, columns = level.shape
-    inside = candidate.field.mask(columns, rows)
-    outside = ~candidate.field.mask(columns, rows, margin=-JUMP_PIXELS)
-    if not field_share[0] < inside.mean() < field_share[1] or not outside.any():
-        return None
-    low, middle, high = np.percentile(level[outside], (10, 50, 90))
-    contrast = np.median(level[inside]) - middle
-    if contrast < MIN_CONTRAST or high - low > MAX_OUTSIDE_SPREAD * contrast:
-        return None
-    step = JUMP_PIXELS * candidate.normals
-    share = float((_sample(level, candidate.points - step) - _sample(level, candidate.points + step) > MIN_JUMP).mean())
-    return share if share >= MIN_SHARP_SHARE else None
-
-
-def _penumbra(level: np.ndarray, candidate: _Candidate) -> float:
+def _penumbra(level: np.ndarray, field: OpenField) -> float:
     """Pixels from the border inwards until the level, in the median along the border, has nearly reached its value a little further in."""
+    points, edge = field.border(*level.shape[::-1])
+    normals = field.normals[edge]
     depth = np.arange(0, MAX_PENUMBRA + 0.5, 0.5)
-    profile = np.array([np.median(_sample(level, candidate.points - d * candidate.normals)) for d in depth])
-    outside = np.median(_sample(level, candidate.points + JUMP_PIXELS * candidate.normals))
+    profile = np.array([np.median(_sample(level, points - d * normals)) for d in depth])
+    outside = np.median(_sample(level, points + JUMP_PIXELS * normals))
     reached = np.flatnonzero(profile - outside >= PENUMBRA_LEVEL * (profile[-1] - outside))
-    return float(np.clip(depth[reached[0]], MIN_PENUMBRA, MAX_PENUMBRA))
+    return float(np.clip(depth[reached[0]], MIN_PENUMBRA, MAX_PENUMBRA)) if len(reached) else MAX_PENUMBRA
 
 
 def _sample(level: np.ndarray, points: np.ndarray) -> np.ndarray:
     return ndimage.map_coordinates(level, points[:, ::-1].T, order=1, mode="nearest")
-
-
-def _name_shape(normals: np.ndarray, ends: np.ndarray, length: np.ndarray) -> str:
-    """Blades have a few straight edges; a circle turns evenly."""
-    angle = np.arctan2(normals[:, 1], normals[:, 0])
-    # Edges whose directions agree within a few degrees are one edge, jagged by the pixels.
-    bins = np.zeros(72)
-    np.add.at(bins, np.floor((angle + np.pi) / (2 * np.pi) * 72).astype(int) % 72, length)
-    smooth = bins + np.roll(bins, 1) + np.roll(bins, -1)
-    strongest = 0.0
-    for _ in range(4):
-        peak = int(smooth.argmax())
-        strongest += smooth[peak]
-        for k in range(-2, 3):
-            smooth[(peak + k) % 72] = 0
-    if strongest > 0.85 * length.sum():
-        return "rectangle"
-    radius, error = _fit_circle(ends.reshape(-1, 2))
-    return "circle" if radius > 0 and error < 0.02 * radius else "polygon"
-
-
-def _fit_circle(points: np.ndarray) -> tuple[float, float]:
-    """Least-squares circle (Kasa 1976): |p|^2 = 2 c . p + (r^2 - |c|^2). Gives the radius and the rms distance from the circle."""
-    system = np.column_stack((2 * points, np.ones(len(points))))
-    solution, *_ = np.linalg.lstsq(system, (points**2).sum(1), rcond=None)
-    centre = solution[:2]
-    radius = float(np.sqrt(max(solution[2] + centre @ centre, 0)))
-    error = float(np.sqrt(np.mean((np.linalg.norm(points - centre, axis=1) - radius) ** 2)))
-    return radius, error

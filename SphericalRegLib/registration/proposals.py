@@ -149,6 +149,8 @@ def _least_open(model: Model) -> float:
     if look is None:
         return 0.0
     collimated = (1 - 2 * look["collimator_depth"]) ** 2
+    if look.get("round_share"):  # cards from before collimators could be round have none
+        collimated = min(collimated, math.pi * look["round_radius"][0] ** 2)
     return collimated * (cameras["field"] ** 2 / cameras["longer_side"] if cameras["field"] < 1 else 1.0)
 
 

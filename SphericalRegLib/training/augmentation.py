@@ -18,6 +18,9 @@ from SphericalRegLib.models.local_contrast import blur, gaussian_kernel
 
 Range = tuple[float, float]
 
+DARKEST = 0.02
+"""What a display of the logarithm shows as black at least, over the mean signal: the logarithm of nothing has no end."""
+
 
 @dataclass(frozen=True)
 class DomainRandomization:
@@ -33,10 +36,16 @@ class DomainRandomization:
         noise: standard deviation of the noise over the intensity.
         blur_sigma: width of the detector's blur.
         clip_low, clip_high: percentiles that become black and white.
-        gamma: exponent of the display curve.
-        log_offset: added before the logarithm that makes the image line-integral-like.
-        display_share: share of samples that skip the logarithm.
-        collimator_share: share of samples with a collimator; its edges cut off up to `collimator_depth`.
+        gamma: exponent of the curve of a display that shows the signal.
+        log_offset: added to such grey values before the logarithm that makes the image line-integral-like.
+        logarithmic_share: share of samples on a display that shows the logarithm of the signal, as most workstations do.
+        logarithmic_gamma: exponent of such a display's curve.
+        logarithmic_slope: of the S-curve that follows it; 0 is a straight line.
+        logarithmic_offset: as `log_offset`, of such grey values. Who reads an image is not told which of the two kinds it is.
+        collimator_share: share of samples with a collimator.
+        collimator_depth: what its edges cut off, at most.
+        round_share: share of the collimators that are round.
+        round_radius: of those.
         tool_share: chance of each of `tools` metal wires to be in a sample.
     """
 
@@ -51,9 +60,14 @@ class DomainRandomization:
     clip_high: Range = (0.95, 1.0)
     gamma: Range = (0.35, 1.1)
     log_offset: Range = (0.005, 0.1)
-    display_share: float = 0.2
+    logarithmic_share: float = 0.5
+    logarithmic_gamma: Range = (0.6, 1.4)
+    logarithmic_slope: Range = (0.0, 5.0)
+    logarithmic_offset: Range = (0.2, 1.0)
     collimator_share: float = 0.5
     collimator_depth: float = 0.2
+    round_share: float = 0.3
+    round_radius: Range = (0.35, 0.6)
     tool_share: float = 0.2
     tools: int = 2
 
@@ -71,13 +85,24 @@ class DomainRandomization:
         primary = self._transmission(water_mm, bone_mm, draw)[:, None]
         primary = primary * draw.wires(self.tools, self.tool_share)
         intensity = primary + draw.uniform(self.scatter) * _blur_each(primary, draw.scalar(self.scatter_sigma) * water_mm.shape[-1])
-        mask = draw.collimator(self.collimator_share, self.collimator_depth)
+        mask = draw.collimator(self.collimator_share, self.collimator_depth, self.round_share, self.round_radius)
         intensity = _blur_each(intensity, draw.scalar(self.blur_sigma) * water_mm.shape[-1]) * (0.02 + 0.98 * mask)
         intensity = intensity * (1 + draw.uniform(self.noise) * draw.normal())
         low, high = _percentiles(intensity, draw.scalar(self.clip_low), draw.scalar(self.clip_high))
         grey = ((intensity - low) / (high - low + 1e-9)).clamp(0, 1) ** draw.uniform(self.gamma)
-        log_image = -torch.log(grey + draw.uniform(self.log_offset))
-        return torch.where(draw.chance(self.display_share), 1 - grey, log_image), mask
+        shown, shown_logarithm = (
+            -torch.log(values + draw.uniform(offset))
+            for values, offset in ((grey, self.log_offset), (self._logarithmic(intensity, low, high, draw), self.logarithmic_offset))
+        )
+        return torch.where(draw.chance(self.logarithmic_share), shown_logarithm, shown), mask
+
+    def _logarithmic(self, intensity: Tensor, low: Tensor, high: Tensor, draw: _Draw) -> Tensor:
+        """Grey values in [0, 1], air bright, of a display that shows the logarithm of what lies between low and high."""
+        darkest = DARKEST * intensity.mean((-2, -1), keepdim=True)
+        low, high = (torch.maximum(level, darkest).log() for level in (low, high))
+        grey = ((intensity.clamp_min(1e-9).log() - low) / (high - low + 1e-9)).clamp(0, 1) ** draw.uniform(self.logarithmic_gamma)
+        slope = draw.uniform(self.logarithmic_slope).clamp_min(1e-2)  # 0 is its limit
+        return (torch.tanh(slope / 2 * (grey - 0.5)) / torch.tanh(slope / 4) + 1) / 2
 
     def _transmission(self, water_mm: Tensor, bone_mm: Tensor, draw: _Draw) -> Tensor:
         total, weights = torch.zeros_like(water_mm), torch.zeros_like(water_mm[:, :1, :1])
@@ -119,13 +144,15 @@ class _Draw:
     def chance(self, share: float) -> Tensor:
         return (torch.rand(self.batch, 1, 1, 1, generator=self.generator) < share).to(self.like.device)
 
-    def collimator(self, share: float, depth: float) -> Tensor:
-        """(B, 1, H, W): 1 inside a rectangle turned by a few degrees."""
+    def collimator(self, share: float, depth: float, round_share: float, radius: Range) -> Tensor:
+        """(B, 1, H, W): 1 inside a rectangle turned by a few degrees, or a circle about a place near the middle."""
         rows, columns = self._grid()
         turn = self.uniform((-0.1, 0.1))
         u, v = columns * turn.cos() + rows * turn.sin(), rows * turn.cos() - columns * turn.sin()
         left, right, top, bottom = (0.5 - self.uniform((-0.05, depth)).clamp_min(0) for _ in range(4))
-        inside = (u > -left) & (u < right) & (v > -top) & (v < bottom)
+        rectangle = (u > -left) & (u < right) & (v > -top) & (v < bottom)
+        circle = (columns - self.uniform((-0.05, 0.05))).square() + (rows - self.uniform((-0.05, 0.05))).square() < self.uniform(radius).square()
+        inside = torch.where(self.chance(round_share), circle, rectangle)
         return torch.where(self.chance(share), inside.to(self.like), torch.ones((), dtype=self.like.dtype, device=self.like.device))
 
     def wires(self, count: int, share: float) -> Tensor:

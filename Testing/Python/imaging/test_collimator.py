@@ -8,8 +8,9 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from SphericalRegLib.geometry.camera import Camera
-from SphericalRegLib.imaging.collimator import OpenField, find_blanked_border, find_open_field
+from SphericalRegLib.imaging.collimator import find_blanked_border, find_open_field
 from SphericalRegLib.imaging.collimator import open_mask as search_open_mask
+from SphericalRegLib.imaging.outline import OpenField
 from SphericalRegLib.imaging.radiograph import Radiograph
 
 SIZE = 384
@@ -155,6 +156,54 @@ def test_saturated_air_around_a_body_is_no_blanked_border(seed):
     for image in (grey, limb):
         assert (image[0] == 255).mean() > 0.1
         assert find_blanked_border(image, plain, True) is None and find_blanked_border(255 - image, plain, False) is None
+
+
+def dense_patient(seed: int) -> np.ndarray:
+    """Line integrals of a head on a neck that runs out of the image: hardly anything comes through, so that it is as dark as the blocked part."""
+    rng = np.random.default_rng(seed)
+    x, width = rng.uniform(0.4, 0.6) * SIZE, rng.uniform(0.12, 0.18) * SIZE
+    head = np.sqrt(np.clip(1 - ((X - x) / (0.2 * SIZE)) ** 2 - ((Y - 0.4 * SIZE) / (0.25 * SIZE)) ** 2, 0, None))
+    neck = np.sqrt(np.clip(1 - ((X - x) / width) ** 2, 0, None)) * (Y > 0.45 * SIZE)
+    return ndimage.gaussian_filter(7 * np.maximum(head, neck), 1.5)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("name", ["four blades", "turned one blade", "turned 25 degrees", "circle", "circle cut by the image"])
+def test_dense_anatomy_hides_a_part_of_the_border(name, seed):
+    field = FIELDS[name]
+    mask, found = open_mask(np.clip(x_ray(dense_patient(seed), field, seed), 0, 1))
+    assert found is not None and overlap(mask, field) > 0.88
+    assert (mask & ~field).sum() <= 0.01 * field.sum()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_is_masked_of_a_dense_patient_without_a_collimator(seed):
+    signal = x_ray(dense_patient(seed), None, seed)
+    shoulders = x_ray(dense_patient(seed) + 7 * (Y - 0.1 * np.abs(X - SIZE / 2) > 0.8 * SIZE), None, seed)
+    for image in (signal, shoulders):
+        assert find_open_field(np.clip(image, 0, 1)) is None
+
+
+@pytest.mark.parametrize("name", ["four blades", "circle"])
+def test_scatter_beside_air_is_no_border_on_a_display_of_the_logarithm(name):
+    """It ends where the display becomes black, in a step; the blades' own is higher."""
+    field = FIELDS[name]
+    primary = np.exp(-dense_patient(2)) * ndimage.gaussian_filter(field.astype(float), 1.0)
+    signal = primary + 0.08 * ndimage.gaussian_filter(primary, 30)
+    low, high = np.percentile(np.log(signal)[field], (0.5, 99.5))
+    grey = np.round(255 * np.clip((np.log(signal) - low) / (high - low), 0, 1)) / 255
+    mask, found = open_mask(grey)
+    assert found is not None and overlap(mask, field) > 0.88 and (mask & ~field).sum() <= 0.01 * field.sum()
+
+
+@pytest.mark.parametrize("name", ["four blades", "turned 25 degrees", "circle"])
+def test_blanked_border_is_as_black_as_dense_anatomy(name):
+    field = FIELDS[name]
+    grey = np.where(field, np.round(255 * np.clip(np.exp(-dense_patient(3)) * 1.1 - 0.02, 0, 1)), 0)
+    assert (grey[field] == 0).mean() > 0.1
+    found = find_blanked_border(grey, np.ones(field.shape, bool), True)
+    assert found is not None and overlap(found.mask(SIZE, SIZE), field) > 0.98
+    assert found.shape == ("circle" if name == "circle" else "rectangle")
 
 
 def test_field_scales_with_the_grid():

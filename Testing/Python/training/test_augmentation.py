@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from SphericalRegLib.imaging.attenuation import mu_bone_per_mm, mu_water_per_mm
+from SphericalRegLib.simulation.detector import DisplayCurve, to_display
 from SphericalRegLib.training.augmentation import DomainRandomization
 
 PLAIN = DomainRandomization(
@@ -21,7 +23,7 @@ PLAIN = DomainRandomization(
     clip_high=(1.0, 1.0),
     gamma=(1.0, 1.0),
     log_offset=(1e-4, 1e-4),
-    display_share=0.0,
+    logarithmic_share=0.0,
     collimator_share=0.0,
     tool_share=0.0,
 )
@@ -77,6 +79,30 @@ def test_collimator_share_and_depth() -> None:
     assert 0.3 < collimated.float().mean() < 0.6
     assert mask[:, 0, 14:18, 14:18].all()
     assert set(mask.unique().tolist()) == {0.0, 1.0}
+
+
+def test_round_collimators_have_their_radius() -> None:
+    water, bone = tissues(50, 64)
+    look = replace(DomainRandomization(), collimator_share=1.0, round_share=1.0, round_radius=(0.4, 0.4))
+    _, mask = look(water, bone, generator(6))
+    share = mask.mean((1, 2, 3))
+    assert torch.allclose(share, torch.full_like(share, torch.pi * 0.4**2), atol=0.02)
+    assert not mask[:, 0, 0].any() and mask[:, 0, 26:38, 26:38].all()
+
+
+@pytest.mark.parametrize("gamma,slope", [(1.0, 0.0), (0.7, 0.0), (1.0, 4.0), (1.3, 2.0)])
+def test_a_display_of_the_logarithm_is_that_of_the_simulation(gamma, slope) -> None:
+    """Which is written for another purpose, on arrays, in 8 bits."""
+    water, bone = (0.3 * part for part in tissues(1))
+    look = replace(
+        PLAIN, logarithmic_share=1.0, logarithmic_gamma=(gamma, gamma), logarithmic_slope=(slope, slope), logarithmic_offset=(0.5, 0.5)
+    )
+    image, _ = look(water, bone, generator())
+    transmission = torch.exp(-mu_water_per_mm(60.0) * water - mu_bone_per_mm(60.0) * bone)[0].double().numpy()
+    curve = DisplayCurve(window_percentiles=(0.0, 100.0), gamma=gamma, sigmoid=slope)
+    shown = to_display(transmission, np.ones(transmission.shape, bool), curve, (1.0, 1.0))
+    grey = torch.exp(-image[0, 0]) - 0.5
+    assert np.abs(grey.numpy() - shown / 255.0).max() < 0.6 / 255
 
 
 def test_nothing_is_blurred_or_drawn_at_share_zero() -> None:
