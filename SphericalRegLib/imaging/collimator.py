@@ -18,6 +18,8 @@ from .outline import OUTWARD, BorderPoints, OpenField, fit_outline
 
 # The search runs on an image of about this many pixels a side: blades are large, and averaging removes the noise of the dark part.
 SEARCH_SIZE = 256
+# Fewer pixels than this show no border.
+MIN_SEARCH_SIZE = 16
 # Of the brightest air: what is darker is black, so that neither the first grey levels of a display nor noise look like a border.
 DARKEST = 0.02
 # Scatter spreads over about a tenth of the image; the blocked part shows its share of the signal.
@@ -32,7 +34,7 @@ MIN_BORDER = 8
 # An edge that stands alone has no other to bear it out.
 MIN_SHARP_ALONE = 0.94
 # How much it must rise there in the median, and how the levels of the outside may spread, over what the inside rises above them.
-MIN_CONTRAST, MAX_OUTSIDE_SPREAD = 0.2, 0.9
+MIN_CONTRAST, MAX_OUTSIDE_SPREAD = 0.3, 0.9
 # What is darker than this share of the range of levels is dark.
 DARK_SHARE = 0.6
 # The share of the outside that may have structure (letters have, and the end of scatter has where a display shows it): beyond one edge where it is
@@ -65,7 +67,8 @@ def open_mask(
     if blanked is not None:
         mask &= blanked.mask(columns, rows, margin=blanked.penumbra)
         fields.append(blanked)
-    opened = find_open_field(air_bright(usable & mask), usable & mask)
+    counted = usable & mask
+    opened = find_open_field(air_bright(counted), counted) if counted.any() else None
     if opened is None and blanked is not None:
         # Far from narrow blades even scatter ends, and counts of zero look blanked: then the blades are found in the whole image.
         opened = find_open_field(air_bright(usable), usable)
@@ -84,6 +87,8 @@ def find_open_field(signal: np.ndarray, usable: np.ndarray | None = None) -> Ope
     """
     factor = max(1, round(max(signal.shape) / SEARCH_SIZE))
     small = _block_mean(signal, factor)
+    if min(small.shape) < MIN_SEARCH_SIZE:
+        return None
     known = np.ones(small.shape, dtype=bool) if usable is None else _block_mean(usable, factor) == 1
     small = _fill(small, known)
     for level, field_share in ((_level(small), FIELD_SHARE), (_level(_without_scatter(small)), FIELD_SHARE_WITHOUT_SCATTER)):
@@ -133,6 +138,8 @@ def _is_blanked(grey: np.ndarray, usable: np.ndarray, blank: float, open_part: n
     usual = np.median(grey[inside & usable])
     looks_like_air = blank >= usual if air_is_high else blank <= usual
     if open_part[inside].mean() < (MIN_FILLED if looks_like_air else MIN_FILLED_BONE):
+        return False
+    if field.shape == "circle" and not field.is_seen_all_around(columns, rows):
         return False
     points, edge = field.border(columns, rows)
     within = open_part[tuple(np.round(points - BLANKED_MARGIN * field.normals[edge]).clip(0, (columns - 1, rows - 1)).astype(int).T[::-1])]
@@ -209,7 +216,10 @@ class _Search:
 
     def _bears_out(self, field: OpenField) -> bool:
         _, outside = self._parts(field, JUMP_PIXELS)
-        share = field.mask(*self.level.shape[::-1]).mean()
+        rows, columns = self.level.shape
+        share = field.mask(columns, rows).mean()
+        if field.shape == "circle" and not field.is_seen_all_around(columns, rows):
+            return False
         within, beyond, _ = self._at_border(field)
         rises = within - beyond > MIN_JUMP
         enough = MIN_SHARP_ALONE if len(field.offsets) == 1 else MIN_SHARP_SHARE
@@ -219,7 +229,8 @@ class _Search:
         low, high = np.percentile(self.level[outside], (10, 90))
         if light - dark < MIN_CONTRAST or high - low > MAX_OUTSIDE_SPREAD * max(light - low, MIN_CONTRAST):
             return False
-        if (~rises & (beyond > (light + dark) / 2)).mean() > MAX_BRIGHT_SHARE:
+        middle = (light + dark) / 2
+        if np.median(self.level[outside]) > middle or (~rises & (beyond > middle)).mean() > MAX_BRIGHT_SHARE:
             return False
         return self._structure(field) < (MAX_STRUCTURE if len(field.offsets) > FEW else MAX_STRUCTURE_OF_FEW)
 

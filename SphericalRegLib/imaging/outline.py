@@ -84,6 +84,12 @@ class OpenField:
             edges.append(np.full(np.count_nonzero(kept), edge))
         return np.concatenate(points), np.concatenate(edges)
 
+    def is_seen_all_around(self, columns: int, rows: int) -> bool:
+        """Whether some of the border lies inside the image on every side of the field: an arc on one side alone may be anatomy's."""
+        _, edge = self.border(columns, rows)
+        seen = self.normals[np.unique(edge)]
+        return len(seen) > 0 and bool((seen @ self.normals.T).max(0).min() > 0)
+
 
 def of_edges(normals: np.ndarray, offsets: np.ndarray, penumbra: float) -> OpenField:
     """Of blades, named by how they are turned against each other."""

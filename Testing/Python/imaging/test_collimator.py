@@ -189,8 +189,8 @@ def test_scatter_beside_air_is_no_border_on_a_display_of_the_logarithm(name):
     """It ends where the display becomes black, in a step; the blades' own is higher."""
     field = FIELDS[name]
     primary = np.exp(-dense_patient(2)) * ndimage.gaussian_filter(field.astype(float), 1.0)
-    signal = primary + 0.08 * ndimage.gaussian_filter(primary, 30)
-    low, high = np.percentile(np.log(signal)[field], (0.5, 99.5))
+    signal = primary + 0.02 * ndimage.gaussian_filter(primary, 30)
+    low, high = np.percentile(np.log(signal)[field], (20, 99.5))
     grey = np.round(255 * np.clip((np.log(signal) - low) / (high - low), 0, 1)) / 255
     mask, found = open_mask(grey)
     assert found is not None and overlap(mask, field) > 0.88 and (mask & ~field).sum() <= 0.01 * field.sum()
@@ -204,6 +204,30 @@ def test_blanked_border_is_as_black_as_dense_anatomy(name):
     found = find_blanked_border(grey, np.ones(field.shape, bool), True)
     assert found is not None and overlap(found.mask(SIZE, SIZE), field) > 0.98
     assert found.shape == ("circle" if name == "circle" else "rectangle")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 3), (8, 8), (20, 300), (1, 3000), (3000, 11)])
+def test_images_too_small_for_a_border(shape):
+    signal = np.random.default_rng(0).uniform(size=shape)
+    assert find_open_field(signal) is None and find_open_field(np.zeros(shape)) is None
+    plain = np.ones(shape, bool)
+    assert search_open_mask(signal, plain, True, lambda counted: signal)[0].all()
+    assert search_open_mask(signal, ~plain, True, lambda counted: signal)[1] == ()
+
+
+def test_an_arc_on_one_side_is_no_circle():
+    """A thigh beside air: the border between them is round, and it is dark behind it."""
+    thigh = 8.0 * ((X + 0.3 * SIZE) ** 2 + (Y - SIZE / 2) ** 2 < (0.8 * SIZE) ** 2)
+    assert find_open_field(np.clip(x_ray(thigh, None), 0, 1)) is None
+    field = OpenField(*circle_edges(SIZE * 1.3, SIZE / 2, 0.9 * SIZE), 1.5, "circle")
+    assert not field.is_seen_all_around(SIZE, SIZE)
+    assert OpenField(*circle_edges(SIZE / 2, SIZE / 2, 0.55 * SIZE), 1.5, "circle").is_seen_all_around(SIZE, SIZE)
+
+
+def circle_edges(x: float, y: float, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+    normals = np.stack((np.cos(angle), np.sin(angle)), 1)
+    return normals, normals @ np.array([x, y]) + radius
 
 
 def test_field_scales_with_the_grid():
