@@ -104,7 +104,8 @@ def find_blanked_border(grey: np.ndarray, usable: np.ndarray, air_is_high: bool)
     """The field inside a border that was filled with one value after the exposure (an electronic shutter), or None.
 
     Such a border may be black or white whatever air is. That it holds exactly one value and leaves a rectangle or a circle tells it from saturated
-    air around a body; a limb with straight sides runs through the image, so a border that looks like air must lie on three sides at least.
+    air around a body; a limb with straight sides runs through the image, so blades that look like air must lie on three sides at least, and a circle
+    is seen all around.
 
     Args:
         grey: (H, W) stored values.
@@ -157,8 +158,8 @@ def _first_rises(level: np.ndarray, known: np.ndarray) -> BorderPoints:
 
 
 def _first_true(part: np.ndarray) -> BorderPoints:
-    """The first pixels of a part (H, W)."""
-    return _from_each_side(part, lambda seen: (seen.argmax(1).astype(float), seen.any(1).astype(float)))
+    """The first pixels of a part (H, W), but those on the image's own border."""
+    return _from_each_side(part, lambda seen: (seen.argmax(1).astype(float), (seen.any(1) & ~seen[:, 0]).astype(float)))
 
 
 def _from_each_side(image: np.ndarray, first: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> BorderPoints:
@@ -215,7 +216,7 @@ class _Search:
         return field if len(field.offsets) and self._bears_out(field) else None
 
     def _bears_out(self, field: OpenField) -> bool:
-        _, outside = self._parts(field, JUMP_PIXELS)
+        outside = self._outside(field, JUMP_PIXELS)
         rows, columns = self.level.shape
         share = field.mask(columns, rows).mean()
         if field.shape == "circle" and not field.is_seen_all_around(columns, rows):
@@ -236,7 +237,7 @@ class _Search:
 
     def _plain_beyond(self, edge: OpenField) -> bool:
         """Whether there is little to be seen beyond a single edge."""
-        _, outside = self._parts(edge, JUMP_PIXELS)
+        outside = self._outside(edge, JUMP_PIXELS)
         if not outside.any():
             return False
         dark = np.median(self.level[outside]) < self._dark
@@ -261,13 +262,13 @@ class _Search:
 
     def _structure(self, field: OpenField) -> float:
         """Share of the outside in which the level changes by more than noise does, within a few pixels."""
-        _, outside = self._parts(field, 2 * JUMP_PIXELS)
+        outside = self._outside(field, 2 * JUMP_PIXELS)
         return float(self._steep[outside].mean()) if outside.any() else 0.0
 
-    def _parts(self, field: OpenField, margin: float) -> tuple[np.ndarray, np.ndarray]:
-        """What is known of the inside and of the outside beyond a margin, (H, W) bool."""
+    def _outside(self, field: OpenField, margin: float) -> np.ndarray:
+        """(H, W) bool: what is known of the outside beyond a margin."""
         rows, columns = self.level.shape
-        return field.mask(columns, rows) & self.known, ~field.mask(columns, rows, margin=-margin) & self.known
+        return ~field.mask(columns, rows, margin=-margin) & self.known
 
 
 def _level(signal: np.ndarray) -> np.ndarray:

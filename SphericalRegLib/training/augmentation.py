@@ -45,7 +45,7 @@ class DomainRandomization:
         collimator_share: share of samples with a collimator.
         collimator_depth: what its edges cut off, at most.
         round_share: share of the collimators that are round.
-        round_radius: of those.
+        round_radius: radius of those.
         tool_share: chance of each of `tools` metal wires to be in a sample.
     """
 
