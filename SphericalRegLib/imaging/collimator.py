@@ -27,19 +27,21 @@ SCATTER_SIGMA, SCATTER_PERCENTILE = 22.0, 3.0
 # By how much the (logarithmic, 0 to 1) signal must rise at a border, over how many pixels of the search image to either side; a higher rise than
 # the last counts no more.
 MIN_JUMP, JUMP_PIXELS, FULL_JUMP = 0.1, 3, 0.5
-# Share of the border at which it must rise, of all and of each edge; share of the border that may lie in something bright.
-MIN_SHARP_SHARE, MIN_SHARP_EDGE, MAX_BRIGHT_SHARE = 0.6, 0.35, 0.05
-# So many pixels of it at least, of the search image.
-MIN_BORDER = 8
-# An edge that stands alone has no other to bear it out.
-MIN_SHARP_ALONE = 0.94
-# How much it must rise there in the median, and how the levels of the outside may spread, over what the inside rises above them.
-MIN_CONTRAST, MAX_OUTSIDE_SPREAD = 0.3, 0.9
+# Three edges, or a circle, bear each other out; of fewer more is asked.
+FEW = 2
+# Share of each edge and of the whole border at which it must rise: nearly all of the border where there are few edges, or the rise is low.
+MIN_SHARP_EDGE, MIN_SHARP_SHARE, NEARLY_ALL = 0.35, 0.6, 0.94
+# How much it must rise there in the median; with few edges it may not be low. Lungs rise as little at their border, but not all along it.
+MIN_CONTRAST, LOW_CONTRAST = 0.2, 0.3
+# Share of the border that may lie in something bright; pixels of it at least, of the search image.
+MAX_BRIGHT_SHARE, MIN_BORDER = 0.05, 8
+# How the levels of the outside may spread, over what the inside rises above them.
+MAX_OUTSIDE_SPREAD = 0.9
 # What is darker than this share of the range of levels is dark.
 DARK_SHARE = 0.6
 # The share of the outside that may have structure (letters have, and the end of scatter has where a display shows it): beyond one edge where it is
-# dark there and where scatter makes it bright, and altogether, by whether there are three edges (or a circle) to bear each other out.
-MAX_STRUCTURE_DARK, MAX_STRUCTURE_BRIGHT, MAX_STRUCTURE, MAX_STRUCTURE_OF_FEW, FEW = 0.45, 0.03, 0.3, 0.05, 2
+# dark there and where scatter makes it bright, and altogether, of many edges and of few.
+MAX_STRUCTURE_DARK, MAX_STRUCTURE_BRIGHT, MAX_STRUCTURE, MAX_STRUCTURE_OF_FEW = 0.45, 0.03, 0.3, 0.05
 # Share of the image that is open. Without scatter anything dark looks blocked, so the border must enclose a good part of the image.
 FIELD_SHARE, FIELD_SHARE_WITHOUT_SCATTER = (0.1, 0.985), (0.25, 0.96)
 # The penumbra inside the border is left out with it: up to where the level has come this near to its value further inside. As search pixels.
@@ -48,6 +50,9 @@ PENUMBRA_LEVEL, MIN_PENUMBRA, MAX_PENUMBRA = 0.95, 1.5, 6.0
 # those inside that do not where it looks like air or like bone (dense anatomy is as black), of the border on which such pixels lie, and the pixels
 # beside its edge that interpolation may have mixed.
 MIN_BLANKED_BORDER, MIN_BLANK, MIN_FILLED, MIN_FILLED_BONE, MIN_BLANKED_EDGE, BLANKED_MARGIN = 0.1, 0.96, 0.85, 0.4, 0.6, 1.5
+# A shutter cuts off what it covers: how far the image is from its value close to its edge, over how far it is three times as deep, is about 1. The
+# outline of a body fades into air: its thickness grows with the root of the depth, which gives 0.6, and up to 0.7 in an image of the signal.
+MIN_CUT_OFF = 0.8
 
 
 def open_mask(
@@ -86,7 +91,8 @@ def find_open_field(signal: np.ndarray, usable: np.ndarray | None = None) -> Ope
         usable: (H, W) bool; what is not usable bears nothing out, so that a user's mask makes no border.
     """
     factor = max(1, round(max(signal.shape) / SEARCH_SIZE))
-    small = _block_mean(signal, factor)
+    # What does not count may be anything, infinite too.
+    small = _block_mean(signal if usable is None else np.where(usable, signal, 0), factor)
     if min(small.shape) < MIN_SEARCH_SIZE:
         return None
     known = np.ones(small.shape, dtype=bool) if usable is None else _block_mean(usable, factor) == 1
@@ -104,8 +110,8 @@ def find_blanked_border(grey: np.ndarray, usable: np.ndarray, air_is_high: bool)
     """The field inside a border that was filled with one value after the exposure (an electronic shutter), or None.
 
     Such a border may be black or white whatever air is. That it holds exactly one value and leaves a rectangle or a circle tells it from saturated
-    air around a body; a limb with straight sides runs through the image, so blades that look like air must lie on three sides at least, and a circle
-    is seen all around.
+    air around a body; a limb with straight sides runs through the image, so blades that look like air must lie on three sides at least, a circle
+    is seen all around, and neither fades into air as the outline of a body does.
 
     Args:
         grey: (H, W) stored values.
@@ -146,8 +152,12 @@ def _is_blanked(grey: np.ndarray, usable: np.ndarray, blank: float, open_part: n
     within = open_part[tuple(np.round(points - BLANKED_MARGIN * field.normals[edge]).clip(0, (columns - 1, rows - 1)).astype(int).T[::-1])]
     if not len(within) or within.mean() < MIN_BLANKED_EDGE:
         return False
-    sides = (inside[0].any(), inside[-1].any(), inside[:, 0].any(), inside[:, -1].any())
-    return not (looks_like_air and field.shape != "circle" and sum(sides) > 1)
+    if not looks_like_air:
+        return True
+    if field.shape != "circle" and sum((inside[0].any(), inside[-1].any(), inside[:, 0].any(), inside[:, -1].any())) > 1:
+        return False
+    close, deep = (np.abs(_sample(grey, points - depth * field.normals[edge]) - blank).mean() for depth in (BLANKED_MARGIN, 3 * BLANKED_MARGIN))
+    return close >= MIN_CUT_OFF * deep
 
 
 def _first_rises(level: np.ndarray, known: np.ndarray) -> BorderPoints:
@@ -216,24 +226,27 @@ class _Search:
         return field if len(field.offsets) and self._bears_out(field) else None
 
     def _bears_out(self, field: OpenField) -> bool:
-        outside = self._outside(field, JUMP_PIXELS)
         rows, columns = self.level.shape
-        share = field.mask(columns, rows).mean()
+        outside = self._outside(field, JUMP_PIXELS)
+        if not self.field_share[0] < field.mask(columns, rows).mean() < self.field_share[1] or not outside.any():
+            return False
         if field.shape == "circle" and not field.is_seen_all_around(columns, rows):
             return False
         within, beyond, _ = self._at_border(field)
         rises = within - beyond > MIN_JUMP
-        enough = MIN_SHARP_ALONE if len(field.offsets) == 1 else MIN_SHARP_SHARE
-        if not self.field_share[0] < share < self.field_share[1] or not outside.any() or len(rises) < MIN_BORDER or rises.mean() < enough:
+        if len(rises) < MIN_BORDER or rises.mean() < MIN_SHARP_SHARE:
             return False
         light, dark = np.median(within[rises]), np.median(beyond[rises])
+        few, low_rise = len(field.offsets) <= FEW, light - dark < LOW_CONTRAST
+        if light - dark < MIN_CONTRAST or (few and low_rise) or ((few or low_rise) and rises.mean() < NEARLY_ALL):
+            return False
         low, high = np.percentile(self.level[outside], (10, 90))
-        if light - dark < MIN_CONTRAST or high - low > MAX_OUTSIDE_SPREAD * max(light - low, MIN_CONTRAST):
+        if high - low > MAX_OUTSIDE_SPREAD * max(light - low, LOW_CONTRAST):
             return False
         middle = (light + dark) / 2
         if np.median(self.level[outside]) > middle or (~rises & (beyond > middle)).mean() > MAX_BRIGHT_SHARE:
             return False
-        return self._structure(field) < (MAX_STRUCTURE if len(field.offsets) > FEW else MAX_STRUCTURE_OF_FEW)
+        return self._structure(field) < (MAX_STRUCTURE_OF_FEW if few else MAX_STRUCTURE)
 
     def _plain_beyond(self, edge: OpenField) -> bool:
         """Whether there is little to be seen beyond a single edge."""

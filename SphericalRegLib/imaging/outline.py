@@ -18,7 +18,10 @@ TOLERANCE = 1.0
 DRAWS, MAX_POINTS = 400, 600
 # Lines of an octagon: up to three are seen from one side. A line is seen from a side that it faces within 55 degrees.
 LINES_A_SIDE, FACING = 3, np.cos(np.radians(55.0))
-MIN_LINE_SHARE = 0.05
+# Points on a shape at least; of a line also a share of those seen from its side, and pixels between the two that it is drawn through.
+MIN_POINTS, MIN_LINE_SHARE, MIN_APART = 8, 0.05, 4.0
+# Radius of a circle over the extent of the points: an arc is part of a larger one, and noise makes small ones.
+RADIUS_OVER_EXTENT = (0.3, 1.5)
 # A field is convex: of the points on one edge, no more than this share may lie beyond another by more than this.
 MAX_CUT_SHARE, CUT_PX = 0.2, 2.0
 # Of the weight of the points on blades, that on a circle must be this much: a dozen lines fit what is nearly round better than a circle does.
@@ -136,7 +139,7 @@ def _fit_blades(border: BorderPoints, penumbra: float) -> list[OpenField]:
     lines: list[tuple[float, np.ndarray, float]] = []
     for number, outward in enumerate(OUTWARD):
         left = border.of(border.side == number)
-        least = max(8, int(MIN_LINE_SHARE * len(left.points)))
+        least = max(MIN_POINTS, int(MIN_LINE_SHARE * len(left.points)))
         for _ in range(LINES_A_SIDE):
             line = _line(left, outward)
             if line is None or np.count_nonzero(on := _on_line(left.points, *line)) < least:
@@ -175,7 +178,7 @@ def _line(border: BorderPoints, outward: np.ndarray) -> tuple[np.ndarray, float]
     normals *= np.sign(normals @ outward)[:, None]
     offsets = (normals * first).sum(1)
     weights = some.weight @ (np.abs(some.points @ normals.T - offsets) <= TOLERANCE)
-    weights[(normals @ outward < FACING) | (length < 4)] = 0
+    weights[(normals @ outward < FACING) | (length < MIN_APART)] = 0
     best = int(weights.argmax())
     if not weights[best] > 0:
         return None
@@ -195,18 +198,18 @@ def _fit_circle(border: BorderPoints, penumbra: float) -> OpenField | None:
     points, some = border.points, _some(border)
     if len(some.points) < 3:
         return None
-    spans = float(np.ptp(points, axis=0).max())
+    least, most = np.ptp(points, axis=0).max() * np.array(RADIUS_OVER_EXTENT)
     three = some.points[_draws(len(some.points), 3)]
     centres, radii = _circles(three)
     weights = some.weight @ (np.abs(np.linalg.norm(some.points[:, None] - centres, axis=2) - radii) <= TOLERANCE)
-    weights[~((0.3 * spans < radii) & (radii < 1.5 * spans))] = 0
+    weights[~((least < radii) & (radii < most))] = 0
     best = int(weights.argmax())
     if not weights[best] > 0:
         return None
     centre, radius = centres[best], float(radii[best])
     for _ in range(3):
         on = points[np.abs(np.linalg.norm(points - centre, axis=1) - radius) <= TOLERANCE]
-        if len(on) < 8:
+        if len(on) < MIN_POINTS:
             return None
         centre, radius = _least_squares_circle(on)
     angle = 2 * np.pi * np.arange(CIRCLE_EDGES) / CIRCLE_EDGES

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -144,6 +146,25 @@ def test_blanked_border_is_found_whatever_its_value(tmp_path, name, fill, invert
     assert not (read.mask & ~field).any() and overlap(read.mask, field) > 0.88
 
 
+@pytest.mark.parametrize("name", ["one blade", "turned one blade"])
+def test_the_image_s_own_border_is_no_edge_of_a_blanked_one(name):
+    field = FIELDS[name]
+    grey = np.where(field, 20 + 215 * np.clip(x_ray(anatomy(3), field), 0, 1), 0)
+    found = find_blanked_border(grey, np.ones(field.shape, bool), True)
+    assert found is not None and len(found.offsets) == 1 and overlap(found.mask(SIZE, SIZE), field) > 0.98
+
+
+def test_infinite_pixels_that_do_not_count_do_not_matter():
+    signal, usable = np.clip(x_ray(anatomy(1), FIELDS["four blades"]), 0, 1), np.ones((SIZE, SIZE), bool)
+    usable[200:204, 200:204] = False
+    whole = find_open_field(signal, usable)
+    signal[200:202, 200:204], signal[202:204, 200:204] = np.inf, -np.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = find_open_field(signal, usable)
+    assert whole is not None and found is not None and np.array_equal(found.offsets, whole.offsets)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_saturated_air_around_a_body_is_no_blanked_border(seed):
     rng = np.random.default_rng(seed)
@@ -156,6 +177,14 @@ def test_saturated_air_around_a_body_is_no_blanked_border(seed):
     for image in (grey, limb):
         assert (image[0] == 255).mean() > 0.1
         assert find_blanked_border(image, plain, True) is None and find_blanked_border(255 - image, plain, False) is None
+
+
+@pytest.mark.parametrize("x", [150, 230, 320])
+@pytest.mark.parametrize("thickness", [0.3, 1.0, 3.0])
+def test_a_ball_in_saturated_air_is_no_round_shutter(x, thickness):
+    ball = thickness * np.sqrt(np.clip(1 - ((X - x) / 140) ** 2 - ((Y - 190) / 140) ** 2, 0, None))
+    for grey in (np.round(4000 * np.exp(-ball)), np.round(255 * (1 - ball / 3))):
+        assert find_blanked_border(grey, np.ones((SIZE, SIZE), bool), True) is None
 
 
 def dense_patient(seed: int) -> np.ndarray:
@@ -184,15 +213,27 @@ def test_nothing_is_masked_of_a_dense_patient_without_a_collimator(seed):
         assert find_open_field(np.clip(image, 0, 1)) is None
 
 
+def display_of_the_logarithm(field: np.ndarray, seed: int) -> np.ndarray:
+    """Grey values from 0 to 1 of a dense patient in so much scatter that it is seen beside the field."""
+    primary = np.exp(-dense_patient(seed)) * ndimage.gaussian_filter(field.astype(float), 1.0)
+    signal = primary + 0.08 * ndimage.gaussian_filter(primary, 30)
+    low, high = np.percentile(np.log(signal)[field], (0.5, 99.5))
+    return np.round(255 * np.clip((np.log(signal) - low) / (high - low), 0, 1)) / 255
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_what_a_turned_field_shows_is_kept_in_bright_scatter(seed):
+    """Its blades are taken for lines through both borders, their own and the scatter's, beyond them: part of what is blocked stays."""
+    field = FIELDS["turned 25 degrees"]
+    mask, _ = open_mask(display_of_the_logarithm(field, seed))
+    assert (field & ~mask).sum() < 0.03 * field.sum()
+
+
 @pytest.mark.parametrize("name", ["four blades", "circle"])
 def test_scatter_beside_air_is_no_border_on_a_display_of_the_logarithm(name):
     """It ends where the display becomes black, in a step; the blades' own is higher."""
     field = FIELDS[name]
-    primary = np.exp(-dense_patient(2)) * ndimage.gaussian_filter(field.astype(float), 1.0)
-    signal = primary + 0.02 * ndimage.gaussian_filter(primary, 30)
-    low, high = np.percentile(np.log(signal)[field], (20, 99.5))
-    grey = np.round(255 * np.clip((np.log(signal) - low) / (high - low), 0, 1)) / 255
-    mask, found = open_mask(grey)
+    mask, found = open_mask(display_of_the_logarithm(field, 2))
     assert found is not None and overlap(mask, field) > 0.88 and (mask & ~field).sum() <= 0.01 * field.sum()
 
 

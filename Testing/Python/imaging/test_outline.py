@@ -40,17 +40,17 @@ def circle(middle: tuple[float, float], radius: float) -> OpenField:
     return OpenField(normals, normals @ np.array(middle) + radius, 1.5, "circle")
 
 
-def apart(a: OpenField, b: OpenField) -> float:
-    """Share of the image in which two fields differ."""
-    return float((a.mask(SIZE, SIZE) ^ b.mask(SIZE, SIZE)).mean())
+def are_one(a: OpenField, b: OpenField) -> bool:
+    """Whether each of two fields lies within a pixel of the other."""
+    return not any((one.mask(SIZE, SIZE, margin=1.0) & ~other.mask(SIZE, SIZE)).any() for one, other in ((a, b), (b, a)))
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.floats(-20, 20), st.floats(80, 120), st.floats(80, 120), st.floats(50, 70), st.floats(50, 70), st.integers(0, 10**6))
 def test_a_rectangle_is_found_among_points_astray(turn, x, y, half_x, half_y, seed):
     true = rectangle(turn, (x, y), (half_x, half_y))
-    found = fit_outline(seen_from_each_side(true, seed, hidden=0.15, astray=60), 1.5)
-    assert any(field.shape == "rectangle" and apart(field, true) < 0.02 for field in found)
+    found = fit_outline(seen_from_each_side(true, seed, hidden=0.12, astray=60), 1.5)
+    assert any(field.shape == "rectangle" and are_one(field, true) for field in found[:3])
 
 
 @settings(deadline=None, max_examples=40)
@@ -60,7 +60,7 @@ def test_a_circle_is_found_first_in_part_or_cut_by_the_image(x, y, radius, seed)
     if len(true.border(SIZE, SIZE)[0]) < 150:
         return
     found = fit_outline(seen_from_each_side(true, seed, hidden=0.25, astray=40), 1.5)
-    assert found[0].shape == "circle" and apart(found[0], true) < 0.01
+    assert found[0].shape == "circle" and are_one(found[0], true)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -69,7 +69,7 @@ def test_an_octagon_is_no_circle(seed):
     normals = np.stack((np.cos(angle), np.sin(angle)), 1)
     true = of_edges(normals, normals @ np.array([100.0, 100.0]) + 80, 1.5)
     found = fit_outline(seen_from_each_side(true, seed), 1.5)
-    assert true.shape == found[0].shape == "polygon" and apart(found[0], true) < 0.01
+    assert true.shape == found[0].shape == "polygon" and are_one(found[0], true)
 
 
 def test_nothing_is_found_in_no_points_and_in_a_handful():
