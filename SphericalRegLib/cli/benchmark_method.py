@@ -317,7 +317,7 @@ def curves(
         typer.Option("--case", help="Case folder with truth.json, or a folder of them, that each model registers as well; may be repeated."),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option("--method", help=f"One of {METHOD_NAMES}; may be repeated. By default full and spherical LM.")
+        list[str] | None, typer.Option("--method", help=f"One of {METHOD_NAMES}; may be repeated. By default full and anchored LM.")
     ] = None,
     spread: StartSpreads = None,
     over_steps: Annotated[

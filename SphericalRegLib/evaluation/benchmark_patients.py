@@ -204,7 +204,7 @@ def _judge(
     training, here = options.training, model.to(device)
     scene = TrainingScene.of(new, camera, device)
     validation = Validation([scene], training.poses, training.look, training.validation)
-    figures = validation(here.encoder, here.regressor, training.loss.metric, progress)
+    figures = validation(here.encoder, here.regressor, training.loss, progress)
     simulation = SimulationOptions(c_arm=training.poses, views=training.poses.views, seed=training.seed)
     paths = simulate_cases(new, folder / "cases", options.cases, simulation, device=device, progress=progress)
     pyramid, errors, began = prepare(new, device=device), [], time.perf_counter()

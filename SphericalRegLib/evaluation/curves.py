@@ -20,8 +20,8 @@ from .tables import Table, Value
 
 QUANTITIES = ("regressor_mtre_mm", "mtre_mm", "in_plane_mm")
 
-CAPTURE_METHODS = ("full", "spherical LM")
-"""What is registered with each model: the whole way, and one search on its similarity from the start alone."""
+CAPTURE_METHODS = ("full", "anchored LM")
+"""What is registered with each model: the whole way, and one search from the start alone, as registrations make it, on its similarity."""
 
 
 @dataclass(frozen=True)

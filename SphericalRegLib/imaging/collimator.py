@@ -50,9 +50,10 @@ PENUMBRA_LEVEL, MIN_PENUMBRA, MAX_PENUMBRA = 0.95, 1.5, 6.0
 # those inside that do not where it looks like air or like bone (dense anatomy is as black), of the border on which such pixels lie, and the pixels
 # beside its edge that interpolation may have mixed.
 MIN_BLANKED_BORDER, MIN_BLANK, MIN_FILLED, MIN_FILLED_BONE, MIN_BLANKED_EDGE, BLANKED_MARGIN = 0.1, 0.96, 0.85, 0.4, 0.6, 1.5
-# A shutter cuts off what it covers: how far the image is from its value close to its edge, over how far it is three times as deep, is about 1. The
-# outline of a body fades into air: its thickness grows with the root of the depth, which gives 0.6, and up to 0.7 in an image of the signal.
-MIN_CUT_OFF = 0.8
+# A shutter cuts off what it covers: at most places along its edge the image is as far from its value close by as three times as deep. The outline of
+# a body fades into air: its thickness grows with the root of the depth, which gives 0.6, and up to 0.8 in an image of the signal of a dense ball
+# (line integrals of 5 in 400 pixels).
+MIN_CUT_OFF, MIN_CUT_OFF_EDGE = 0.8, 0.5
 
 
 def open_mask(
@@ -156,8 +157,9 @@ def _is_blanked(grey: np.ndarray, usable: np.ndarray, blank: float, open_part: n
         return True
     if field.shape != "circle" and sum((inside[0].any(), inside[-1].any(), inside[:, 0].any(), inside[:, -1].any())) > 1:
         return False
-    close, deep = (np.abs(_sample(grey, points - depth * field.normals[edge]) - blank).mean() for depth in (BLANKED_MARGIN, 3 * BLANKED_MARGIN))
-    return close >= MIN_CUT_OFF * deep
+    levels = grey.astype(np.float64)
+    close, deep = (np.abs(_sample(levels, points - depth * field.normals[edge]) - blank) for depth in (BLANKED_MARGIN, 3 * BLANKED_MARGIN))
+    return bool((close >= MIN_CUT_OFF * deep).mean() >= MIN_CUT_OFF_EDGE)
 
 
 def _first_rises(level: np.ndarray, known: np.ndarray) -> BorderPoints:

@@ -46,6 +46,8 @@ class DomainRandomization:
         collimator_depth: what its edges cut off, at most.
         round_share: share of the collimators that are round.
         round_radius: radius of those.
+        missed_share: share of the collimators that the mask knows nothing of: where a border cannot be seen, it is not found (`imaging.collimator`).
+        missed_as_air: share of those whose outside is blanked and looks like air.
         tool_share: chance of each of `tools` metal wires to be in a sample.
     """
 
@@ -68,6 +70,8 @@ class DomainRandomization:
     collimator_depth: float = 0.2
     round_share: float = 0.3
     round_radius: Range = (0.35, 0.6)
+    missed_share: float = 0.15
+    missed_as_air: float = 0.6
     tool_share: float = 0.2
     tools: int = 2
 
@@ -79,7 +83,7 @@ class DomainRandomization:
                 `water_bone_fractions`, mm.
 
         Returns:
-            image (B, 1, H, W), line-integral-like with bone bright, and mask (B, 1, H, W), 0 behind the collimator.
+            image (B, 1, H, W), line-integral-like with bone bright, and mask (B, 1, H, W), 0 behind the collimator as far as that is known.
         """
         draw = _Draw(len(water_mm), generator, water_mm)
         primary = self._transmission(water_mm, bone_mm, draw)[:, None]
@@ -89,12 +93,14 @@ class DomainRandomization:
         intensity = _blur_each(intensity, draw.scalar(self.blur_sigma) * water_mm.shape[-1]) * (0.02 + 0.98 * mask)
         intensity = intensity * (1 + draw.uniform(self.noise) * draw.normal())
         low, high = _percentiles(intensity, draw.scalar(self.clip_low), draw.scalar(self.clip_high))
+        missed = draw.chance(self.missed_share)
+        as_air = missed & draw.chance(self.missed_as_air) & (mask == 0)
         grey = ((intensity - low) / (high - low + 1e-9)).clamp(0, 1) ** draw.uniform(self.gamma)
         shown, shown_logarithm = (
-            -torch.log(values + draw.uniform(offset))
+            -torch.log(values.masked_fill(as_air, 1.0) + draw.uniform(offset))
             for values, offset in ((grey, self.log_offset), (self._logarithmic(intensity, low, high, draw), self.logarithmic_offset))
         )
-        return torch.where(draw.chance(self.logarithmic_share), shown_logarithm, shown), mask
+        return torch.where(draw.chance(self.logarithmic_share), shown_logarithm, shown), torch.where(missed, torch.ones_like(mask), mask)
 
     def _logarithmic(self, intensity: Tensor, low: Tensor, high: Tensor, draw: _Draw) -> Tensor:
         """Grey values in [0, 1], air bright, of a display that shows the logarithm of what lies between low and high."""

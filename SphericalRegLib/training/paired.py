@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from SphericalRegLib.geometry.metric import Places
 from SphericalRegLib.geometry.se3 import local
 from SphericalRegLib.models.encoder import SphericalEncoder
 from SphericalRegLib.rendering.projector import Projector
 from SphericalRegLib.similarity.forward_mode import along_columns
-from SphericalRegLib.similarity.spherical import embedding_residual_and_jacobian
+from SphericalRegLib.similarity.spherical import anchored_jacobian, embedding_residual, embedding_residual_and_jacobian
 
 from .overrides import layer_norms_with_all_derivatives, overridden
 
@@ -54,3 +55,21 @@ class PairedProblem:
 
         with overridden(layer_norms_with_all_derivatives(self.encoder) if torch.is_grad_enabled() else {}):
             return embedding_residual_and_jacobian(fixed, *along_columns(embedded, image, jacobian), kind)
+
+
+@dataclass(frozen=True)
+class AnchoredPairs(PairedProblem):
+    """The same with the Jacobian that training asked for in the place of the network's own (`similarity.spherical.anchored_jacobian`), as a
+    registration has it; for watching, without gradients by weights or poses.
+
+    Attributes:
+        places: what the embeddings are anchored to.
+    """
+
+    places: Places
+
+    def residual_and_jacobian(self, poses: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            fixed, mask = self.fixed[index], self.mask[index] * self.projector.validity(poses)[:, None]
+            residual = embedding_residual(fixed, self.encoder(self.projector.project(poses)[:, None], mask))
+            return residual, anchored_jacobian(fixed, self.places, poses).to(residual)

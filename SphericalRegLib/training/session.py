@@ -25,6 +25,9 @@ from .options import TrainingOptions
 from .parallel import ALONE, Group
 from .trainer import Trainer
 
+EARLIER = {"look": {"logarithmic_share": 0.0, "round_share": 0.0, "missed_share": 0.0}}
+"""What a training did before it had these options, where that is not what their defaults do."""
+
 
 @dataclass(frozen=True)
 class About:
@@ -111,14 +114,15 @@ def trained(
     model = load_model(out, device)
     cts = [ct_identity(attenuation(volume, labels=options.labels), volume.name).to_dict() for volume in volumes]
     asked, default = (json.loads(json.dumps(asdict(values))) for values in (options.based_on(base), TrainingOptions()))
-    alike = _completed(model.card.get("training", {}), default) == asked and model.camera == camera and _alike(cts, model.card.get("cts", []))
+    same_options = _completed(model.card.get("training", {}), _completed(EARLIER, default)) == asked
+    alike = same_options and model.camera == camera and _alike(cts, model.card.get("cts", []))
     if not alike or model.card.get("base_sha256", "") != _sha256(base):
         raise InputError(f"{out} was trained with other options or CTs: choose another folder, or delete it")
     return model
 
 
 def _completed(found: Any, default: Any) -> Any:
-    """Options of a card with those that came later, which mean by default what was done before."""
+    """Options of a card with those that came later, as `default` has them."""
     if not (isinstance(found, dict) and isinstance(default, dict)):
         return found
     return {**default, **{name: _completed(value, default.get(name)) for name, value in found.items()}}

@@ -35,7 +35,7 @@ from .phases import EncoderPhase, Phase, RegressorPhase
 from .scene import TrainingScene
 from .validation import Validation
 
-FORMAT = "sphericalreg training 3"
+FORMAT = "sphericalreg training 4"
 """Of a state on disk."""
 
 COUNTED = ("iteration", "steps_lost", "seconds", "figures", "curve", "stopped")
@@ -201,7 +201,7 @@ class Trainer:
             self.validation = Validation(self.scenes, options.poses, options.look, options.validation)
         figures: dict[str, float] = {}
         if self.validation is not None:
-            figures = self.validation(self.encoder, self.regressor, options.loss.metric, progress)
+            figures = self.validation(self.encoder, self.regressor, options.loss, progress)
         self.curve.append({"seconds": self.seconds, "iterations": self.iteration, **self.group.from_first(figures)})
         # Of the encoder alone: while the regressor has its turn, the similarity stays what it was.
         encoder = self.phases[-1]

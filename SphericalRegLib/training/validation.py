@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from SphericalRegLib.geometry.distances import in_plane_and_depth, mean_displacement, rotation_angle
-from SphericalRegLib.geometry.metric import PoseMetric
+from SphericalRegLib.geometry.metric import Places
 from SphericalRegLib.geometry.pose_range import PoseRange
 from SphericalRegLib.geometry.se3 import recentred, retract, transform_points
 from SphericalRegLib.imaging.attenuation import Attenuation
@@ -23,7 +23,8 @@ from SphericalRegLib.progress import Progress, ProgressCallback
 from SphericalRegLib.similarity.spherical import NOISE_RAD
 
 from .augmentation import DomainRandomization
-from .paired import PairedProblem
+from .losses import LossWeights
+from .paired import AnchoredPairs, PairedProblem
 from .scene import TrainingScene
 
 STAGE = "validation"
@@ -82,7 +83,7 @@ class Validation:
     """
 
     def __init__(self, scenes: list[TrainingScene], poses: PoseRange, look: DomainRandomization, options: ValidationOptions) -> None:
-        self.options = options
+        self.options, self.poses = options, poses
         counts = [len(part) for part in np.array_split(np.arange(max(options.xrays, len(scenes))), len(scenes))]
         # The word in front keeps the stream apart from a training's, whose seed is a small number as well.
         seeds = np.random.SeedSequence([0x56414C, options.seed]).generate_state(len(scenes), np.uint64)
@@ -90,16 +91,17 @@ class Validation:
         self.sets = [part for xrays in made for part in xrays.split()]
 
     def __call__(
-        self, encoder: SphericalEncoder, regressor: PoseRegressor | None, metric: PoseMetric, progress: ProgressCallback
+        self, encoder: SphericalEncoder, regressor: PoseRegressor | None, loss: LossWeights, progress: ProgressCallback
     ) -> dict[str, float]:
-        """The figures of networks as they are.
+        """The figures of networks as they are, whose training has that loss.
 
-        "cosine": mean cosine between the similarity's pose gradient and the squared geodesic's at the starts, in `metric`.
+        "cosine": mean cosine between the similarity's pose gradient and the squared geodesic's at the starts, in the loss's metric.
         "regressor_deg", "regressor_mm", "regressor_mtre_mm": median error of the likeliest hypothesis: angle, displacement of the CT's centre, mean
         displacement of bone points.
         "start_mm", "mtre_mm", "mtre_75_mm", "below_2_mm": mean 3D displacement of bone points at the starts (median) and after Levenberg-Marquardt
-        on the spherical similarity (median, 75 %, share), with the starts' own spread as a prior (`optimization.prior`): what the similarity can
-        hardly see, depth, then stays where it was. A registration has no such prior; its intensity stages look for depth.
+        on the spherical similarity (median, 75 %, share), with the Jacobian that the loss asks for, as in registrations, or the network's
+        own where it anchors no embeddings. The starts' own spread is a prior (`optimization.prior`): what the similarity can hardly
+        see, depth, then stays where it was. A registration has no such prior; its intensity stages look for depth.
         "start_in_plane_mm", "in_plane_mm", "in_plane_75_mm": the part of it across the ray.
         """
         was_training = encoder.training
@@ -108,7 +110,7 @@ class Validation:
         try:
             with torch.no_grad():
                 for number, xrays in enumerate(self.sets):
-                    for name, value in self._of(xrays, encoder, regressor, metric, _part(progress, number, len(self.sets))).items():
+                    for name, value in self._of(xrays, encoder, regressor, loss, _part(progress, number, len(self.sets))).items():
                         values.setdefault(name, []).append(value.double().cpu())
         finally:
             encoder.train(was_training)
@@ -120,14 +122,17 @@ class Validation:
         return {**figures, "below_2_mm": float((after < 2.0).double().mean())}
 
     def _of(
-        self, xrays: _Xrays, encoder: SphericalEncoder, regressor: PoseRegressor | None, metric: PoseMetric, progress: ProgressCallback
+        self, xrays: _Xrays, encoder: SphericalEncoder, regressor: PoseRegressor | None, loss: LossWeights, progress: ProgressCallback
     ) -> dict[str, Tensor]:
         """Figures (B,) of each X-ray."""
         centre, everyone = xrays.scene.centre, torch.arange(len(xrays.truth), device=xrays.truth.device)
         problem = PairedProblem(encoder, encoder(xrays.image, xrays.mask), xrays.mask, xrays.scene.drr)
         r, jacobian = problem.residual_and_jacobian(xrays.start, everyone)
-        gradient = metric.gradient(xrays.start, (jacobian.transpose(1, 2) @ r[..., None])[..., 0])
-        wanted = -metric.way(xrays.start, xrays.truth, centre).to(gradient)
+        gradient = loss.metric.gradient(xrays.start, (jacobian.transpose(1, 2) @ r[..., None])[..., 0])
+        wanted = -loss.metric.way(xrays.start, xrays.truth, centre).to(gradient)
+        if loss.anchor > 0:
+            reference = self.poses.middle(xrays.scene.drr.camera, centre.cpu()).to(centre.device)
+            problem = AnchoredPairs(encoder, problem.fixed, xrays.mask, xrays.scene.drr, Places(loss.metric, reference, centre))
         found: dict[str, Tensor] = {"cosine": torch.nn.functional.cosine_similarity(gradient, wanted, dim=-1)}
         if regressor is not None:
             mixture = regressor(xrays.image, xrays.mask)

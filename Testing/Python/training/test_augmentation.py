@@ -73,7 +73,7 @@ def test_looks_differ_and_are_repeatable() -> None:
 
 def test_collimator_share_and_depth() -> None:
     water, bone = tissues(200, 32)
-    look = replace(DomainRandomization(), collimator_share=0.5, collimator_depth=0.2)
+    look = replace(DomainRandomization(), collimator_share=0.5, collimator_depth=0.2, missed_share=0.0)
     _, mask = look(water, bone, generator(5))
     collimated = (mask == 0).flatten(1).any(1)
     assert 0.3 < collimated.float().mean() < 0.6
@@ -83,11 +83,22 @@ def test_collimator_share_and_depth() -> None:
 
 def test_round_collimators_have_their_radius() -> None:
     water, bone = tissues(50, 64)
-    look = replace(DomainRandomization(), collimator_share=1.0, round_share=1.0, round_radius=(0.4, 0.4))
+    look = replace(DomainRandomization(), collimator_share=1.0, round_share=1.0, round_radius=(0.4, 0.4), missed_share=0.0)
     _, mask = look(water, bone, generator(6))
     share = mask.mean((1, 2, 3))
     assert torch.allclose(share, torch.full_like(share, torch.pi * 0.4**2), atol=0.02)
     assert not mask[:, 0, 0].any() and mask[:, 0, 26:38, 26:38].all()
+
+
+def test_a_collimator_that_is_missed_is_in_the_image_alone_dark_or_as_air() -> None:
+    water, bone = tissues(20)
+    shares = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0))
+    known, dark, as_air = (replace(DomainRandomization(), collimator_share=1.0, missed_share=a, missed_as_air=b) for a, b in shares)
+    (image, mask), (image_dark, mask_dark), (image_air, mask_air) = (look(water, bone, generator(3)) for look in (known, dark, as_air))
+    assert torch.equal(image_dark, image) and mask_dark.all() and mask_air.all() and not mask.all()
+    outside = mask == 0
+    least = image_air.amin((-2, -1), keepdim=True).expand_as(image_air)
+    assert torch.equal(image_air[~outside], image[~outside]) and torch.equal(image_air[outside], least[outside])
 
 
 @pytest.mark.parametrize("gamma,slope", [(1.0, 0.0), (0.7, 0.0), (1.0, 4.0), (1.3, 2.0)])

@@ -146,6 +146,13 @@ def test_a_model_of_before_an_option_is_one_with_its_default(tmp_path: Path) -> 
     del card["card"]["training"]["loss"]["soft"], card["card"]["training"]["validation"]["xrays"]  # also one of a part of the options
     (tmp_path / "m.json").write_text(json.dumps(card))
     assert trained([phantom.volume()], CAMERA, OPTIONS, out).card["iterations"] == 6
+    # What is on by default since was not before there was an option.
+    del card["card"]["training"]["look"]["missed_share"]
+    (tmp_path / "m.json").write_text(json.dumps(card))
+    with pytest.raises(InputError, match="other options"):
+        trained([phantom.volume()], CAMERA, OPTIONS, out)
+    without = replace(OPTIONS, look=replace(OPTIONS.look, missed_share=0.0))
+    assert trained([phantom.volume()], CAMERA, without, out).card["iterations"] == 6
 
 
 def test_a_training_of_the_same_base_is_known_again(tmp_path: Path) -> None:

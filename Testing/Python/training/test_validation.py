@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,17 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from trainer_phantom import OPTIONS, WATCHED, make
+from trainer_phantom import CAMERA, OPTIONS, WATCHED, make
+from training_scene import CENTRE, poses
 
+from SphericalRegLib.geometry.metric import Places
+from SphericalRegLib.geometry.se3 import retract
+from SphericalRegLib.models.checkpoint import Model
+from SphericalRegLib.optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
 from SphericalRegLib.progress import Cancelled, Progress, silent
 from SphericalRegLib.training import validation
+from SphericalRegLib.training.losses import GRADIENT_MATCHING
+from SphericalRegLib.training.paired import AnchoredPairs, PairedProblem
 from SphericalRegLib.training.validation import Validation, ValidationOptions, bone_points
 
 
@@ -75,7 +83,7 @@ def test_validation_knows_a_perfect_network() -> None:
         return PoseMixture(pose, *[torch.ones(3, 1)] * 4)
 
     right.centre = trainer.scenes[0].centre
-    figures = exact(trainer.encoder, right, OPTIONS.loss.metric, silent)
+    figures = exact(trainer.encoder, right, OPTIONS.loss, silent)
     assert figures["start_mm"] == pytest.approx(0, abs=1e-6)
     assert figures["regressor_deg"] < 0.05 and figures["regressor_mm"] < 0.01
     assert figures["mtre_mm"] == pytest.approx(0, abs=1e-2), "the prior holds starts without a spread, whatever an untrained encoder says"
@@ -89,7 +97,7 @@ def test_validation_can_be_cancelled() -> None:
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        Validation(trainer.scenes, OPTIONS.poses, OPTIONS.look, WATCHED)(trainer.encoder, None, OPTIONS.loss.metric, stop)
+        Validation(trainer.scenes, OPTIONS.poses, OPTIONS.look, WATCHED)(trainer.encoder, None, OPTIONS.loss, stop)
     assert trainer.encoder.training
 
 
@@ -111,7 +119,51 @@ def test_no_more_is_looked_at_at_once_than_there_is_memory_for(monkeypatch) -> N
     assert torch.equal(torch.cat([xrays.image for xrays in parts.sets]), whole.sets[0].image)
     shares: list[float] = []
     figures = [
-        made(trainer.encoder, trainer.regressor, OPTIONS.loss.metric, lambda step: shares.append(step.done / step.total)) for made in (whole, parts)
+        made(trainer.encoder, trainer.regressor, OPTIONS.loss, lambda step: shares.append(step.done / step.total)) for made in (whole, parts)
     ]
     assert figures[1] == pytest.approx(figures[0], rel=1e-3)
     assert max(shares) <= 1
+
+
+class PosesAsImages:
+    """A `Projector` whose images are the poses themselves."""
+
+    centre = CENTRE
+
+    def project(self, pose: torch.Tensor) -> torch.Tensor:
+        return pose
+
+    def validity(self, pose: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(pose)
+
+
+def test_pairs_that_lie_at_their_places_come_home_from_far_off() -> None:
+    """An encoder that does what it is asked for, and whose images have no derivative that could be taken."""
+    truth = poses(4)
+    places = Places(OPTIONS.loss.metric, truth[0], CENTRE)
+
+    def encoder(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return places.of(image[:, 0])[:, None].expand(-1, 3, -1, -1)
+
+    start = retract(truth, 0.4 * torch.tensor([[1.0, -1, 1, 50, 50, 100]]).double().expand(4, 6), CENTRE)
+    pairs = AnchoredPairs(encoder, encoder(truth[:, None], None), torch.ones(4, 1, 4, 4), PosesAsImages(), places)
+    found = levenberg_marquardt(pairs, start, CENTRE, LMOptions(20)).pose
+    torch.testing.assert_close(found, truth, atol=1e-4, rtol=0)
+
+
+def test_the_search_is_the_one_that_a_registration_makes(monkeypatch) -> None:
+    """Where the loss anchors embeddings; else the network's own derivative is what there is."""
+    trainer, used, places = make(), [], []
+    for kind in (AnchoredPairs, PairedProblem):
+        asked = kind.residual_and_jacobian
+        monkeypatch.setattr(kind, "residual_and_jacobian", lambda *a, kind=kind, asked=asked: used.append(a[0]) or asked(*a))
+    watch = Validation(trainer.scenes, OPTIONS.poses, OPTIONS.look, WATCHED)
+    for loss, kinds in ((OPTIONS.loss, {AnchoredPairs}), (GRADIENT_MATCHING, {PairedProblem})):
+        used.clear()
+        watch(trainer.encoder, None, loss, silent)
+        assert type(used[0]) is PairedProblem and {type(problem) for problem in used[1:]} == kinds, "the gradient's cosine is the network's own"
+        places += [problem.places for problem in used if isinstance(problem, AnchoredPairs)]
+    card = {"training": json.loads(json.dumps(asdict(OPTIONS)))}
+    registration = Model(trainer.encoder, None, CAMERA, card).places(trainer.scenes[0].centre)
+    assert torch.equal(places[0].reference, registration.reference) and torch.equal(places[0].centre, registration.centre)
+    assert places[0].metric == registration.metric
