@@ -53,7 +53,9 @@ MIN_BLANKED_BORDER, MIN_BLANK, MIN_FILLED, MIN_FILLED_BONE, MIN_BLANKED_EDGE, BL
 # A shutter cuts off what it covers: at most places along its edge the image is as far from its value close by as three times as deep. The outline of
 # a body fades into air: its thickness grows with the root of the depth, which gives 0.6, and up to 0.8 in an image of the signal of a dense ball
 # (line integrals of 5 in 400 pixels).
-MIN_CUT_OFF, MIN_CUT_OFF_EDGE = 0.8, 0.5
+MIN_CUT_OFF, MIN_CUT_OFF_EDGE = 0.8, 0.65
+# Where that is looked at, from the edge outwards: beyond it, so that a user's mask cuts nothing off, close by, and deep inside.
+CUT_OFF_DEPTHS = (BLANKED_MARGIN, -BLANKED_MARGIN, -3 * BLANKED_MARGIN)
 
 
 def open_mask(
@@ -157,9 +159,10 @@ def _is_blanked(grey: np.ndarray, usable: np.ndarray, blank: float, open_part: n
         return True
     if field.shape != "circle" and sum((inside[0].any(), inside[-1].any(), inside[:, 0].any(), inside[:, -1].any())) > 1:
         return False
-    levels = grey.astype(np.float64)
-    close, deep = (np.abs(_sample(levels, points - depth * field.normals[edge]) - blank) for depth in (BLANKED_MARGIN, 3 * BLANKED_MARGIN))
-    return bool((close >= MIN_CUT_OFF * deep).mean() >= MIN_CUT_OFF_EDGE)
+    known = np.all([_sample(usable.astype(float), points + depth * field.normals[edge]) == 1 for depth in CUT_OFF_DEPTHS], axis=0)
+    levels, points, edge = grey.astype(np.float64), points[known], edge[known]
+    _, close, deep = (np.abs(_sample(levels, points + depth * field.normals[edge]) - blank) for depth in CUT_OFF_DEPTHS)
+    return bool(known.any() and (close >= MIN_CUT_OFF * deep).mean() >= MIN_CUT_OFF_EDGE)
 
 
 def _first_rises(level: np.ndarray, known: np.ndarray) -> BorderPoints:
