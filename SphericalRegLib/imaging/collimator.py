@@ -51,9 +51,8 @@ PENUMBRA_LEVEL, MIN_PENUMBRA, MAX_PENUMBRA = 0.95, 1.5, 6.0
 # beside its edge that interpolation may have mixed.
 MIN_BLANKED_BORDER, MIN_BLANK, MIN_FILLED, MIN_FILLED_BONE, MIN_BLANKED_EDGE, BLANKED_MARGIN = 0.1, 0.96, 0.85, 0.4, 0.6, 1.5
 # A shutter cuts off what it covers: at most places along its edge the image is as far from its value close by as three times as deep. The outline of
-# a body fades into air: its thickness grows with the root of the depth, which gives 0.6, and up to 0.8 in an image of the signal of a dense ball
-# (line integrals of 5 in 400 pixels).
-MIN_CUT_OFF, MIN_CUT_OFF_EDGE = 0.8, 0.65
+# a body fades into air: its thickness grows with the root of the depth, which gives 0.6, and up to 0.9 in an image of the signal of a dense body.
+MIN_CUT_OFF, MIN_CUT_OFF_EDGE = 0.9, 0.5
 # Where that is looked at, from the edge outwards: beyond it, so that a user's mask cuts nothing off, close by, and deep inside.
 CUT_OFF_DEPTHS = (BLANKED_MARGIN, -BLANKED_MARGIN, -3 * BLANKED_MARGIN)
 
@@ -157,12 +156,17 @@ def _is_blanked(grey: np.ndarray, usable: np.ndarray, blank: float, open_part: n
         return False
     if not looks_like_air:
         return True
-    if field.shape != "circle" and sum((inside[0].any(), inside[-1].any(), inside[:, 0].any(), inside[:, -1].any())) > 1:
-        return False
-    known = np.all([_sample(usable.astype(float), points + depth * field.normals[edge]) == 1 for depth in CUT_OFF_DEPTHS], axis=0)
-    levels, points, edge = grey.astype(np.float64), points[known], edge[known]
-    _, close, deep = (np.abs(_sample(levels, points + depth * field.normals[edge]) - blank) for depth in CUT_OFF_DEPTHS)
-    return bool(known.any() and (close >= MIN_CUT_OFF * deep).mean() >= MIN_CUT_OFF_EDGE)
+    sides = (inside[0].any(), inside[-1].any(), inside[:, 0].any(), inside[:, -1].any())
+    return (field.shape == "circle" or sum(sides) <= 1) and _is_cut_off(grey, usable, blank, field)
+
+
+def _is_cut_off(grey: np.ndarray, usable: np.ndarray, blank: float, field: OpenField) -> bool:
+    """Whether the image ends at the field's edge, as at a shutter, and does not fade into the border's value, as a body does into air."""
+    points, edge = field.border(*grey.shape[::-1])
+    places = [points + depth * field.normals[edge] for depth in CUT_OFF_DEPTHS]
+    counted = np.all([_sample(usable.astype(float), place) == 1 for place in places], axis=0)
+    _, close, deep = (np.abs(_sample(grey.astype(float), place[counted]) - blank) for place in places)
+    return bool(counted.any() and (close >= MIN_CUT_OFF * deep).mean() >= MIN_CUT_OFF_EDGE)
 
 
 def _first_rises(level: np.ndarray, known: np.ndarray) -> BorderPoints:

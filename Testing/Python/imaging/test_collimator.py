@@ -188,6 +188,17 @@ def test_a_ball_in_saturated_air_is_no_round_shutter(x, thickness):
             assert find_blanked_border(stored, np.ones((SIZE, SIZE), bool), True) is None
 
 
+@pytest.mark.parametrize("kept_from", [20, 30, 40])
+def test_a_users_mask_cuts_no_dense_body_off(kept_from):
+    """Few pixels, as coarse as the outline is steep: three sides fade, and the fourth is the mask's."""
+    y, x = np.ogrid[:80, :96]
+    inside = (np.abs(x - 45) < 28) & (np.abs(y - 40) < 26)
+    depth = np.minimum(28 - np.abs(x - 45), 26 - np.abs(y - 40)).clip(0)
+    grey, usable = np.where(inside, np.round(60000 * np.exp(-0.85 * np.sqrt(depth))), 60000.0), np.ones((80, 96), bool)
+    usable[:, :kept_from] = False
+    assert find_blanked_border(grey, usable, True) is None and find_blanked_border(grey[:, ::-1], usable[:, ::-1], True) is None
+
+
 @pytest.mark.parametrize("gap", [12, 30])
 def test_a_white_shutter_is_found_where_a_body_comes_near_it(gap):
     """And a pixel that does not count may be anything."""
