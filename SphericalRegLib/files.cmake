@@ -177,6 +177,7 @@ set(MODULE_PYTHON_SCRIPTS
   training/augmentation.py
   training/batches.py
   training/camera.py
+  training/clock.py
   training/files.py
   training/image_loss.py
   training/losses.py
@@ -187,8 +188,10 @@ set(MODULE_PYTHON_SCRIPTS
   training/patients.py
   training/phases.py
   training/poses.py
+  training/recipe.py
   training/scene.py
   training/session.py
+  training/state.py
   training/trainer.py
   training/validation.py
   visualization/__init__.py

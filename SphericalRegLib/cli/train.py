@@ -251,8 +251,6 @@ def training_options(
         name, size = its_trunk.backbone, its_trunk.image_size
         try:
             ImageTrunk(its_trunk)(torch.zeros(1, 1, size, size))
-        except ValueError as error:
-            raise InputError(f"{error}.") from None
         except RuntimeError as error:
             raise InputError(f"backbone {name!r} cannot be used at {size} pixels: {error}.") from None
     return options

@@ -49,10 +49,7 @@ class BackboneOptions:
             raise InputError("The trainings are not validated; expected at least one validation of each.")
         for name in self.backbones:
             if name != TINY:
-                try:
-                    timm_feature_map(name)
-                except ValueError as error:
-                    raise InputError(f"{error}.") from None
+                timm_feature_map(name)  # refuses what it cannot use
 
     def of(self, backbone: str) -> TrainingOptions:
         """The training of one backbone."""

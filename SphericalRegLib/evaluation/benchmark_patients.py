@@ -203,8 +203,7 @@ def _judge(
     """Validation figures, and errors of registrations with nothing but the model."""
     training, here = options.training, model.to(device)
     scene = TrainingScene.of(new, camera, device)
-    validation = Validation([scene], training.poses, training.look, training.validation)
-    figures = validation(here.encoder, here.regressor, training.loss, progress)
+    figures = Validation([scene], training)(here.encoder, here.regressor, progress)
     simulation = SimulationOptions(c_arm=training.poses, views=training.poses.views, seed=training.seed)
     paths = simulate_cases(new, folder / "cases", options.cases, simulation, device=device, progress=progress)
     pyramid, errors, began = prepare(new, device=device), [], time.perf_counter()

@@ -104,7 +104,7 @@ def plain_step(trainer: Trainer) -> Callable[[], float]:
     """A step of the plain loop with the trainer's encoder, optimiser, poses and loss; returns its loss. Needs DiffDRR."""
     scene, options, device = trainer.scenes[0], trainer.options, trainer.device
     images = diffdrr_images(scene.drr)
-    reference = options.poses.middle(trainer.camera, scene.centre.cpu()).to(device)
+    places = options.places(trainer.camera, scene.centre)
     optimizer = trainer.phase().optimizer
     everywhere = torch.ones(options.batch, 1, *trainer.camera.size_px[::-1], device=device)
 
@@ -114,7 +114,7 @@ def plain_step(trainer: Trainer) -> Callable[[], float]:
         near = options.perturbation.sample(true, scene.centre.cpu(), trainer.generator).to(device)
         true = true.to(device)
         xray, drr = images(true)[:, None], images(near)
-        batch = Batch(xray, everywhere, drr, everywhere, true, near, scene.centre, reference)
+        batch = Batch(xray, everywhere, drr, everywhere, true, near, places)
         fixed, moving = trainer.encoder(torch.cat((xray, drr[:, None])), torch.cat((everywhere, everywhere))).split(options.batch)
         loss: Tensor = spherical_loss(fixed, moving, batch, trainer.encoder.config.embedding, options.loss)[0]
         loss.backward()

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.geometry.pose_range import PoseRange
 from SphericalRegLib.geometry.quaternions import quaternion_conjugate, quaternion_exp, quaternion_from_matrix, quaternion_multiply
 from SphericalRegLib.geometry.se3 import local, make_transform, so3_right_jacobian
 from SphericalRegLib.geometry.so4 import so4_from_se3
@@ -28,8 +30,9 @@ class PoseMetric:
     rho_mm: float = 100.0
     depth_mm: float = 400.0
 
-    def way(self, from_pose: Tensor, to_pose: Tensor, centre: Tensor) -> Tensor:
-        """(..., 6) from one camera_from_world (..., 4, 4) to another: (omega in world axes, the shift of `centre` (3,) in camera axes), radians."""
+    def log(self, from_pose: Tensor, to_pose: Tensor, centre: Tensor) -> Tensor:
+        """(..., 6) from one camera_from_world (..., 4, 4) to another: (omega in world axes, the shift of `centre` (3,) in camera axes), radians.
+        Its norm is the distance between the two."""
         return self.coordinates(from_pose, local(from_pose, to_pose, centre))
 
     def coordinates(self, pose: Tensor, delta: Tensor) -> Tensor:
@@ -87,9 +90,18 @@ class Places:
     reference: Tensor
     centre: Tensor
 
+    @classmethod
+    def around(cls, poses: PoseRange, metric: PoseMetric, camera: Camera, centre: Tensor) -> Places:
+        """Those of a training over a range of poses, whose middle is the reference; on the device of `centre` (3,)."""
+        return cls(metric, poses.middle(camera, centre.cpu()).to(centre.device), centre)
+
     def of(self, pose: Tensor) -> Tensor:
         """(..., 2, 4) of poses (..., 4, 4): `PoseMetric.in_so4`."""
         return self.metric.in_so4(pose, self.reference, self.centre)
+
+    def log(self, from_pose: Tensor, to_pose: Tensor) -> Tensor:
+        """(..., 6) from one camera_from_world (..., 4, 4) to another: `PoseMetric.log`."""
+        return self.metric.log(from_pose, to_pose, self.centre)
 
     def with_tangent(self, pose: Tensor) -> tuple[Tensor, Tensor]:
         """`of`, and its derivative (..., 2, 4, 6) by (omega, v) about the centre: `PoseMetric.in_so4_and_tangent`."""

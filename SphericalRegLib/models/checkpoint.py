@@ -64,10 +64,11 @@ class Model:
             if self.encoder.config.embedding != "so4" or not loss["anchor"] > 0:
                 return None
             range_: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in training["poses"].items()}
-            reference = PoseRange(**range_).middle(self.camera, here)
+            places = Places.around(PoseRange(**range_), PoseMetric(**loss["metric"]), self.camera, here)
             if range_.get("about") is not None and len(self.card.get("cts", ())) == 1:  # the CT may lie elsewhere in the world by now
-                reference = recentred(reference, here.new_tensor(self.card["cts"][0]["centre_ras_mm"]), here)
-            return Places(PoseMetric(**loss["metric"]), reference, here).to(centre.device)
+                there = here.new_tensor(self.card["cts"][0]["centre_ras_mm"])
+                places = replace(places, reference=recentred(places.reference, there, here))
+            return places.to(centre.device)
         except (AttributeError, InputError, KeyError, TypeError, ValueError):
             return None
 
@@ -149,7 +150,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
             regressor = PoseRegressor(_config(RegressorConfig, card["regressor"]), torch.eye(4), torch.zeros(3))
             regressor.load_state_dict(_part(tensors, "regressor."))
         camera, about = Camera.from_dict(card["camera"]), dict(card["card"])
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    except (InputError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"The model {weights_path} does not fit its card {card_path.name}: {error}.") from error
     identity = {"file": weights_path.name, "sha256": str(card["weights_sha256"])}
     model = Model(encoder.eval().requires_grad_(False), regressor and regressor.eval().requires_grad_(False), camera, about, identity)

@@ -8,11 +8,12 @@ the paper's exact architecture is not public).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from SphericalRegLib.errors import InputError
 from SphericalRegLib.models.trunk import REDUCED, ImageTrunk, TrunkConfig
 
 Embedding = Literal["so4", "cosine", "euclidean"]
@@ -31,6 +32,12 @@ class EncoderConfig:
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
     elements: int = 16
     embedding: Embedding = "so4"
+
+    def __post_init__(self) -> None:
+        if self.embedding not in get_args(Embedding):
+            raise InputError(f"The embedding is {self.embedding!r}; expected one of {', '.join(get_args(Embedding))}.")
+        if self.elements < 1:
+            raise InputError(f"An embedding has {self.elements} elements; expected one or more.")
 
 
 class SphericalEncoder(nn.Module):

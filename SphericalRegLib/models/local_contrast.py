@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def gaussian_kernel(sigma_px: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+def gaussian_window(sigma_px: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A normalised 1D Gaussian (2r+1,), cut at two standard deviations."""
     radius = max(1, round(2 * sigma_px))
     x = torch.arange(-radius, radius + 1, dtype=dtype, device=device)
@@ -39,7 +39,7 @@ def normalize_local_contrast(image: Tensor, mask: Tensor, sigma_px: float) -> Te
     Returns:
         (B, 1, H, W), zero outside the mask; unchanged when the image is scaled by a positive factor or shifted by a constant.
     """
-    kernel = gaussian_kernel(sigma_px, image.dtype, image.device)
+    kernel = gaussian_window(sigma_px, image.dtype, image.device)
     weight = blur(mask, kernel).clamp_min(1e-3)
     # The global mean goes first: it costs nothing and keeps the float32 differences of squares below accurate.
     count = mask.sum((-2, -1), keepdim=True).clamp_min(1.0)

@@ -14,6 +14,7 @@ import roma
 import torch
 from torch import Tensor, nn
 
+from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.se3 import local, make_transform, orthonormalise, retract
 from SphericalRegLib.models.trunk import REDUCED, ImageTrunk, TrunkConfig
 
@@ -34,6 +35,13 @@ class RegressorConfig:
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
     components: int = 4
     translation_scale_mm: float = 50.0
+
+    def __post_init__(self) -> None:
+        if self.components < 1 or not 0 < self.translation_scale_mm < math.inf:
+            raise InputError(
+                f"The regressor has {self.components} hypotheses and shifts in units of {self.translation_scale_mm} mm; expected one or more, and a "
+                "positive length."
+            )
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,14 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from SphericalRegLib.errors import InputError
 from SphericalRegLib.models.local_contrast import normalize_local_contrast
 
 TINY = "tiny"
 """The default backbone: small enough to train on a laptop's CPU. Any other name is a timm model with a feature map."""
+
+GROUPS = 8
+"""Of the tiny backbone's GroupNorms."""
 
 REDUCED = 16
 """Channels kept per cell before the cells are joined into one vector."""
@@ -37,6 +41,19 @@ class TrunkConfig:
     blocks: int = 2
     heads: int = 4
     contrast_sigma: float = 0.125
+
+    def __post_init__(self) -> None:
+        if self.image_size < 8 or self.image_size % 8:
+            raise InputError(f"The networks' images have {self.image_size} pixels a side; expected a multiple of 8.")
+        if self.heads < 1 or self.blocks < 0 or self.width < 1 or self.width % self.heads:
+            raise InputError(
+                f"The networks have {self.blocks} transformer blocks of {self.width} channels with {self.heads} attention heads; expected no block "
+                "or more, and a number of channels that the heads divide."
+            )
+        if self.backbone == TINY and self.width % (2 * GROUPS):
+            raise InputError(f"The networks have {self.width} channels; with the backbone {TINY!r} expected a multiple of {2 * GROUPS}.")
+        if not 0 < self.contrast_sigma <= 1:
+            raise InputError(f"The window of the local contrast is {self.contrast_sigma} of the image's side; expected more than 0, at most 1.")
 
     @property
     def cells(self) -> int:
@@ -74,7 +91,7 @@ class TinyBackbone(nn.Sequential):
 
     def __init__(self, width: int) -> None:
         def stage(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:
-            return [nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - stride + 1) // 2), nn.GroupNorm(8, outputs), nn.GELU()]
+            return [nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - stride + 1) // 2), nn.GroupNorm(GROUPS, outputs), nn.GELU()]
 
         half = width // 2
         super().__init__(*stage(1, half, 4, 4), *stage(half, half, 3, 1), *stage(half, width, 3, 2), *stage(width, width, 3, 1))
@@ -107,15 +124,15 @@ def timm_feature_map(name: str, reduction: int = 8) -> tuple[nn.Module, int]:
     """A timm CNN cut at the stage whose cells cover `reduction` pixels: (module that maps (B, 1, H, W) to one feature map, channels).
 
     Raises:
-        ValueError: if timm has no such model or it has no feature map at that scale.
+        InputError: timm has no such model, or it has no feature map at that scale.
     """
     try:
         probe: Any = timm.create_model(name, pretrained=False, features_only=True, in_chans=1)
     except RuntimeError as error:
-        raise ValueError(f"backbone {name!r} is not a timm model with feature maps: {error}") from error
+        raise InputError(f"The backbone {name!r} is not a timm model with feature maps: {error}.") from error
     reductions = probe.feature_info.reduction()
     if reduction not in reductions:
-        raise ValueError(f"backbone {name!r} has feature maps at 1/{reductions}, none at 1/{reduction}")
+        raise InputError(f"The backbone {name!r} has feature maps at 1/{reductions} of the image's side; expected one at 1/{reduction}.")
     level = reductions.index(reduction)
     backbone: Any = timm.create_model(name, pretrained=False, features_only=True, in_chans=1, out_indices=(level,))
     adapt_layers(backbone)
@@ -127,8 +144,6 @@ class ImageTrunk(nn.Module):
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
-        if config.image_size % 8:
-            raise ValueError(f"image_size is {config.image_size}; expected a multiple of 8")
         self.config = config
         if config.backbone == TINY:
             self.backbone: nn.Module = TinyBackbone(config.width)

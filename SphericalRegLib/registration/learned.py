@@ -29,10 +29,10 @@ def regressed_poses(model: Model, radiograph: Radiograph, count: int, seed: int,
     """Poses (count, 4, 4) float64 drawn from the regressor's mixture for one X-ray, the components' own poses first, the likeliest leading.
 
     Raises:
-        ValueError: if the model has no regressor.
+        InputError: the model has no regressor.
     """
     if model.regressor is None:
-        raise ValueError("the model has no regressor")
+        raise InputError("The model has no regressor; expected one, or an initial pose.")
     image, mask = resample_to_camera(radiograph, model.camera, device)
     mixture = model.regressor(image[None, None], mask[None, None])
     order = mixture.weight[0].argsort(descending=True)

@@ -31,6 +31,7 @@ from ..optimization.levenberg_marquardt import LMOptions
 from ..optimization.result import OptimizationResult, Status
 from ..progress import Progress, ProgressCallback, silent
 from ..similarity.named import similarity
+from ..similarity.ncc import GlobalNCC
 from .options import DEPTHS_MM, MultiStart, RegistrationOptions, Stage
 from .plan import Doubt, Plan, Round, as_views, plan_from
 from .problem import MultiViewProblem, ViewTerm
@@ -39,7 +40,7 @@ from .region import at_resolution, crop_to_content, pixel_at_ct
 from .resolution import VolumePyramid
 from .result import Hypothesis, RegistrationResult, StageRecord
 from .scored import Scored, best_first, scored
-from .screening import APART_DEG, APART_MM, RADIUS_SIGMAS, ScreeningView, best_depths, diverse, screen, spread_poses
+from .screening import APART_DEG, APART_MM, RADIUS_SIGMAS, best_depths, diverse, screen, spread_poses
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Model
@@ -319,8 +320,7 @@ class _Run:
     def _screen(self, poses: Tensor, radius_mm: float, image_px: int, name: str, stage: str) -> tuple[Scored, _Grid]:
         """Each pose at its best shift up to a radius, on one grid that holds them all."""
         crops = self._crops(poses, radius_mm, image_px)
-        terms = self._terms(crops, poses, name)
-        views = [ScreeningView(term.projector, term.similarity, term.camera_from_camera1) for term in terms]  # type: ignore[arg-type]
+        views = self._terms(crops, poses, name)
         pixel = max(pixel_at_ct(crop.camera, self._of_view(view, poses[:1]), self.pyramid.centre) for crop, view in zip(crops, self.views))
         grid = _Grid(tuple(crop.camera.size_px for crop in crops), pixel)
         return screen(views, poses, radius_mm, pixel, self.progress, stage), grid
@@ -343,7 +343,7 @@ class _Run:
             for view in self.views
         ]
 
-    def _terms(self, crops: Sequence[Radiograph], poses: Tensor, name: str) -> list[ViewTerm]:
+    def _terms(self, crops: Sequence[Radiograph], poses: Tensor, name: str) -> list[ViewTerm[GlobalNCC]]:
         terms = []
         for view, crop in zip(self.views, crops):
             camera_from_camera1 = self._relation(view)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,8 +17,11 @@ PIXELS_AT_ONCE = 2**19
 """Rendered pixels that are worked on at a time: with their six tangent columns and the filters' copies about 150 MB."""
 
 
+S = TypeVar("S", bound=Similarity)
+
+
 @dataclass(frozen=True)
-class ViewTerm:
+class ViewTerm(Generic[S]):
     """One X-ray's part: how it is rendered, how it is compared, and where its camera stands.
 
     Attributes:
@@ -27,7 +31,7 @@ class ViewTerm:
     """
 
     projector: Projector
-    similarity: Similarity
+    similarity: S
     camera_from_camera1: Tensor
 
     def pose(self, camera1_from_world: Tensor) -> Tensor:

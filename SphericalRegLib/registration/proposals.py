@@ -79,21 +79,22 @@ def propose(
         raise InputError(f"The model's camera has {model.camera.size_px} pixels but its encoder expects {(size, size)}: its card was changed.")
     terms = anchored_terms if is_anchored(pyramid, model) else spherical_terms
     problem = MultiViewProblem(terms(pyramid, views, model))
+    proposer = _Proposer(problem, pyramid, views, model, options, progress)
     notes, records = model_notes(model, pyramid) + field_notes(model, problem), []
     if starts is None:
-        likeliest, drawn, record = _regress(problem, views, model, pyramid, options.draws, seed, progress)
-        starts, about = likeliest, likeliest[:0]
+        likeliest, drawn, record = proposer.regressed(options.draws, seed)
+        starts, around = likeliest, likeliest[:0]
         records.append(record)
         if not len(drawn.poses):
             missed = "No pose that the model's regressor proposes shows the CT in the X-ray: is it the model of another CT or view?"
-            return Proposal(about, about, about, tuple(records), (*notes, missed))
+            return Proposal(around, around, around, tuple(records), (*notes, missed))
     else:
-        about = starts if spread is None else torch.cat([spread_about(start, pyramid.centre, options.draws, spread, seed) for start in starts])
+        around = starts if spread is None else torch.cat([spread_about(start, pyramid.centre, options.draws, spread, seed) for start in starts])
         likeliest, drawn = starts[:0], scored(problem, starts[:0])
         if model.regressor is not None and options.second_opinion:  # the start may be farther off than its spread says
-            likeliest, drawn, record = _regress(problem, views, model, pyramid, options.second_opinion, seed, progress)
+            likeliest, drawn, record = proposer.regressed(options.second_opinion, seed)
             records.append(record)
-    poses, record = _refine(problem, views, pyramid, about, drawn, options, progress)
+    poses, record = proposer.refined(around, drawn)
     # The starts go on as well: the intensities judge whether the refinement was one.
     return Proposal(torch.cat((poses, starts)), starts, likeliest, (*records, record), notes)
 
@@ -162,51 +163,53 @@ def _rendered_otherwise(model: Model, rendered: Attenuation) -> bool:
     return rendered.model != AttenuationModel() or labels != trained
 
 
-def _regress(
-    problem: MultiViewProblem, views: Sequence[View], model: Model, pyramid: VolumePyramid, count: int, seed: int, progress: ProgressCallback
-) -> tuple[Tensor, Scored, StageRecord]:
-    """(the poses of the mixtures' components, all draws that show the CT, maybe none; the record)."""
-    if model.regressor is None:
-        raise InputError("The model has no regressor and no initial pose is known; expected one of them.")
-    began = time.perf_counter()
-    progress(Progress("regressor", 0, 1))
-    # The regressor knows poses about the centre of the CT it was trained on; on this CT they turn about this one's.
-    its_centre = model.regressor.centre.double()
-    share = -(-count // len(views))
-    found = []
-    for term, view in zip(problem.terms, views):
-        poses = regressed_poses(model, view.radiograph, share, seed, pyramid.device)
-        found.append(invert(term.camera_from_camera1) @ recentred(poses, its_centre, pyramid.centre))
-    components = min(share, model.regressor.config.components)
-    drawn = torch.cat(found)
-    compared = scored(problem, drawn[visible_in_all(views, drawn, pyramid.corners)])
-    progress(Progress("regressor", 1, 1))
-    sizes = tuple(term.projector.camera.size_px for term in problem.terms)
-    score = float(compared.scores[0]) if len(compared.poses) else math.nan
-    pose = tuple(compared.poses[:1].cpu().numpy())
-    record = StageRecord("regressor", "spherical", sizes, len(compared.poses), 0, time.perf_counter() - began, score, poses=pose)
-    likeliest = torch.cat([poses[:components] for poses in found])
-    likeliest = likeliest[visible_in_all(views, likeliest, pyramid.corners)]
-    return likeliest if len(likeliest) else compared.poses[:1], compared, record
+@dataclass(frozen=True)
+class _Proposer:
+    """What the steps of a proposal share; see `propose`."""
 
+    problem: MultiViewProblem
+    pyramid: VolumePyramid
+    views: Sequence[View]
+    model: Model
+    options: LearnedStart
+    progress: ProgressCallback
 
-def _refine(
-    problem: MultiViewProblem,
-    views: Sequence[View],
-    pyramid: VolumePyramid,
-    about: Tensor,
-    drawn: Scored,
-    options: LearnedStart,
-    progress: ProgressCallback,
-) -> tuple[Tensor, StageRecord]:
-    """Levenberg-Marquardt from the most similar and mutually different of poses (M, 4, 4) about a start and of those drawn; what has left the image
-    on the way is dropped."""
-    began = time.perf_counter()
-    name = "spherical LM"
-    progress(Progress(name, 0, options.iterations))
-    poses = Scored.merged((scored(problem, about), drawn)).poses
-    begin = poses[diverse(poses, options.refined, pyramid.centre, APART_DEG, APART_MM)]
-    lm = LMOptions(max_iterations=options.iterations, cost_tolerance=1e-4, step_tolerance_rad=1e-4, step_tolerance_mm=1e-2)
-    found, _, record = refined(problem, begin, lm, name, "spherical", began, progress)
-    poses = found.pose[visible_in_all(views, found.pose, pyramid.corners)]
-    return poses if len(poses) else begin, record
+    def regressed(self, count: int, seed: int) -> tuple[Tensor, Scored, StageRecord]:
+        """(the poses of the mixtures' components, all draws that show the CT, maybe none; the record)."""
+        regressor = self.model.regressor
+        if regressor is None:
+            raise InputError("The model has no regressor and no initial pose is known; expected one of them.")
+        began = time.perf_counter()
+        self.progress(Progress("regressor", 0, 1))
+        share = -(-count // len(self.views))
+        found = []
+        for term, view in zip(self.problem.terms, self.views):
+            poses = regressed_poses(self.model, view.radiograph, share, seed, self.pyramid.device)
+            # The regressor knows poses about the centre of the CT it was trained on; on this CT they turn about this one's.
+            found.append(invert(term.camera_from_camera1) @ recentred(poses, regressor.centre.double(), self.pyramid.centre))
+        compared = scored(self.problem, self._shown(torch.cat(found)))
+        self.progress(Progress("regressor", 1, 1))
+        sizes = tuple(term.projector.camera.size_px for term in self.problem.terms)
+        score = float(compared.scores[0]) if len(compared.poses) else math.nan
+        pose = tuple(compared.poses[:1].cpu().numpy())
+        record = StageRecord("regressor", "spherical", sizes, len(compared.poses), 0, time.perf_counter() - began, score, poses=pose)
+        components = min(share, regressor.config.components)
+        likeliest = self._shown(torch.cat([poses[:components] for poses in found]))
+        return likeliest if len(likeliest) else compared.poses[:1], compared, record
+
+    def refined(self, around: Tensor, drawn: Scored) -> tuple[Tensor, StageRecord]:
+        """Levenberg-Marquardt from the most similar and mutually different of poses (M, 4, 4) around a start and of those drawn; what has left the
+        image on the way is dropped."""
+        began, options = time.perf_counter(), self.options
+        name = "spherical LM"
+        self.progress(Progress(name, 0, options.iterations))
+        poses = Scored.merged((scored(self.problem, around), drawn)).poses
+        begin = poses[diverse(poses, options.refined, self.pyramid.centre, APART_DEG, APART_MM)]
+        lm = LMOptions(max_iterations=options.iterations, cost_tolerance=1e-4, step_tolerance_rad=1e-4, step_tolerance_mm=1e-2)
+        found, _, record = refined(self.problem, begin, lm, name, "spherical", began, self.progress)
+        poses = self._shown(found.pose)
+        return poses if len(poses) else begin, record
+
+    def _shown(self, poses: Tensor) -> Tensor:
+        """Those of poses (B, 4, 4) at which the CT is in the X-rays."""
+        return poses[visible_in_all(self.views, poses, self.pyramid.corners)]

@@ -20,7 +20,7 @@ from ..progress import Progress, ProgressCallback, silent
 from ..rendering.projector import Projector
 from ..similarity.ncc import GlobalNCC
 from .options import MultiStart
-from .problem import PIXELS_AT_ONCE, MultiViewProblem
+from .problem import PIXELS_AT_ONCE, MultiViewProblem, ViewTerm
 from .region import pixel_at_ct
 from .scored import Scored
 
@@ -33,15 +33,6 @@ APART_DEG, APART_MM = 2.0, 4.0
 STEPS_IN_DEPTH, SHIFTS_AT_ONCE = 64, 2**18
 """What bounds a lattice of shifts in all directions: its steps to each side, beyond which they grow longer, and the shifts of all poses together that
 are read out at a time (some 100 MB)."""
-
-
-@dataclass(frozen=True)
-class ScreeningView:
-    """A view at screening resolution: `ViewTerm` with a similarity whose features correlate."""
-
-    projector: Projector
-    similarity: GlobalNCC
-    camera_from_camera1: Tensor
 
 
 def even_normal(count: int, dimensions: int, seed: int) -> Tensor:
@@ -64,7 +55,7 @@ def spread_poses(start: Tensor, centre: Tensor, options: MultiStart, seed: int) 
 
 
 def screen(
-    views: Sequence[ScreeningView], poses: Tensor, radius_mm: float, pixel_mm: float, progress: ProgressCallback = silent, stage: str = "search"
+    views: Sequence[ViewTerm[GlobalNCC]], poses: Tensor, radius_mm: float, pixel_mm: float, progress: ProgressCallback = silent, stage: str = "search"
 ) -> Scored:
     """Each pose at its best shift.
 
@@ -144,7 +135,7 @@ def _lattice(radius_mm: float, step_mm: float, in_depth: bool) -> Tensor:
 class _ShiftSearch:
     """One view's correlation at all shifts of the image."""
 
-    view: ScreeningView
+    view: ViewTerm[GlobalNCC]
     projector: Projector  # onto a grid that is larger by `pad` on each side: a shift brings in what lies there
     pad: int
     fixed_spectrum: Tensor  # (C, rows, columns') of weight * fixed features
@@ -152,7 +143,7 @@ class _ShiftSearch:
     energy: Tensor  # () of the fixed features under the weight
 
     @classmethod
-    def prepare(cls, view: ScreeningView, camera1_from_world: Tensor, radius_mm: float) -> _ShiftSearch:
+    def prepare(cls, view: ViewTerm[GlobalNCC], camera1_from_world: Tensor, radius_mm: float) -> _ShiftSearch:
         """For shifts up to `radius_mm` from poses about as far from the source as the first of these (B, 4, 4)."""
         camera, centre = view.projector.camera, view.projector.centre
         pad = math.ceil(radius_mm / pixel_at_ct(camera, view.camera_from_camera1 @ camera1_from_world, centre)) + 2

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Similarity(Protocol):
@@ -28,7 +31,7 @@ class Similarity(Protocol):
         """(B,), higher is better, comparable between poses; in [-1, 1] for correlations."""
         ...
 
-    def over(self, valid: Tensor) -> Similarity:
+    def over(self, valid: Tensor) -> Self:
         """The same similarity of B moving images of which only the pixels `valid` (B, H, W), bool or weights in [0, 1], mean something.
 
         They count as constant in the pose. The fixed image over them is worked out here, once, however often a residual is asked for then. A second
@@ -36,6 +39,6 @@ class Similarity(Protocol):
         """
         ...
 
-    def of(self, index: Tensor) -> Similarity:
+    def of(self, index: Tensor) -> Self:
         """That of the moving images `index` (M,) alone, int64, of those that `over` was told of."""
         ...

@@ -6,12 +6,16 @@ import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from .standardize import standardize
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PIXELS_AT_ONCE = 2**19
 """Of the fixed image, over as many masks as that makes: its features take several times their size while they are made."""
@@ -75,17 +79,17 @@ class GlobalNCC:
         total = torch.maximum(seen.weight.sum((-2, -1)), LEAST_SHARE * self._whole.weight.sum((-2, -1)))
         return ((seen.weight * features * seen.fixed).sum((-2, -1)) / total).mean(1)
 
-    def over(self, valid: Tensor) -> GlobalNCC:
+    def over(self, valid: Tensor) -> Self:
         """See `Similarity.over`."""
         at_once = max(1, PIXELS_AT_ONCE // self._mask.numel())
         weights = self._mask * valid[:, None].to(self._mask)
         return self._with(_Seen.joined([self._seen_over(part) for part in weights.split(at_once)]))
 
-    def of(self, index: Tensor) -> GlobalNCC:
+    def of(self, index: Tensor) -> Self:
         """See `Similarity.of`."""
         return self if self._seen is self._whole else self._with(self._seen.of(index))
 
-    def _with(self, seen: _Seen) -> GlobalNCC:
+    def _with(self, seen: _Seen) -> Self:
         other = copy(self)
         other._seen = seen
         return other

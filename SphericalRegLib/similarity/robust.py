@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from .base import Similarity
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # Each loss rho(u) behaves as u^2 near zero. (rho, rho' / (2 u)): the second is the weight of iteratively re-weighted least squares.
 Loss = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -73,15 +77,15 @@ class Robust:
         """The inner score: the robust cost has a scale of its own at each pose, the correlation compares poses."""
         return self._inner.score(moving)
 
-    def over(self, valid: Tensor) -> Robust:
+    def over(self, valid: Tensor) -> Self:
         """See `Similarity.over`."""
         return self._with(self._inner.over(valid))
 
-    def of(self, index: Tensor) -> Robust:
+    def of(self, index: Tensor) -> Self:
         """See `Similarity.of`."""
         return self._with(self._inner.of(index))
 
-    def _with(self, inner: Similarity) -> Robust:
+    def _with(self, inner: Similarity) -> Self:
         other = copy(self)
         other._inner = inner
         return other

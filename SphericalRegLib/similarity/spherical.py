@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from SphericalRegLib.geometry.metric import Places
 from SphericalRegLib.geometry.so4 import so4_residual, so4_residual_and_tangent
 from SphericalRegLib.models.encoder import Embedding, SphericalEncoder
 from SphericalRegLib.similarity.forward_mode import along_columns
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 NOISE_RAD = 0.03
 """How far a trained residual is off along a direction of pose space: what weighs it against what is known of the pose beforehand."""
@@ -100,15 +104,15 @@ class SphericalSimilarity:
         """(B,), the negative distance: higher is better, 0 at best."""
         return -self.residual(moving).square().sum(-1).sqrt()
 
-    def over(self, valid: Tensor) -> SphericalSimilarity:
+    def over(self, valid: Tensor) -> Self:
         """See `Similarity.over`: the mask of the DRRs; the X-ray's embedding stays that of its whole mask."""
         return self._with(self._whole * valid[:, None].to(self._whole))
 
-    def of(self, index: Tensor) -> SphericalSimilarity:
+    def of(self, index: Tensor) -> Self:
         """See `Similarity.of`."""
         return self if self._seen is self._whole else self._with(self._seen[index])
 
-    def _with(self, seen: Tensor) -> SphericalSimilarity:
+    def _with(self, seen: Tensor) -> Self:
         other = copy(self)
         other._seen = seen
         return other

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import copy
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from .base import Similarity
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Stacked:
@@ -46,15 +50,15 @@ class Stacked:
         """The weighted mean of the parts' scores."""
         return torch.stack([weight * part.score(moving) for part, weight in self._pairs()]).sum(0)
 
-    def over(self, valid: Tensor) -> Stacked:
+    def over(self, valid: Tensor) -> Self:
         """See `Similarity.over`."""
         return self._with([part.over(valid) for part in self._parts])
 
-    def of(self, index: Tensor) -> Stacked:
+    def of(self, index: Tensor) -> Self:
         """See `Similarity.of`."""
         return self._with([part.of(index) for part in self._parts])
 
-    def _with(self, parts: Sequence[Similarity]) -> Stacked:
+    def _with(self, parts: Sequence[Similarity]) -> Self:
         other = copy(self)
         other._parts = tuple(parts)
         return other

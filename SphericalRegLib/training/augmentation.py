@@ -7,19 +7,25 @@ registration meets is one point in the middle of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.nist import linear_attenuation
-from SphericalRegLib.models.local_contrast import blur, gaussian_kernel
+from SphericalRegLib.models.local_contrast import blur, gaussian_window
 
 Range = tuple[float, float]
 
 DARKEST = 0.02
 """What a display of the logarithm shows as black at least, over the mean signal: the logarithm of nothing has no end."""
+
+
+SHARES = ("clip_low", "clip_high", "collimator_depth", "missed_as_air")
+"""Fields of `DomainRandomization` that cannot exceed 1, beside those that are called a share."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,18 @@ class DomainRandomization:
     tool_share: float = 0.2
     tools: int = 2
 
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value, most = getattr(self, item.name), 1.0 if item.name in SHARES or item.name.endswith("_share") else math.inf
+            low, high = value if isinstance(value, tuple) else (0, value)
+            if not 0 <= low <= high <= most or high == math.inf:
+                raise InputError(f"The look of the X-rays has {item.name} {value}; expected {_expected(value, most)}.")
+        if self.lines < 1 or min(self.energy_kev[0], self.log_offset[0], self.logarithmic_offset[0]) <= 0:
+            raise InputError(
+                f"The look of the X-rays has {self.lines} lines of energies {self.energy_kev} keV, and logarithms of grey values plus "
+                f"{self.log_offset} or {self.logarithmic_offset}; expected one line or more, and energies and offsets above zero."
+            )
+
     def __call__(self, water_mm: Tensor, bone_mm: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Make X-rays.
 
@@ -119,6 +137,11 @@ class DomainRandomization:
             total = total + weight * torch.exp(-(water * water_mm + gain * bone * bone_mm))
             weights = weights + weight
         return total / weights
+
+
+def _expected(value: object, most: float) -> str:
+    what = "two ascending numbers, neither negative" if isinstance(value, tuple) else "a number that is not negative"
+    return what if most == math.inf else f"{what} nor above {most:g}"
 
 
 class _Draw:
@@ -181,7 +204,7 @@ class _Draw:
 def _blur_each(image: Tensor, sigma_px: float) -> Tensor:
     if sigma_px < 0.2:
         return image
-    kernel = gaussian_kernel(sigma_px, image.dtype, image.device)
+    kernel = gaussian_window(sigma_px, image.dtype, image.device)
     return blur(image, kernel) / blur(torch.ones_like(image[:1]), kernel)
 
 

@@ -50,5 +50,4 @@ class Batches:
         xray, mask, truth = self.xrays(scene)
         start = self.options.perturbation.sample(truth.cpu(), scene.centre.cpu(), self.generator).to(self.device)
         shown = mask * scene.drr.validity(start)[:, None]
-        reference = self.options.poses.middle(self.camera, scene.centre.cpu()).to(self.device)
-        return Batch(xray, mask, scene.drr.project(start).detach(), shown, truth, start, scene.centre, reference)
+        return Batch(xray, mask, scene.drr.project(start).detach(), shown, truth, start, self.options.places(self.camera, scene.centre))

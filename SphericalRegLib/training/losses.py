@@ -12,12 +12,14 @@ poses do have it as their similarity, and its gradient. `anchor` asks for that, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from SphericalRegLib.geometry.metric import PoseMetric
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.metric import Places, PoseMetric
 from SphericalRegLib.geometry.se3 import retract
 from SphericalRegLib.models.encoder import Embedding, SphericalEncoder
 from SphericalRegLib.optimization.levenberg_marquardt import damped_step
@@ -51,6 +53,24 @@ class LossWeights:
     metric: PoseMetric = field(default_factory=PoseMetric)
     soft: float = 0.05
 
+    def __post_init__(self) -> None:
+        asked = (self.anchor, self.gradient, self.magnitude, self.pairs, self.refinement)
+        if not all(0 <= weight < math.inf for weight in asked) or not any(asked):
+            raise InputError(
+                f"The loss has the weights anchor {self.anchor}, gradient {self.gradient}, magnitude {self.magnitude}, pairs {self.pairs} and "
+                f"refinement {self.refinement}; expected zero or positive numbers, and one at least that is not zero."
+            )
+        if self.refinement_steps < 1 or not 0 < self.soft < math.inf:
+            raise InputError(
+                f"The loss has {self.refinement_steps} steps of refinement and trusts directions beyond {self.soft} rad; expected at least one step "
+                "and a positive number."
+            )
+
+    @property
+    def anchors(self) -> bool:
+        """Whether embeddings have their places."""
+        return self.anchor > 0
+
     @property
     def need_derivatives(self) -> bool:
         """Whether a term needs the image Jacobian, which costs several times what the others do."""
@@ -58,7 +78,7 @@ class LossWeights:
 
     def fit(self, embedding: Embedding) -> bool:
         """Poses have a place in SO(4) alone."""
-        return embedding == "so4" or not self.anchor
+        return embedding == "so4" or not self.anchors
 
 
 GRADIENT_MATCHING = LossWeights(anchor=0.0, gradient=1.0, magnitude=0.5, pairs=0.5)
@@ -73,8 +93,7 @@ class Batch:
         xray, mask: (B, 1, S, S) X-rays and where they are valid.
         drr, drr_mask: (B, S, S) and (B, 1, S, S); the mask leaves out what lies beyond the CT as well.
         true_pose, drr_pose: (B, 4, 4) camera_from_world of X-rays and DRRs.
-        centre: (3,), the CT's centre.
-        reference: (4, 4), the pose whose place in SO(4) is the identity.
+        places: where poses lie in SO(4), about the CT's centre; its metric is the losses'.
     """
 
     xray: Tensor
@@ -83,29 +102,28 @@ class Batch:
     drr_mask: Tensor
     true_pose: Tensor
     drr_pose: Tensor
-    centre: Tensor
-    reference: Tensor
+    places: Places
 
 
 def spherical_loss(fixed: Tensor, moving: Tensor, batch: Batch, kind: Embedding, weights: LossWeights) -> tuple[Tensor, dict[str, float]]:
     """Terms that look at embeddings alone, (B, K, 2, 4) of X-rays and DRRs; and the figures worth watching."""
     residual = embedding_residual(fixed, moving, kind)
     squared = residual.square().sum(-1)
-    distance = weights.metric.way(batch.drr_pose, batch.true_pose, batch.centre).norm(dim=-1).to(residual)
+    distance = batch.places.log(batch.drr_pose, batch.true_pose).norm(dim=-1).to(residual)
     figures = {"ratio": float((squared.detach().sqrt() / distance.clamp_min(1e-6)).median())}
     loss = residual.new_zeros(())
-    if weights.anchor:
+    if weights.anchors:
         for name, pose, made in (("X-ray off", batch.true_pose, fixed), ("DRR off", batch.drr_pose, moving)):
-            place = weights.metric.in_so4(pose, batch.reference, batch.centre).to(made)[:, None].expand_as(made)
+            place = batch.places.of(pose).to(made)[:, None].expand_as(made)
             off = _length(embedding_residual(place, made)).mean()
             loss, figures[name] = loss + weights.anchor * off, float(off.detach())
     if weights.magnitude:
         loss = loss + weights.magnitude * (_length(residual) - distance).abs().mean()
     if weights.pairs:
-        # X-ray i and DRR j are compared with i's mask on neither side but its own: masks differ, so only the embeddings are paired, not the images.
+        # Embeddings are paired, not images: each was made under its own mask.
         between = _length(embedding_residual(fixed[:, None], moving[None], kind))
         here, there = torch.broadcast_tensors(batch.drr_pose[None], batch.true_pose[:, None])
-        apart = weights.metric.way(here, there, batch.centre).norm(dim=-1).to(residual)
+        apart = batch.places.log(here, there).norm(dim=-1).to(residual)
         loss = loss + weights.pairs * ((between - apart) / (apart + 2 * weights.soft)).abs().mean()
     return loss, figures
 
@@ -116,8 +134,8 @@ def gradient_loss(encoder: SphericalEncoder, batch: Batch, drr_jacobian: Tensor,
     fixed, moving = encoder(batch.xray, batch.mask), encoder(drr[:, None], batch.drr_mask)
     squared = embedding_residual(fixed, moving, encoder.config.embedding).square().sum(-1)
     (image_gradient,) = torch.autograd.grad(squared.sum(), drr, create_graph=True)
-    gradient = weights.metric.gradient(batch.drr_pose, torch.einsum("bhw,bhwk->bk", image_gradient, drr_jacobian))
-    wanted = -2 * weights.metric.way(batch.drr_pose, batch.true_pose, batch.centre).to(gradient)
+    gradient = batch.places.metric.gradient(batch.drr_pose, torch.einsum("bhw,bhwk->bk", image_gradient, drr_jacobian))
+    wanted = -2 * batch.places.log(batch.drr_pose, batch.true_pose).to(gradient)
     error = (gradient - wanted).square().sum(-1) / (wanted.norm(dim=-1) + weights.soft).square()
     cosine = torch.nn.functional.cosine_similarity(gradient.detach(), wanted, dim=-1).mean()
     # One wild sample must not undo a batch's work: beyond the bound its gradient is dropped.
@@ -129,7 +147,7 @@ def _length(residual: Tensor) -> Tensor:
     return (residual.square().sum(-1) + 1e-6).sqrt()
 
 
-def refinement_loss(problem: LeastSquaresProblem, start: Tensor, true_pose: Tensor, centre: Tensor, weights: LossWeights) -> Tensor:
+def refinement_loss(problem: LeastSquaresProblem, start: Tensor, true_pose: Tensor, places: Places, weights: LossWeights) -> Tensor:
     """Mean share of the distance to the true pose (B, 4, 4) that is left after unrolled damped steps from `start` (B, 4, 4).
 
     The steps are those of `levenberg_marquardt` with the damping held and every step taken: a rejected one would teach nothing. A first step
@@ -137,17 +155,17 @@ def refinement_loss(problem: LeastSquaresProblem, start: Tensor, true_pose: Tens
 
     Args:
         problem: residual and Jacobian with a graph to the weights (`paired.PairedProblem`).
-        start, true_pose: (B, 4, 4); centre: (3,), the CT's; weights: see `LossWeights`.
+        start, true_pose: (B, 4, 4); places: see `Batch`; weights: see `LossWeights`.
     """
     pose, index = start, torch.arange(len(start), device=start.device)
-    before = weights.metric.way(start, true_pose, centre).norm(dim=-1)
+    before = places.log(start, true_pose).norm(dim=-1)
     longest = 2 * before + weights.soft
     for _ in range(weights.refinement_steps):
         model = linearize(problem, pose, index)
         delta, _ = damped_step(model, torch.full_like(model.cost.detach(), REFINEMENT_DAMPING), 1e-6)
         delta = torch.where(torch.isfinite(delta).all(-1, keepdim=True), delta, 0.0)
         # An untrained network's steps lead anywhere: beyond twice the way there only their direction counts.
-        length = weights.metric.coordinates(pose, delta).norm(dim=-1)
-        pose = retract(pose, delta * (longest / length.clamp_min(1e-12)).clamp_max(1.0)[:, None], centre)
-    after = (weights.metric.way(pose, true_pose, centre).square().sum(-1) + 1e-8).sqrt()
+        length = places.metric.coordinates(pose, delta).norm(dim=-1)
+        pose = retract(pose, delta * (longest / length.clamp_min(1e-12)).clamp_max(1.0)[:, None], places.centre)
+    after = (places.log(pose, true_pose).square().sum(-1) + 1e-8).sqrt()
     return (after / (before + weights.soft)).clamp_max(5.0).mean()

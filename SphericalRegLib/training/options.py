@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.metric import Places
 from SphericalRegLib.geometry.pose_range import PoseRange
 from SphericalRegLib.models.encoder import EncoderConfig
 from SphericalRegLib.models.regressor import RegressorConfig
@@ -19,6 +20,9 @@ from .poses import Perturbation
 from .validation import ValidationOptions
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from SphericalRegLib.geometry.camera import Camera
     from SphericalRegLib.models.checkpoint import Model
 
 
@@ -41,7 +45,7 @@ class TrainingOptions:
         seed: of everything random.
         checkpoint_seconds: how often the state is saved for a resume.
         accumulate: batches whose gradients are added up to one step.
-        precision: "float32", or "bfloat16" for the convolutions and transformer blocks.
+        precision: "float32", or "bfloat16" for the convolutions and transformer blocks, but where losses need the image Jacobian.
         validation: how the training is watched.
         stop_below_mm: end as soon as the validation's median error after Levenberg-Marquardt is below this.
         patience: end after so many validations in a row in which that error did not fall below its lowest so far. Not before half of the encoder's
@@ -79,19 +83,42 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         counts = (self.batch, self.derivative_batch, self.accumulate, 1 if self.iterations is None else self.iterations)
-        if not self.minutes > 0 or min(counts) < 1:
+        if not 0 < self.minutes < math.inf or min(counts) < 1:
             raise InputError(
                 f"A training takes {self.minutes} minutes or {self.iterations} steps of {self.accumulate} x {self.batch} X-rays; "
                 "expected positive numbers."
             )
         if not 0 <= self.regressor_share < 1:
             raise InputError(f"The regressor's share of the training is {self.regressor_share}; expected at least 0 and less than 1.")
+        if not 0 <= self.goes_on_share <= 1 or not 0 <= self.warm_up < 1:
+            raise InputError(
+                f"The patient goes on beyond the CT in a share of {self.goes_on_share}, and the learning rate rises for {self.warm_up} of the time; "
+                "expected shares from 0 to 1, and some time for its fall."
+            )
+        rates = (self.learning_rate, self.weight_decay, self.checkpoint_seconds)
+        if not all(0 <= rate < math.inf for rate in rates) or not self.learning_rate or self.seed < 0:
+            raise InputError(
+                f"The learning rate is {self.learning_rate}, the weight decay {self.weight_decay}, the time between saved states "
+                f"{self.checkpoint_seconds} s and the seed {self.seed}; expected a positive rate, and nothing negative."
+            )
+        if (self.stop_below_mm is not None and not self.stop_below_mm >= 0) or (self.patience is not None and self.patience < 1):
+            raise InputError(
+                f"The training ends below {self.stop_below_mm} mm, or after {self.patience} validations without a gain; expected no negative "
+                "distance, and one validation or more."
+            )
         if self.precision not in PRECISIONS:
             raise InputError(f"The precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}.")
         if not 0 <= self.image_weight < math.inf:
             raise InputError(f"The image loss has a weight of {self.image_weight}; expected zero or a positive number.")
         if not self.loss.fit(self.encoder.embedding):
-            raise InputError(f"Embeddings of the kind {self.encoder.embedding!r} have no place for poses: the loss 'anchor' needs 'so4'.")
+            raise InputError(
+                f"Embeddings of the kind {self.encoder.embedding!r} have no place for poses: the loss 'anchor' needs 'so4'; expected an anchor of 0 "
+                "there, and another loss (gradient, say)."
+            )
+
+    def places(self, camera: Camera, centre: Tensor) -> Places:
+        """Where embeddings of a CT with that centre (3,) are anchored."""
+        return Places.around(self.poses, self.loss.metric, camera, centre)
 
     def based_on(self, base: Model | None) -> TrainingOptions:
         """The options with a base's networks; a regressor that it does not have is made with the trunk of its encoder."""

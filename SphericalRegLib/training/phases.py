@@ -82,15 +82,15 @@ class RegressorPhase(Phase):
         scene = batches.scene()
         xray, mask, truth = batches.xrays(scene)
         alive()
-        about = self.network.centre  # of the first CT: the pose is what it would be if this CT's centre lay there
-        pose = recentred(truth, scene.centre, about.to(truth)).float()
+        centre = self.network.centre  # of the first CT: the pose is what it would be if this CT's centre lay there
+        pose = recentred(truth, scene.centre, centre.to(truth)).float()
         with overridden(in_precision(self.options.precision, [self.network.trunk])):
             mixture = self.network(xray, mask)
-        loss = mixture.negative_log_likelihood(pose, about).mean()
+        loss = mixture.negative_log_likelihood(pose, centre).mean()
         figures = {"pose nll": float(loss.detach())}
         if self.options.image_weight:
             alive()
-            seen = recentred(mixture.likeliest_for(pose, about), about, scene.centre.to(pose))
+            seen = recentred(mixture.likeliest_for(pose, centre), centre, scene.centre.to(pose))
             unlike = image_loss(scene.drr, seen, truth).mean()
             loss, figures["image off"] = loss + self.options.image_weight * unlike, float(unlike.detach())
         return loss, figures
@@ -125,10 +125,10 @@ class EncoderPhase(Phase):
             both = encoder(torch.cat((batch.xray, batch.drr[:, None])), torch.cat((batch.mask, batch.drr_mask)))
             fixed, moving = both.split(len(batch.xray))
             loss, figures = spherical_loss(fixed, moving, batch, encoder.config.embedding, options.loss)
-            if options.loss.need_derivatives:
-                alive()
-                extra, more = self._derivative_loss(scene, batch)
-                loss, figures = loss + extra, {**figures, **more}
+        if options.loss.need_derivatives:  # in float32 whatever the precision: derivatives by forward mode know of no autocast
+            alive()
+            extra, more = self._derivative_loss(scene, batch)
+            loss, figures = loss + extra, {**figures, **more}
         return loss, figures
 
     def _derivative_loss(self, scene: TrainingScene, batch: Batch) -> tuple[Tensor, dict[str, float]]:
@@ -142,7 +142,7 @@ class EncoderPhase(Phase):
             loss = loss + weights.gradient * error
         if weights.refinement:
             problem = PairedProblem(encoder, encoder(part.xray, part.mask), part.mask, scene.drr)
-            left = refinement_loss(problem, part.drr_pose, part.true_pose, scene.centre, weights)
+            left = refinement_loss(problem, part.drr_pose, part.true_pose, batch.places, weights)
             loss = loss + weights.refinement * left
             figures["left"] = float(left.detach())
         return loss, figures

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.se3 import retract
 
 
@@ -18,6 +19,13 @@ class Perturbation:
     rotation_deg: float = 20.0
     in_plane_mm: float = 35.0
     depth_mm: float = 50.0
+
+    def __post_init__(self) -> None:
+        if not all(0 <= value < math.inf for value in (self.rotation_deg, self.in_plane_mm, self.depth_mm)):
+            raise InputError(
+                f"DRRs are taken {self.rotation_deg} deg, {self.in_plane_mm} mm and {self.depth_mm} mm from the truth; expected numbers that are not "
+                "negative."
+            )
 
     def sample(self, camera_from_world: Tensor, centre: Tensor, generator: torch.Generator) -> Tensor:
         """Perturb poses (B, 4, 4): rotations about the CT's centre (world axes), translations along the camera's axes."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.attenuation import attenuation
-from SphericalRegLib.imaging.identity import CtIdentity, ct_identity
+from SphericalRegLib.imaging.identity import ct_identity
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.models.checkpoint import Model, load_model, save_model
 from SphericalRegLib.progress import ProgressCallback, silent
@@ -23,10 +22,8 @@ from SphericalRegLib.registration.result import software_versions
 from .files import check_target, state_path
 from .options import TrainingOptions
 from .parallel import ALONE, Group
+from .recipe import Recipe, sha256_of
 from .trainer import Trainer
-
-EARLIER = {"look": {"logarithmic_share": 0.0, "round_share": 0.0, "missed_share": 0.0}}
-"""What a training did before it had these options, where that is not what their defaults do."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def train(
     if resume:
         trainer.resume(state_path(out))
     trained = trainer.run(progress, state_path(out))
-    card = {**card_of(about, options, trainer.device), "base_sha256": _sha256(base), "processes": group.size, **trained.card}
+    card = {**card_of(about, options, trainer.device), "base_sha256": sha256_of(base), "processes": group.size, **trained.card}
     model = Model(trained.encoder, trained.regressor, trained.camera, card)
     if group.rank > 0:
         return model
@@ -112,32 +109,14 @@ def trained(
     if begun or not out.exists():
         return train(volumes, camera, options, out, about=about, base=base, resume=begun, device=device, progress=progress)
     model = load_model(out, device)
-    cts = [ct_identity(attenuation(volume, labels=options.labels), volume.name).to_dict() for volume in volumes]
-    asked, default = (json.loads(json.dumps(asdict(values))) for values in (options.based_on(base), TrainingOptions()))
-    same_options = _completed(model.card.get("training", {}), _completed(EARLIER, default)) == asked
-    alike = same_options and model.camera == camera and _alike(cts, model.card.get("cts", []))
-    if not alike or model.card.get("base_sha256", "") != _sha256(base):
-        raise InputError(f"{out} was trained with other options or CTs: choose another folder, or delete it")
+    cts = [ct_identity(attenuation(volume, labels=options.labels), volume.name) for volume in volumes]
+    try:
+        different = Recipe.of(options.based_on(base), camera, cts, base).differences(Recipe.of_model(model))
+    except (KeyError, TypeError, ValueError):
+        different = ["card"]
+    if different:
+        raise InputError(f"{out} was trained with another {', '.join(different)}: choose another folder, or delete it")
     return model
-
-
-def _completed(found: Any, default: Any) -> Any:
-    """Options of a card with those that came later, as `default` has them."""
-    if not (isinstance(found, dict) and isinstance(default, dict)):
-        return found
-    return {**default, **{name: _completed(value, default.get(name)) for name, value in found.items()}}
-
-
-def _sha256(base: Model | None) -> str:
-    """Which base, by its weights; empty without one."""
-    return "" if base is None else base.identity.get("sha256", "")
-
-
-def _alike(expected: list[dict[str, Any]], found: list[dict[str, Any]]) -> bool:
-    """Whether two lists name the same CTs in the same order."""
-    if len(expected) != len(found):
-        return False
-    return all(CtIdentity.from_dict(a).differs_from(CtIdentity.from_dict(b)) is None for a, b in zip(expected, found))
 
 
 def card_of(about: About, options: TrainingOptions, device: torch.device) -> dict[str, Any]:

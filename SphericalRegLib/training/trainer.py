@@ -1,26 +1,22 @@
-"""The training loop: one phase after the other, for one CT or for several; its clock, its state on disk, and how it is watched."""
+"""The training loop: one phase after the other, for one CT or for several, saved and watched on the way."""
 
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.se3 import recentred
 from SphericalRegLib.imaging.attenuation import attenuation
-from SphericalRegLib.imaging.files import write_atomically
 from SphericalRegLib.imaging.identity import ct_identity
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.models.checkpoint import Model
@@ -30,16 +26,13 @@ from SphericalRegLib.progress import Cancelled, Progress, ProgressCallback, sile
 
 from . import parallel
 from .batches import Batches
+from .clock import Clock, why_stop
 from .options import TrainingOptions
 from .phases import EncoderPhase, Phase, RegressorPhase
+from .recipe import PACE, Recipe
 from .scene import TrainingScene
+from .state import Count, State, moments_of, read_state, restore_moments, write_state
 from .validation import Validation
-
-FORMAT = "sphericalreg training 4"
-"""Of a state on disk."""
-
-COUNTED = ("iteration", "steps_lost", "seconds", "figures", "curve", "stopped")
-"""What a trainer keeps count of, and its state with it."""
 
 
 class Trainer:
@@ -70,7 +63,8 @@ class Trainer:
         self.options, self.camera, self.device = options, camera, torch.device(device)
         self.group = group
         self.generator = torch.Generator().manual_seed(_seed_of(options.seed, group.rank, 0))
-        self.cts = [ct_identity(attenuation(volume, labels=options.labels), volume.name) for volume in volumes]
+        cts = [ct_identity(attenuation(volume, labels=options.labels), volume.name) for volume in volumes]
+        self.recipe = Recipe.of(options, camera, cts, base)
         self.scenes = [TrainingScene.of(volume, camera, device, options.labels) for volume in volumes]
         with torch.random.fork_rng(devices=[]):  # whoever called goes on with its own random numbers
             torch.default_generator.manual_seed(options.seed)
@@ -81,15 +75,10 @@ class Trainer:
         networks = [network for network in (self.encoder, self.regressor) if network is not None]
         self.networks = nn.ModuleList(networks).to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.batches = Batches(self.scenes, camera, options, self.generator, self.device)
-        self.base = None if base is None else base.identity.get("sha256", "")
+        self.fresh = base is None
         self.phases = self._make_phases()
-        self.iteration = 0
-        self.steps_lost = 0
-        self.seconds = 0.0
-        self.resumed_at = (0.0, 0.0)
-        self.figures: dict[str, float] = {}
-        self.curve: list[dict[str, float]] = []
-        self.stopped = ""
+        self.count = Count()
+        self.clock = Clock(options)
         self.validation: Validation | None = None
 
     def _make_regressor(self, base: Model | None) -> PoseRegressor | None:
@@ -110,13 +99,18 @@ class Trainer:
         share, regressor = self.options.regressor_share, self.regressor
         if regressor is None or not share:
             return (EncoderPhase(self.encoder, 0.0, 1.0, self.options, None),)
-        trunk = regressor.trunk if self.base is None else None
+        trunk = regressor.trunk if self.fresh else None
         return RegressorPhase(regressor, 0.0, share, self.options), EncoderPhase(self.encoder, share, 1.0, self.options, trunk)
 
     def phase(self) -> Phase:
         """Whose turn it is now."""
-        share = self._share_done(self.seconds)
+        share = self.share_done
         return next((phase for phase in self.phases if share < phase.ends), self.phases[-1])
+
+    @property
+    def share_done(self) -> float:
+        """How much of the training lies behind, in [0, 1]."""
+        return self.clock.share_done(self.count.iteration, self.count.seconds)
 
     def run(self, progress: ProgressCallback = silent, state_path: Path | None = None) -> Model:
         """Train for what is left of the time; the state goes to `state_path` now and then, after each validation, at the end, and
@@ -130,7 +124,7 @@ class Trainer:
         self._check_length()
         first = self.group.rank == 0
         if not first:  # a resumed state is the first process's; the others must not draw what it draws
-            self.generator.manual_seed(_seed_of(self.options.seed, self.group.rank, self.iteration))
+            self.generator.manual_seed(_seed_of(self.options.seed, self.group.rank, self.count.iteration))
         tell = _Deferred(progress if first else silent, self.group.size > 1)
         try:
             self._train(tell, state_path if first else None)
@@ -138,7 +132,7 @@ class Trainer:
             self._save(state_path if first else None)
             raise
         self._save(state_path if first else None)
-        if self._encoder_is_random() and not self.stopped:
+        if self._encoder_is_random() and not self.count.stopped:
             raise InputError(
                 f"The training's {self.options.minutes:g} minutes were over before the encoder's turn, whose weights are random still: resume it "
                 "with more minutes."
@@ -147,34 +141,35 @@ class Trainer:
 
     def _check_length(self) -> None:
         steps, minutes, begins = self.options.iterations, self.options.minutes, self.phases[-1].begins
-        if self.stopped or not self._encoder_is_random():
+        if self.count.stopped or not self._encoder_is_random():
             return
         if steps is not None and (steps - 1) / steps < begins:
             raise InputError(f"A training of {steps} steps is over before the encoder's turn, after {begins:.0%} of them; expected more steps.")
-        if steps is None and self.seconds >= 60 * minutes:
+        if steps is None and self.count.seconds >= 60 * minutes:
             raise InputError(
-                f"This training has had {self.seconds / 60:.2g} minutes and is to have {minutes:g}, but the encoder's turn is still to come; "
+                f"This training has had {self.count.seconds / 60:.2g} minutes and is to have {minutes:g}, but the encoder's turn is still to come; "
                 "expected more minutes."
             )
 
     def _encoder_is_random(self) -> bool:
-        """Whether it has had no step; a base's has had its training."""
-        return self.base is None and self.phases[-1].began_at is None
+        """Whether it has had no step; a base's has had its training. (A turn whose first step was cancelled has begun.)"""
+        return self.fresh and self.phases[-1].began_at in (None, self.count.iteration)
 
     def _train(self, tell: _Deferred, state_path: Path | None) -> None:
-        if self._validation_is_due() and self.iteration > (self.curve[-1]["iterations"] if self.curve else 0):  # one that was cancelled
+        count = self.count
+        if self._validation_is_due() and count.iteration > (count.curve[-1]["iterations"] if count.curve else 0):  # one that was cancelled
             self._validate(tell)
             self._save(state_path)
         saved = time.perf_counter()
-        began = saved - self.seconds
-        while self._share_done(self.seconds) < 1 and not self.stopped:
+        began = saved - count.seconds
+        while self.share_done < 1 and not count.stopped:
             self._remember(self.step(lambda: tell(self._report())))
-            self.seconds = self.group.from_first(time.perf_counter() - began)
+            count.seconds = self.group.from_first(time.perf_counter() - began)
             tell(self._report())
             validate = self._validation_is_due()
             if validate:
                 self._validate(tell)
-                began = time.perf_counter() - self.seconds  # watching is not training
+                began = time.perf_counter() - count.seconds  # watching is not training
             if self.group.from_first(tell.cancelled):
                 raise Cancelled
             # After a validation too: whoever looks on from another process reads the curve there.
@@ -183,79 +178,63 @@ class Trainer:
                 saved = time.perf_counter()
 
     def _save(self, state_path: Path | None) -> None:
-        if state_path is not None and self.iteration:
+        if state_path is not None:
             self.save_state(state_path)
 
     def _remember(self, figures: dict[str, float]) -> None:
         """A running mean of each figure."""
         known = {name: value for name, value in figures.items() if np.isfinite(value)}
-        self.figures |= {name: 0.98 * self.figures.get(name, value) + 0.02 * value for name, value in known.items()}
+        figures = self.count.figures
+        figures |= {name: 0.98 * figures.get(name, value) + 0.02 * value for name, value in known.items()}
 
     def _validation_is_due(self) -> bool:
-        return int(self._share_done(self.seconds) * self.options.validation.times + 1e-9) > len(self.curve)
+        return int(self.share_done * self.options.validation.times + 1e-9) > len(self.count.curve)
 
     def _validate(self, progress: ProgressCallback) -> None:
         """One more point of the curve; says when enough is enough."""
-        options, first = self.options, self.group.rank == 0
-        if self.validation is None and first:
-            self.validation = Validation(self.scenes, options.poses, options.look, options.validation)
-        figures: dict[str, float] = {}
-        if self.validation is not None:
-            figures = self.validation(self.encoder, self.regressor, options.loss, progress)
-        self.curve.append({"seconds": self.seconds, "iterations": self.iteration, **self.group.from_first(figures)})
-        # Of the encoder alone: while the regressor has its turn, the similarity stays what it was.
+        count = self.count
+        if self.validation is None and self.group.rank == 0:
+            self.validation = Validation(self.scenes, self.options)
+        figures = {} if self.validation is None else self.validation(self.encoder, self.regressor, progress)
+        count.curve.append({"seconds": count.seconds, "iterations": count.iteration, **self.group.from_first(figures)})
         encoder = self.phases[-1]
         begun = encoder.began_at
-        errors = [point["mtre_mm"] for point in self.curve if begun is not None and point["iterations"] > begun]
-        if options.stop_below_mm is not None and errors and errors[-1] < options.stop_below_mm:
-            self.stopped = f"the validation's median error fell below {options.stop_below_mm:g} mm"
-        late = len(errors) > options.validation.times * (1 - encoder.begins) / 2
-        before, recent = (errors[: -options.patience], errors[-options.patience :]) if options.patience is not None else ([], [])
-        if late and before and min(recent) >= min(before):
-            self.stopped = f"the validation's median error did not fall for {options.patience} validations"
-
-    def _share_done(self, elapsed: float) -> float:
-        """How much of the training lies behind, in [0, 1]."""
-        options = self.options
-        if options.iterations is not None:
-            return self.iteration / options.iterations
-        share, seconds = self.resumed_at  # with other minutes than before, what is left takes what is left of them
-        left = 60 * options.minutes - seconds
-        return min(1.0, share + (1 - share) * (elapsed - seconds) / left) if left > 0 else 1.0
+        errors = [point["mtre_mm"] for point in count.curve if begun is not None and point["iterations"] > begun]
+        count.stopped = why_stop(errors, self.options, encoder.begins)
 
     def _report(self) -> Progress:
         """Progress in steps where these are counted, in seconds otherwise."""
-        options = self.options
-        rate = self.iteration * options.batch * options.accumulate * self.group.size / max(self.seconds, 1e-9)
-        shown = [f"{name} {self.figures[name]:.2f}" for name in ("DRR off", "loss") if name in self.figures]
-        if self.curve:
-            shown.append(f"validation {self.curve[-1]['mtre_mm']:.1f} mm")
-        if self.steps_lost:
-            shown.append(f"{self.steps_lost} steps lost")
+        options, count = self.options, self.count
+        rate = count.iteration * options.batch * options.accumulate * self.group.size / max(count.seconds, 1e-9)
+        shown = [f"{name} {count.figures[name]:.2f}" for name in ("DRR off", "loss") if name in count.figures]
+        if count.curve:
+            shown.append(f"validation {count.curve[-1]['mtre_mm']:.1f} mm")
+        if count.steps_lost:
+            shown.append(f"{count.steps_lost} steps lost")
         message = ", ".join((f"{rate:.0f} X-rays/s", *shown))
         if options.iterations is not None:
-            return Progress("training", self.iteration, options.iterations, message, cost=self.figures.get("loss"))
+            return Progress("training", count.iteration, options.iterations, message, cost=count.figures.get("loss"))
         budget = max(1, round(60 * options.minutes))
-        return Progress("training, seconds", min(round(self.seconds), budget), budget, message, cost=self.figures.get("loss"))
+        return Progress("training, seconds", min(round(count.seconds), budget), budget, message, cost=count.figures.get("loss"))
 
     def step(self, alive: Callable[[], None] = lambda: None) -> dict[str, float]:
         """One optimiser step; the figures of its losses. `alive` is called on the way: a step that it cancels has not happened."""
         phase = self.phase()
         if phase.began_at is None:
-            phase.begin(self.iteration)
-            self.figures.pop("loss", None)  # another one from now on
-        phase.set_learning_rate(self._share_done(self.seconds))
+            phase.begin(self.count.iteration)
+            self.count.figures.pop("loss", None)  # another one from now on
+        phase.set_learning_rate(self.share_done)
         before = self.generator.get_state()
         try:
             figures = self._backward(phase, alive)
         except Cancelled:
             self.generator.set_state(before)
             raise
-        if not phase.shorten_gradient():
-            self.steps_lost += 1
         self.group.average_gradients(phase.network.parameters())  # the weights stay the same everywhere
+        if not phase.shorten_gradient():
+            self.count.steps_lost += 1
         phase.optimizer.step()
-        self.iteration += 1
+        self.count.iteration += 1
         return figures
 
     def _backward(self, phase: Phase, alive: Callable[[], None]) -> dict[str, float]:
@@ -274,81 +253,44 @@ class Trainer:
 
     def model(self) -> Model:
         """The networks as they are, with a model card."""
+        count = self.count
         card: dict[str, Any] = {
-            "cts": [ct.to_dict() for ct in self.cts],
+            "cts": [ct.to_dict() for ct in self.recipe.cts],
             "training": asdict(self.options),
-            "iterations": self.iteration,
-            "steps_lost": self.steps_lost,
-            "seconds": self.seconds,
-            "figures": self.figures,
-            "validation": self.curve[-1] if self.curve else {},
-            "curve": self.curve,
-            "stopped": self.stopped or "at its end",
+            "iterations": count.iteration,
+            "steps_lost": count.steps_lost,
+            "seconds": count.seconds,
+            "figures": count.figures,
+            "validation": count.curve[-1] if count.curve else {},
+            "curve": count.curve,
+            "stopped": count.stopped or "at its end",
         }
         return Model(self.encoder, self.regressor, self.camera, card)
 
-    def _identity(self) -> dict[str, Any]:
-        """What must be the same when a training goes on."""
-        cts = [ct.to_dict() for ct in self.cts]
-        return json.loads(json.dumps({"options": asdict(self.options), "camera": self.camera.to_dict(), "cts": cts, "base": self.base}))
-
     def save_state(self, path: Path) -> None:
-        """Everything a resume needs, in one safetensors file that is complete or absent."""
-        tensors: dict[str, Tensor] = {f"network.{name}": value for name, value in self.networks.state_dict().items()}
-        for phase in self.phases:
-            for index, state in phase.optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{phase.name}.{index}.{name}": value for name, value in state.items()}
-        tensors["random"] = self.generator.get_state()
-        now = {name: getattr(self, name) for name in COUNTED}
-        share = self._share_done(self.seconds)
+        """Everything a resume needs, in one file that is complete or absent."""
+        tensors = {f"network.{name}": value for name, value in self.networks.state_dict().items()}
+        tensors |= {**moments_of(self.phases), "random": self.generator.get_state()}
+        share = self.share_done
         if self._encoder_is_random():  # what is to come for it is not behind, whatever the clock says
             share = min(share, self.phases[-1].begins)
-        now |= {"began_at": {phase.name: phase.began_at for phase in self.phases}, "share": share}
-        header = {"format": FORMAT, **now, **self._identity()}
-        stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        write_atomically(path, lambda temporary: save_file(stored, temporary, metadata={"state": json.dumps(header)}))
+        began_at = {phase.name: phase.began_at for phase in self.phases}
+        write_state(State(self.recipe, self.count, share, began_at, tensors), path)
 
     def resume(self, path: Path) -> None:
         """Continue from a saved state. Raises InputError if it is none, or belongs to another training."""
-        try:
-            with safe_open(path, "pt") as file:
-                header = json.loads((file.metadata() or {})["state"])
-        except (OSError, SafetensorError, KeyError, ValueError):
-            raise InputError(f"{path} is not the state of a training, or was cut short.") from None
-        if header.get("format") != FORMAT:
-            raise InputError(f"The training state {path} has the format {header.get('format')!r}; this version goes on with {FORMAT!r}: delete it.")
-        different = _differences(self._identity(), header)
+        state = read_state(path)
+        different = [name for name in self.recipe.differences(state.recipe) if name not in PACE]
         if different:
             raise InputError(f"The training state {path} was made with another {', '.join(different)}; start anew or give the same options.")
-        tensors = load_file(path)
-        self.networks.load_state_dict({name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")})
+        weights = {name.removeprefix("network."): value for name, value in state.tensors.items() if name.startswith("network.")}
+        self.networks.load_state_dict(weights)
         for phase in self.phases:
-            phase.began_at = header["began_at"][phase.name]
-            phase.optimizer.load_state_dict({"state": _moments(tensors, phase), "param_groups": phase.optimizer.state_dict()["param_groups"]})
-        self.generator.set_state(tensors["random"])
-        for name in COUNTED:
-            setattr(self, name, header[name])
-        self.resumed_at = (header["share"], header["seconds"])
-
-
-def _moments(tensors: dict[str, Tensor], phase: Phase) -> dict[int, dict[str, Tensor]]:
-    """What a phase's optimiser had remembered of each parameter, in memory of its own (a file's tensors lie in the file, which could not be replaced
-    then on every system) and laid out as the parameter is."""
-    parameters = [parameter for group in phase.optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith(f"optimizer.{phase.name}."):
-            _, _, index, key = name.split(".", 3)
-            parameter = parameters[int(index)]
-            own = torch.empty_like(parameter, dtype=value.dtype, device=value.device) if value.shape == parameter.shape else torch.empty_like(value)
-            state.setdefault(int(index), {})[key] = own.copy_(value)
-    return state
-
-
-def _differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Which options, or what else, differ between two trainings; how long they take does not count."""
-    names = [name for name, value in expected["options"].items() if found.get("options", {}).get(name) != value and name != "minutes"]
-    return names + [name for name in ("camera", "cts", "base") if found.get(name) != expected[name]]
+            phase.began_at = state.began_at[phase.name]
+            restore_moments(phase, state.tensors)
+        self.generator.set_state(state.tensors["random"])
+        self.count = state.count
+        self.clock = replace(self.clock, share=state.share, seconds=state.count.seconds)
 
 
 class _Deferred:

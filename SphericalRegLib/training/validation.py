@@ -1,17 +1,18 @@
-"""What a training is worth so far: fixed X-rays at poses that were never trained on, and three figures of them."""
+"""What a training is worth so far: how far off its networks are on fixed X-rays at poses that were never trained on."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.distances import in_plane_and_depth, mean_displacement, rotation_angle
-from SphericalRegLib.geometry.metric import Places
-from SphericalRegLib.geometry.pose_range import PoseRange
 from SphericalRegLib.geometry.se3 import recentred, retract, transform_points
 from SphericalRegLib.imaging.attenuation import Attenuation
 from SphericalRegLib.models.encoder import SphericalEncoder
@@ -22,10 +23,11 @@ from SphericalRegLib.optimization.prior import PosePrior
 from SphericalRegLib.progress import Progress, ProgressCallback
 from SphericalRegLib.similarity.spherical import NOISE_RAD
 
-from .augmentation import DomainRandomization
-from .losses import LossWeights
 from .paired import AnchoredPairs, PairedProblem
 from .scene import TrainingScene
+
+if TYPE_CHECKING:
+    from .options import TrainingOptions
 
 STAGE = "validation"
 TARGETS = 64
@@ -54,6 +56,13 @@ class ValidationOptions:
     iterations: int = 15
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if min(self.times, self.seed) < 0 or min(self.xrays, self.iterations) < 1 or not min(self.sigma_deg, self.sigma_mm) >= 0:
+            raise InputError(
+                f"A training is validated {self.times} times on {self.xrays} X-rays by {self.iterations} iterations from starts of {self.sigma_deg} "
+                f"deg and {self.sigma_mm} mm, with the seed {self.seed}; expected one X-ray and iteration or more, and nothing negative."
+            )
+
 
 @dataclass(frozen=True)
 class _Xrays:
@@ -78,22 +87,19 @@ class Validation:
 
     Args:
         scenes: the CTs; those of the training, or others (leave-one-out).
-        poses, look: what the training draws from.
-        options: see `ValidationOptions`.
+        options: the training's: X-rays are drawn as its are, and judged in its loss's metric.
     """
 
-    def __init__(self, scenes: list[TrainingScene], poses: PoseRange, look: DomainRandomization, options: ValidationOptions) -> None:
-        self.options, self.poses = options, poses
-        counts = [len(part) for part in np.array_split(np.arange(max(options.xrays, len(scenes))), len(scenes))]
+    def __init__(self, scenes: Sequence[TrainingScene], options: TrainingOptions) -> None:
+        self.options, watched = options, options.validation
+        counts = [len(part) for part in np.array_split(np.arange(max(watched.xrays, len(scenes))), len(scenes))]
         # The word in front keeps the stream apart from a training's, whose seed is a small number as well.
-        seeds = np.random.SeedSequence([0x56414C, options.seed]).generate_state(len(scenes), np.uint64)
-        made = [_make(scene, count, poses, look, options, int(seed >> 1)) for scene, count, seed in zip(scenes, counts, seeds)]
+        seeds = np.random.SeedSequence([0x56414C, watched.seed]).generate_state(len(scenes), np.uint64)
+        made = [_make(scene, count, options, int(seed >> 1)) for scene, count, seed in zip(scenes, counts, seeds)]
         self.sets = [part for xrays in made for part in xrays.split()]
 
-    def __call__(
-        self, encoder: SphericalEncoder, regressor: PoseRegressor | None, loss: LossWeights, progress: ProgressCallback
-    ) -> dict[str, float]:
-        """The figures of networks as they are, whose training has that loss.
+    def __call__(self, encoder: SphericalEncoder, regressor: PoseRegressor | None, progress: ProgressCallback) -> dict[str, float]:
+        """The figures of networks as they are.
 
         "cosine": mean cosine between the similarity's pose gradient and the squared geodesic's at the starts, in the loss's metric.
         "regressor_deg", "regressor_mm", "regressor_mtre_mm": median error of the likeliest hypothesis: angle, displacement of the CT's centre, mean
@@ -110,29 +116,28 @@ class Validation:
         try:
             with torch.no_grad():
                 for number, xrays in enumerate(self.sets):
-                    for name, value in self._of(xrays, encoder, regressor, loss, _part(progress, number, len(self.sets))).items():
+                    for name, value in self._of(xrays, encoder, regressor, _part(progress, number, len(self.sets))).items():
                         values.setdefault(name, []).append(value.double().cpu())
         finally:
             encoder.train(was_training)
         joined = {name: torch.cat(parts) for name, parts in values.items()}
         after, across = joined.pop("after"), joined.pop("across")
-        figures = {name: float(value.mean() if name == "cosine" else value.median()) for name, value in joined.items()}
+        figures = {name: float(value.mean() if name == "cosine" else torch.quantile(value, 0.5)) for name, value in joined.items()}
         for name, errors in (("mtre", after), ("in_plane", across)):
             figures[f"{name}_mm"], figures[f"{name}_75_mm"] = torch.quantile(errors, torch.tensor([0.5, 0.75], dtype=errors.dtype)).tolist()
         return {**figures, "below_2_mm": float((after < 2.0).double().mean())}
 
-    def _of(
-        self, xrays: _Xrays, encoder: SphericalEncoder, regressor: PoseRegressor | None, loss: LossWeights, progress: ProgressCallback
-    ) -> dict[str, Tensor]:
+    def _of(self, xrays: _Xrays, encoder: SphericalEncoder, regressor: PoseRegressor | None, progress: ProgressCallback) -> dict[str, Tensor]:
         """Figures (B,) of each X-ray."""
+        watched = self.options.validation
         centre, everyone = xrays.scene.centre, torch.arange(len(xrays.truth), device=xrays.truth.device)
+        places = self.options.places(xrays.scene.drr.camera, centre)
         problem = PairedProblem(encoder, encoder(xrays.image, xrays.mask), xrays.mask, xrays.scene.drr)
         r, jacobian = problem.residual_and_jacobian(xrays.start, everyone)
-        gradient = loss.metric.gradient(xrays.start, (jacobian.transpose(1, 2) @ r[..., None])[..., 0])
-        wanted = -loss.metric.way(xrays.start, xrays.truth, centre).to(gradient)
-        if loss.anchor > 0:
-            reference = self.poses.middle(xrays.scene.drr.camera, centre.cpu()).to(centre.device)
-            problem = AnchoredPairs(encoder, problem.fixed, xrays.mask, xrays.scene.drr, Places(loss.metric, reference, centre))
+        gradient = places.metric.gradient(xrays.start, (jacobian.transpose(1, 2) @ r[..., None])[..., 0])
+        wanted = -places.log(xrays.start, xrays.truth).to(gradient)
+        if self.options.loss.anchors:
+            problem = AnchoredPairs(encoder, problem.fixed, xrays.mask, xrays.scene.drr, places)
         found: dict[str, Tensor] = {"cosine": torch.nn.functional.cosine_similarity(gradient, wanted, dim=-1)}
         if regressor is not None:
             mixture = regressor(xrays.image, xrays.mask)
@@ -144,8 +149,8 @@ class Validation:
         def report(step: Progress) -> None:
             progress(replace(step, stage=STAGE, pose=None))
 
-        lm = LMOptions(max_iterations=self.options.iterations, cost_tolerance=1e-5, step_tolerance_rad=1e-5, step_tolerance_mm=1e-3)
-        prior = PosePrior(problem, xrays.start, centre, math.radians(self.options.sigma_deg), self.options.sigma_mm, NOISE_RAD)
+        lm = LMOptions(max_iterations=watched.iterations, cost_tolerance=1e-5, step_tolerance_rad=1e-5, step_tolerance_mm=1e-3)
+        prior = PosePrior(problem, xrays.start, centre, math.radians(watched.sigma_deg), watched.sigma_mm, NOISE_RAD)
         end = levenberg_marquardt(prior, xrays.start, centre, lm, report).pose
         found["start_mm"] = mean_displacement(xrays.truth, xrays.start, xrays.targets)
         found["after"] = mean_displacement(xrays.truth, end, xrays.targets)
@@ -163,16 +168,18 @@ def bone_points(bone: Attenuation, body: Attenuation, count: int, rng: np.random
     return transform_points(affine, torch.from_numpy(chosen.astype(np.float64))).numpy()
 
 
-def _make(scene: TrainingScene, count: int, poses: PoseRange, look: DomainRandomization, options: ValidationOptions, seed: int) -> _Xrays:
-    generator = torch.Generator().manual_seed(seed)
-    camera, centre = scene.drr.camera, scene.centre
-    truth = poses.sample(count, camera, centre.cpu(), generator)
-    scale = torch.tensor([math.radians(options.sigma_deg)] * 3 + [options.sigma_mm] * 3, dtype=torch.float64)
-    start = retract(truth, torch.randn(count, 6, dtype=torch.float64, generator=generator) * scale, centre.cpu())
-    truth, start = truth.to(centre.device), start.to(centre.device)
-    image, mask = look(*scene.tissues(truth, goes_on=True), generator)
+def _make(scene: TrainingScene, count: int, options: TrainingOptions, seed: int) -> _Xrays:
+    generator, watched = torch.Generator().manual_seed(seed), options.validation
+    centre = scene.centre.cpu()
+    truth = options.poses.sample(count, scene.drr.camera, centre, generator)
+    scale = torch.tensor([math.radians(watched.sigma_deg)] * 3 + [watched.sigma_mm] * 3, dtype=torch.float64)
+    start = retract(truth, torch.randn(count, 6, dtype=torch.float64, generator=generator) * scale, centre)
+    device = scene.centre.device
+    truth, start = truth.to(device), start.to(device)
+    image, mask = options.look(*scene.tissues(truth, goes_on=True), generator)
+    mask = mask * options.cameras.fields(count, mask.shape[-1], generator).to(mask)
     targets = bone_points(scene.bone.attenuation, scene.drr.attenuation, TARGETS, np.random.default_rng(seed))
-    return _Xrays(scene, image, mask, truth, start, torch.from_numpy(targets).to(centre.device))
+    return _Xrays(scene, image, mask, truth, start, torch.from_numpy(targets).to(device))
 
 
 def _part(progress: ProgressCallback, number: int, count: int) -> ProgressCallback:

@@ -160,7 +160,7 @@ def test_ctrl_c_saves_the_state_and_resume_goes_on(case: Path, tmp_path: Path, m
     step = Trainer.step
 
     def interrupted(self: Trainer, *alive):
-        if self.iteration == 1:
+        if self.count.iteration == 1:
             os.kill(os.getpid(), signal.SIGINT)  # its half-done step is done again by the resumed training
         return step(self, *alive)
 

@@ -72,7 +72,7 @@ def test_backbones_are_trained_once_and_compared(tmp_path: Path, monkeypatch: py
     assert {path.name for path in done.write(tmp_path)} == {"backbones.md", "backbones.csv", "backbones.png"}
     monkeypatch.setattr(Trainer, "step", never)
     assert run_backbone_benchmark(method_cases.VOLUME(), CAMERA, tmp_path, BACKBONES).table().rows == table.rows
-    with pytest.raises(InputError, match="other options"):
+    with pytest.raises(InputError, match="another seed"):
         changed = replace(BACKBONES, training=replace(TRAINING, seed=5))
         run_backbone_benchmark(method_cases.VOLUME(), CAMERA, tmp_path, changed)
 

@@ -73,7 +73,7 @@ def test_the_model_is_trained_once(small, tmp_path: Path, monkeypatch: pytest.Mo
     assert load_model(path).card["command"] == "sphericalreg demo --train --minutes 0.5 --seed 3"
     before = path.stat().st_mtime_ns
     assert demo.train_demo_model(tmp_path, "pelvis", 0.5, seed=3) == path and path.stat().st_mtime_ns == before
-    with pytest.raises(InputError, match="other options"):
+    with pytest.raises(InputError, match="was trained with another"):
         demo.train_demo_model(tmp_path, "pelvis", 0.5, seed=4)
 
 

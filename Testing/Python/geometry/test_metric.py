@@ -20,7 +20,7 @@ def poses(count: int) -> torch.Tensor:
 
 def test_with_one_length_it_is_the_double_geodesic() -> None:
     a, b = poses(6)[:3], poses(6)[3:]
-    length = PoseMetric(120.0, 120.0).way(a, b, CENTRE).norm(dim=-1)
+    length = PoseMetric(120.0, 120.0).log(a, b, CENTRE).norm(dim=-1)
     torch.testing.assert_close(120.0 * length, double_geodesic(a, b, CENTRE, 120.0))
 
 
@@ -29,7 +29,7 @@ def test_a_shift_along_the_ray_weighs_less() -> None:
     for axis, length in enumerate((100.0, 100.0, 400.0)):
         b = a.clone()
         b[:, axis, 3] += 7.0
-        way = PoseMetric(100.0, 400.0).way(a, b, CENTRE)
+        way = PoseMetric(100.0, 400.0).log(a, b, CENTRE)
         expected = torch.zeros(2, 6, dtype=torch.float64)
         expected[:, 3 + axis] = 7.0 / length
         torch.testing.assert_close(way, expected, rtol=0, atol=1e-12)
@@ -39,9 +39,9 @@ def test_the_gradient_of_the_squared_distance_points_back_along_the_way() -> Non
     a, b = poses(6)[:3], poses(6)[3:]
     metric = PoseMetric()
     delta = torch.zeros(3, 6, dtype=torch.float64, requires_grad=True)
-    metric.way(retract(a, delta, CENTRE), b, CENTRE).square().sum().backward()
+    metric.log(retract(a, delta, CENTRE), b, CENTRE).square().sum().backward()
     assert delta.grad is not None
-    way = metric.way(a, b, CENTRE)
+    way = metric.log(a, b, CENTRE)
     torch.testing.assert_close(metric.gradient(a, delta.grad), -2 * way, rtol=1e-6, atol=1e-8)
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.se3 import local, retract, so3_exp
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.local_contrast import normalize_local_contrast
@@ -50,7 +51,7 @@ def test_backbones_carry_second_derivatives_and_forward_mode(backbone):
 
 
 def test_unknown_backbone_is_named():
-    with pytest.raises(ValueError, match="no_such_net"):
+    with pytest.raises(InputError, match="no_such_net"):
         SphericalEncoder(EncoderConfig(TrunkConfig(backbone="no_such_net")))
 
 

@@ -23,7 +23,7 @@ from SphericalRegLib.registration.options import MultiStart
 from SphericalRegLib.registration.problem import MultiViewProblem, ViewTerm
 from SphericalRegLib.registration.region import _cut_before_the_source, at_resolution, crop_to_content, visible
 from SphericalRegLib.registration.resolution import VolumePyramid, block_factors, coarsened, content_corners
-from SphericalRegLib.registration.screening import ScreeningView, best_depths, diverse, screen, spread_poses
+from SphericalRegLib.registration.screening import best_depths, diverse, screen, spread_poses
 from SphericalRegLib.rendering.projector import Projector
 from SphericalRegLib.similarity import GlobalNCC, LocalNCC
 
@@ -148,7 +148,7 @@ class TestScreening:
         screening = []
         for seed, pose in enumerate(poses):
             fixed, mask = phantom.radiograph(pose, seed).resize(56, 48).tensor()
-            screening.append(ScreeningView(projector, LocalNCC(fixed, mask), pose @ torch.linalg.inv(poses[0])))
+            screening.append(ViewTerm(projector, LocalNCC(fixed, mask), pose @ torch.linalg.inv(poses[0])))
         shift = TRUE[:3, :3].T @ step(14.0, -17.0, 12.0 if views == 2 else 0.0)
         start = retract(poses[0], torch.cat((torch.zeros(3, dtype=torch.float64), shift)), centre())[None]
         found = screen(screening, start, radius_mm=30.0, pixel_mm=3.0)
@@ -164,7 +164,7 @@ class TestScreening:
         for seed, (pose, size) in enumerate(zip(poses, sizes)):
             fixed, mask = phantom.radiograph(pose, seed).resize(*size).tensor()
             view = projector.with_camera(phantom.CAMERA.resize(*size))
-            screening_views.append(ScreeningView(view, LocalNCC(fixed, mask), pose @ torch.linalg.inv(poses[0])))
+            screening_views.append(ViewTerm(view, LocalNCC(fixed, mask), pose @ torch.linalg.inv(poses[0])))
         shift = TRUE[:3, :3].T @ step(18.0, -12.0, 18.0)
         start = retract(poses[0], torch.cat((torch.zeros(3, dtype=torch.float64), shift)), centre())[None]
         found = screen(screening_views, start, radius_mm=36.0, pixel_mm=6.0)
@@ -176,7 +176,7 @@ class TestScreening:
         views = []
         for seed, pose in enumerate((phantom.true_pose("ap"), phantom.true_pose("left"))):
             fixed, mask = phantom.radiograph(pose, seed).resize(56, 48).tensor()
-            views.append(ScreeningView(projector, LocalNCC(fixed, mask), pose @ torch.linalg.inv(phantom.true_pose("ap"))))
+            views.append(ViewTerm(projector, LocalNCC(fixed, mask), pose @ torch.linalg.inv(phantom.true_pose("ap"))))
         starts = spread_poses(TRUE, centre(), MultiStart(poses=7), seed=0)
         whole = screen(views, starts, radius_mm=24.0, pixel_mm=3.0)
         at_once, lattices = [], screening._ShiftSearch.scores
@@ -195,14 +195,14 @@ class TestScreening:
         """The correlation read from the FFT equals the similarity of a fresh rendering, as far as a shift only moves the image."""
         fixed, mask = phantom.radiograph(TRUE).resize(56, 48).tensor()
         similarity = LocalNCC(fixed, mask)
-        view = ScreeningView(projector, similarity, torch.eye(4, dtype=torch.float64))
+        view = ViewTerm(projector, similarity, torch.eye(4, dtype=torch.float64))
         starts = spread_poses(TRUE, centre(), MultiStart(poses=6, rotation_deg=6.0, translation_mm=8.0), seed=3)
         found = screen([view], starts, radius_mm=12.0, pixel_mm=3.0)
         assert bool((found.scores[:-1] >= found.scores[1:]).all())
         torch.testing.assert_close(found.scores, similarity.score(projector.project(found.poses)), rtol=0, atol=0.12)
 
     def test_radius_zero_stays(self, projector: Projector, term: ViewTerm) -> None:
-        found = screen([ScreeningView(projector, term.similarity, term.camera_from_camera1)], TRUE[None], 0.0, 3.0)
+        found = screen([ViewTerm(projector, term.similarity, term.camera_from_camera1)], TRUE[None], 0.0, 3.0)
         torch.testing.assert_close(found.poses[0], TRUE)
 
     def test_diverse_poses_are_apart(self) -> None:

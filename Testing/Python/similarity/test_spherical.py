@@ -72,5 +72,5 @@ def test_it_leads_home_over_ripples_that_the_embeddings_own_derivative_is_lost_i
         return along_columns(lambda delta: embedding_residual(fixed, embedded(retract(pose, delta, CENTRE))), still, every)
 
     ends = [levenberg_marquardt(problem, poses(6, seed=4), CENTRE, LMOptions(15)).pose for problem in (with_anchors, with_its_own)]
-    anchored, lost = (PLACES.metric.way(end, truth, CENTRE).norm(dim=-1) for end in ends)
+    anchored, lost = (PLACES.metric.log(end, truth, CENTRE).norm(dim=-1) for end in ends)
     assert bool((anchored < math.radians(6.0)).all()) and bool((anchored < 0.5 * lost).all())

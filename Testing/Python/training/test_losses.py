@@ -12,6 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from training_scene import CENTRE, BlobProjector, poses
 
+from SphericalRegLib.geometry.metric import Places
 from SphericalRegLib.geometry.se3 import local, retract
 from SphericalRegLib.models.encoder import EncoderConfig, SphericalEncoder
 from SphericalRegLib.models.trunk import TrunkConfig
@@ -23,6 +24,7 @@ from SphericalRegLib.training.paired import PairedProblem
 
 GRADIENT = LossWeights(anchor=0.0, gradient=1.0)
 METRIC = GRADIENT.metric
+PLACES = Places(METRIC, poses(1)[0], CENTRE)
 RENDERER = BlobProjector()
 COUNT = 3
 
@@ -63,7 +65,7 @@ def along(function, pose: torch.Tensor, h: float = 1e-4) -> torch.Tensor:
 def loss_of(encoder, batch, weights=GRADIENT):
     xray, mask, start, truth = batch
     drr, jacobian = RENDERER.project_with_jacobian(start)
-    everything = Batch(xray, mask, drr, mask, truth, start, CENTRE, poses(1)[0])
+    everything = Batch(xray, mask, drr, mask, truth, start, PLACES)
     loss, figures = spherical_loss(encoder(xray, mask), encoder(drr[:, None], mask), everything, encoder.config.embedding, weights)
     if weights.gradient:
         error, more = gradient_loss(encoder, everything, jacobian, weights)
@@ -77,7 +79,7 @@ def test_gradient_matching_against_differences(batch, kind) -> None:
     encoder = make_encoder(kind)
     with torch.no_grad():
         g = METRIC.gradient(start, along(lambda pose: squared_similarity(encoder, xray, mask, pose), start))
-        h = METRIC.gradient(start, along(lambda pose: METRIC.way(pose, truth, CENTRE).square().sum(-1), start))
+        h = METRIC.gradient(start, along(lambda pose: METRIC.log(pose, truth, CENTRE).square().sum(-1), start))
     expected = ((g - h).square().sum(-1) / (h.norm(dim=-1) + GRADIENT.soft).square()).clamp_max(50.0).mean()
     loss, figures = loss_of(encoder, batch)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
@@ -126,13 +128,13 @@ def test_embeddings_at_the_places_of_their_poses_cost_nothing(batch) -> None:
     xray, mask, start, truth = batch
     reference = truth[0]
     placed = [METRIC.in_so4(pose, reference, CENTRE)[:, None].expand(-1, 5, -1, -1) for pose in (truth, start)]
-    everything = Batch(xray, mask, xray[:, 0], mask, truth, start, CENTRE, reference)
+    everything = Batch(xray, mask, xray[:, 0], mask, truth, start, Places(METRIC, reference, CENTRE))
     loss, figures = spherical_loss(*placed, everything, "so4", LossWeights())
     assert 0 <= loss.item() < 0.05 and figures["X-ray off"] == pytest.approx(1e-3, abs=1e-4)  # the length is rounded off at zero
     assert figures["ratio"] == pytest.approx(1.0, abs=0.05)
     exact = embedding_residual(*placed).norm(dim=-1)
-    torch.testing.assert_close(exact, METRIC.way(truth, start, CENTRE).norm(dim=-1), rtol=0.1, atol=0.0)
-    torch.testing.assert_close(exact[0], METRIC.way(truth, start, CENTRE).norm(dim=-1)[0], rtol=0.01, atol=0.0)
+    torch.testing.assert_close(exact, METRIC.log(truth, start, CENTRE).norm(dim=-1), rtol=0.1, atol=0.0)
+    torch.testing.assert_close(exact[0], METRIC.log(truth, start, CENTRE).norm(dim=-1)[0], rtol=0.01, atol=0.0)
 
 
 def test_poses_have_no_place_on_one_sphere_or_in_flat_space() -> None:
@@ -187,12 +189,12 @@ def test_refinement_is_that_of_levenberg_marquardt(batch, steps) -> None:
     weights = LossWeights(refinement_steps=steps)
     with torch.no_grad():
         problem = paired(encoder, batch)
-        loss = refinement_loss(problem, near, truth, CENTRE, weights)
+        loss = refinement_loss(problem, near, truth, PLACES, weights)
         fixed = REFINEMENT_DAMPING
         options = LMOptions(steps, fixed, min_lambda=fixed, max_lambda=fixed, accept_ratio=0.0, gradient_tolerance=0, cost_tolerance=0)
         after = levenberg_marquardt(problem, near, CENTRE, options).pose
-        before = weights.metric.way(near, truth, CENTRE).norm(dim=-1)
-        expected = (weights.metric.way(after, truth, CENTRE).norm(dim=-1) / (before + weights.soft)).mean()
+        before = weights.metric.log(near, truth, CENTRE).norm(dim=-1)
+        expected = (weights.metric.log(after, truth, CENTRE).norm(dim=-1) / (before + weights.soft)).mean()
     assert float(loss) == pytest.approx(float(expected), abs=1e-3)
 
 
@@ -201,7 +203,7 @@ def test_refinement_gradient_of_one_step_is_exact(batch) -> None:
     encoder = make_encoder()
 
     def value() -> torch.Tensor:
-        return refinement_loss(paired(encoder, batch), start, truth, CENTRE, LossWeights())
+        return refinement_loss(paired(encoder, batch), start, truth, PLACES, LossWeights())
 
     exact, numeric = directional(lambda: value().detach(), list(encoder.parameters()), value(), h=1e-6)
     assert exact == pytest.approx(numeric, rel=1e-3, abs=1e-6)
@@ -214,7 +216,7 @@ def test_a_second_step_sees_the_first(batch) -> None:
     near = retract(truth, 0.3 * local(truth, start, CENTRE), CENTRE)
 
     def value() -> torch.Tensor:
-        return refinement_loss(paired(encoder, batch), near, truth, CENTRE, replace(LossWeights(), refinement_steps=2))
+        return refinement_loss(paired(encoder, batch), near, truth, PLACES, replace(LossWeights(), refinement_steps=2))
 
     exact, numeric = directional(lambda: value().detach(), list(encoder.parameters()), value(), h=1e-6)
     assert exact == pytest.approx(numeric, rel=0.1)

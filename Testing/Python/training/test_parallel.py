@@ -132,9 +132,19 @@ def test_two_processes_draw_differently_and_stay_together() -> None:
     first, second = together(2, work)
     assert isinstance(first, Trainer) and isinstance(second, Trainer), (first, second)
     assert torch.equal(weights(first), weights(second)) and not torch.equal(weights(first), weights(alone))
-    assert first.iteration == second.iteration == 3
-    assert first.curve == second.curve and len(first.curve) == 1
+    assert first.count.iteration == second.count.iteration == 3
+    assert first.count.curve == second.count.curve and len(first.count.curve) == 1
     assert {rank for rank, _ in reports} == {0}
+
+
+def test_a_gradient_that_is_not_finite_in_one_process_is_a_lost_step_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainers(options=replace(OPTIONS, iterations=3, validation=replace(OPTIONS.validation, times=0)))
+    phase = made[1].phases[0]
+    right = phase.loss
+    monkeypatch.setattr(phase, "loss", lambda *given: (float("nan") * right(*given)[0], {}))
+    first, second = together(2, lambda group: joined(made, group).step() and weights(made[group.rank]))
+    assert torch.equal(first, second) and bool(torch.isfinite(first).all())
+    assert made[0].count.steps_lost == made[1].count.steps_lost == 1
 
 
 def test_cancelling_one_ends_all_with_one_state(tmp_path: Path) -> None:
@@ -146,13 +156,13 @@ def test_cancelling_one_ends_all_with_one_state(tmp_path: Path) -> None:
     first, second = together(2, lambda group: joined(made, group).run(stop, tmp_path / "m.state"))
     assert isinstance(first, Cancelled) and isinstance(second, Cancelled)
     assert [path.name for path in tmp_path.iterdir()] == ["m.state"]
-    assert made[0].iteration == made[1].iteration == 1
+    assert made[0].count.iteration == made[1].count.iteration == 1
     again = trainers()
     for trainer in again:
         trainer.resume(tmp_path / "m.state")
     assert torch.equal(weights(again[0]), weights(made[0]))
     together(2, lambda group: joined(again, group).run())
-    assert again[0].iteration == again[1].iteration == 3 and torch.equal(weights(again[0]), weights(again[1]))
+    assert again[0].count.iteration == again[1].count.iteration == 3 and torch.equal(weights(again[0]), weights(again[1]))
     assert not torch.equal(*(torch.rand(3, generator=trainer.generator) for trainer in again))
 
 
@@ -163,7 +173,7 @@ def test_alone_nothing_is_averaged() -> None:
     assert torch.equal(parameter.grad, torch.ones(2)) and Alone().from_first("x") == "x"
     trainer = Trainer([phantom.volume()], CAMERA, replace(OPTIONS, iterations=2))
     trainer.run(silent)
-    assert trainer.iteration == 2
+    assert trainer.count.iteration == 2
 
 
 def test_fabric_is_launched_or_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

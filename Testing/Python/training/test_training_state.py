@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +15,25 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "registration"))
 import registration_phantom as phantom
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from trainer_phantom import CAMERA, OPTIONS, WATCHED, assert_same, make, weights_of
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.models.checkpoint import load_model
+from SphericalRegLib.models.encoder import EncoderConfig
 from SphericalRegLib.models.regressor import RegressorConfig
+from SphericalRegLib.models.trunk import TrunkConfig
 from SphericalRegLib.progress import Cancelled, Progress, silent
+from SphericalRegLib.training.augmentation import DomainRandomization
 from SphericalRegLib.training.files import check_target, how_far, state_path
 from SphericalRegLib.training.losses import LossWeights
+from SphericalRegLib.training.options import TrainingOptions
+from SphericalRegLib.training.poses import Perturbation
 from SphericalRegLib.training.session import About, train, trained
 from SphericalRegLib.training.trainer import Trainer
+from SphericalRegLib.training.validation import ValidationOptions
 
 
 def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
@@ -42,14 +50,14 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
         first.run(stop, tmp_path / "m.state")
     assert [path.name for path in tmp_path.iterdir()] == ["m.state"]
     told = how_far(tmp_path / "m.safetensors")
-    assert told is not None and not told.finished and told.share == pytest.approx(4 / 6) and list(told.curve) == first.curve
+    assert told is not None and not told.finished and told.share == pytest.approx(4 / 6) and list(told.curve) == first.count.curve
     second = make(replace(options, minutes=99.0))
     second.resume(tmp_path / "m.state")
-    assert second.iteration == 4 and len(second.curve) == 1
+    assert second.count.iteration == 4 and len(second.count.curve) == 1
     second.run()
     assert_same(weights_of(second), weights_of(whole))
-    assert [{**p, "seconds": 0} for p in second.curve] == [{**p, "seconds": 0} for p in whole.curve]
-    assert second.figures == pytest.approx(whole.figures)
+    assert [{**p, "seconds": 0} for p in second.count.curve] == [{**p, "seconds": 0} for p in whole.count.curve]
+    assert second.count.figures == pytest.approx(whole.count.figures)
 
 
 def test_a_state_belongs_to_its_training(tmp_path: Path) -> None:
@@ -60,7 +68,7 @@ def test_a_state_belongs_to_its_training(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"another {word}"):
             make(options).resume(path)
     volume = phantom.volume()
-    other = Volume(np.where(volume.hu > 500, 40, volume.hu).astype(np.float32), volume.world_from_voxel, name="other")
+    other = Volume(np.where(volume.hu > -500, volume.hu + 300, volume.hu).astype(np.float32), volume.world_from_voxel, name="other")
     with pytest.raises(InputError, match="another cts"):
         Trainer([other], CAMERA, replace(OPTIONS, iterations=2)).resume(path)
     with pytest.raises(InputError, match="another camera"):
@@ -68,8 +76,8 @@ def test_a_state_belongs_to_its_training(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(InputError, match="not the state"):
         make(replace(OPTIONS, iterations=2)).resume(path)
-    save_file({"random": torch.zeros(1)}, path, metadata={"state": "{}"})
-    with pytest.raises(InputError, match="format None"):
+    save_file({"random": torch.zeros(1)}, path, metadata={"state": '{"format": "sphericalreg training 4"}'})
+    with pytest.raises(InputError, match="training 4'; this version goes on with"):
         make(replace(OPTIONS, iterations=2)).resume(path)
 
 
@@ -114,6 +122,107 @@ def test_targets_are_checked(tmp_path: Path) -> None:
         Trainer([phantom.volume()], replace(CAMERA, size_px=(40, 40)), OPTIONS)
 
 
+def test_a_state_goes_on_with_another_pace_and_a_ct_that_is_called_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "m.state"
+    trainer = make()
+    trainer.step()
+    trainer.save_state(path)
+    volume = replace(phantom.volume(), name="renamed")
+    options = replace(OPTIONS, minutes=3.0, patience=2, stop_below_mm=1.0, checkpoint_seconds=5.0)
+    again = Trainer([volume], CAMERA, options)
+    again.resume(path)
+    assert again.count.iteration == 1
+
+
+def test_a_state_of_before_an_option_is_one_without_it(tmp_path: Path) -> None:
+    """What is on by default since was not when that training began, and it goes on as it was."""
+    path = tmp_path / "m.state"
+    trainer = make(replace(OPTIONS, look=replace(OPTIONS.look, missed_share=0.0)))
+    trainer.step()
+    trainer.save_state(path)
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["state"])
+    del header["recipe"]["options"]["look"]["missed_share"]
+    save_file(load_file(path), path, metadata={"state": json.dumps(header)})
+    make(trainer.options).resume(path)
+    with pytest.raises(InputError, match="another look"):
+        make().resume(path)
+
+
+def test_a_training_that_is_cancelled_in_its_first_step_has_a_state(tmp_path: Path) -> None:
+    def stop(step: Progress) -> None:
+        raise Cancelled
+
+    first, whole = make(), make()
+    with pytest.raises(Cancelled):
+        first.run(stop, tmp_path / "m.state")
+    assert first.count.iteration == 0
+    again = make()
+    again.resume(tmp_path / "m.state")
+    again.run()
+    whole.run()
+    assert_same(weights_of(again), weights_of(whole))
+
+
+def test_an_encoder_whose_first_step_was_cancelled_is_random_still(tmp_path: Path) -> None:
+    """Its turn has begun, and there is no model yet: not with so few minutes that nothing is left of them."""
+    options = replace(OPTIONS, iterations=None, minutes=10.0, regressor_share=0.5)
+    first = make(options)
+    first.step()
+    first.count.seconds = 360.0  # the encoder's turn
+
+    def stop() -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        first.step(stop)
+    assert first.phases[-1].began_at == 1
+    first.save_state(tmp_path / "m.state")
+    told = how_far(tmp_path / "m.safetensors")
+    assert told is not None and told.share == 0.5
+    again = make(replace(options, minutes=4.0))
+    again.resume(tmp_path / "m.state")
+    with pytest.raises(InputError, match="encoder's turn is still to come"):
+        again.run()
+
+
+BAD = (
+    {"loss": LossWeights, "anchor": 0.0},
+    {"loss": LossWeights, "anchor": -1.0},
+    {"loss": LossWeights, "gradient": math.nan},
+    {"loss": LossWeights, "refinement_steps": 0},
+    {"loss": LossWeights, "soft": 0.0},
+    {"encoder": EncoderConfig, "embedding": "cosin"},
+    {"encoder": EncoderConfig, "elements": 0},
+    {"regressor": RegressorConfig, "components": 0},
+    {"trunk": TrunkConfig, "image_size": 63},
+    {"trunk": TrunkConfig, "heads": 3},
+    {"trunk": TrunkConfig, "width": 40},
+    {"trunk": TrunkConfig, "contrast_sigma": 0.0},
+    {"validation": ValidationOptions, "iterations": -1},
+    {"validation": ValidationOptions, "xrays": 0},
+    {"look": DomainRandomization, "clip_high": (1.0, 2.0)},
+    {"look": DomainRandomization, "noise": (0.2, 0.1)},
+    {"look": DomainRandomization, "tool_share": 1.5},
+    {"look": DomainRandomization, "lines": 0},
+    {"look": DomainRandomization, "log_offset": (0.0, 0.1)},
+    {"perturbation": Perturbation, "depth_mm": -1.0},
+    {"options": TrainingOptions, "learning_rate": -1.0},
+    {"options": TrainingOptions, "minutes": math.inf},
+    {"options": TrainingOptions, "warm_up": 1.0},
+    {"options": TrainingOptions, "goes_on_share": 1.1},
+    {"options": TrainingOptions, "patience": 0},
+    {"options": TrainingOptions, "seed": -1},
+)
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: "-".join(map(str, [next(iter(bad)), *list(bad.items())[1]])))
+def test_options_that_cannot_be_are_refused_before_any_work(bad) -> None:
+    (_, kind), (name, value) = bad.items()
+    with pytest.raises(InputError, match="expected"):
+        kind(**{name: value})
+
+
 def test_a_validation_is_made_once_where_steps_are_fewer_than_validations(tmp_path: Path) -> None:
     options = replace(OPTIONS, iterations=3, validation=replace(WATCHED, times=10))
     trainer = make(options)
@@ -121,7 +230,7 @@ def test_a_validation_is_made_once_where_steps_are_fewer_than_validations(tmp_pa
     again = make(options)
     again.resume(tmp_path / "m.state")
     again.run()
-    assert [point["iterations"] for point in again.curve] == [1, 2, 3]
+    assert [point["iterations"] for point in again.count.curve] == [1, 2, 3]
 
 
 def test_a_training_from_a_base_goes_on_from_one(tmp_path: Path) -> None:
@@ -141,7 +250,7 @@ def test_a_model_of_before_an_option_is_one_with_its_default(tmp_path: Path) -> 
     del card["card"]["training"]["image_weight"], card["card_sha256"]
     (tmp_path / "m.json").write_text(json.dumps(card))
     assert trained([phantom.volume()], CAMERA, OPTIONS, out).card["iterations"] == 6
-    with pytest.raises(InputError, match="other options"):
+    with pytest.raises(InputError, match="another image_weight"):
         trained([phantom.volume()], CAMERA, replace(OPTIONS, image_weight=1.0), out)
     del card["card"]["training"]["loss"]["soft"], card["card"]["training"]["validation"]["xrays"]  # also one of a part of the options
     (tmp_path / "m.json").write_text(json.dumps(card))
@@ -149,7 +258,7 @@ def test_a_model_of_before_an_option_is_one_with_its_default(tmp_path: Path) -> 
     # What is on by default since was not before there was an option.
     del card["card"]["training"]["look"]["missed_share"]
     (tmp_path / "m.json").write_text(json.dumps(card))
-    with pytest.raises(InputError, match="other options"):
+    with pytest.raises(InputError, match="another look"):
         trained([phantom.volume()], CAMERA, OPTIONS, out)
     without = replace(OPTIONS, look=replace(OPTIONS.look, missed_share=0.0))
     assert trained([phantom.volume()], CAMERA, without, out).card["iterations"] == 6
@@ -165,7 +274,7 @@ def test_a_training_of_the_same_base_is_known_again(tmp_path: Path) -> None:
     assert first.encoder.config.elements == 2 and first.regressor is not None
     assert trained([phantom.volume()], CAMERA, OPTIONS, out, base=base).identity == first.identity
     for another in (other, None):
-        with pytest.raises(InputError, match="other options"):
+        with pytest.raises(InputError, match="base: choose another folder"):
             trained([phantom.volume()], CAMERA, OPTIONS, out, base=another)
 
 
@@ -194,12 +303,12 @@ def test_a_state_beside_a_model_is_gone_on_with(tmp_path: Path) -> None:
 def test_a_training_that_was_stopped_early_stays_stopped(tmp_path: Path) -> None:
     trainer = make(replace(OPTIONS, iterations=4))
     trainer.step()
-    trainer.stopped = "enough"
+    trainer.count.stopped = "enough"
     trainer.save_state(tmp_path / "m.state")
     again = make(replace(OPTIONS, iterations=4))
     again.resume(tmp_path / "m.state")
     again.run()
-    assert again.iteration == 1 and again.model().card["stopped"] == "enough"
+    assert again.count.iteration == 1 and again.model().card["stopped"] == "enough"
 
 
 @pytest.mark.parametrize("at", [3, 6])
@@ -209,7 +318,7 @@ def test_a_validation_that_was_cancelled_is_made_up_for(tmp_path: Path, at: int)
     whole.run()
 
     def stop(step: Progress) -> None:
-        if step.stage == "validation" and first.iteration == at:
+        if step.stage == "validation" and first.count.iteration == at:
             raise Cancelled
 
     first = make(options)
@@ -217,10 +326,10 @@ def test_a_validation_that_was_cancelled_is_made_up_for(tmp_path: Path, at: int)
         first.run(stop, tmp_path / "m.state")
     second = make(options)
     second.resume(tmp_path / "m.state")
-    assert (second.iteration, len(second.curve)) == (at, at // 3 - 1)
+    assert (second.count.iteration, len(second.count.curve)) == (at, at // 3 - 1)
     second.run()
     second.run()  # nothing is left to do
-    assert [{**p, "seconds": 0} for p in second.curve] == [{**p, "seconds": 0} for p in whole.curve]
+    assert [{**p, "seconds": 0} for p in second.count.curve] == [{**p, "seconds": 0} for p in whole.count.curve]
     assert_same(weights_of(second), weights_of(whole))
 
 
@@ -234,7 +343,7 @@ def test_an_error_leaves_the_last_whole_state(tmp_path: Path, monkeypatch) -> No
         raise RuntimeError("out of memory")
 
     def then(step: Progress) -> None:
-        if trainer.iteration == 2:
+        if trainer.count.iteration == 2:
             monkeypatch.setattr(trainer.phase().optimizer, "step", fail)
 
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -242,17 +351,7 @@ def test_an_error_leaves_the_last_whole_state(tmp_path: Path, monkeypatch) -> No
     assert path.read_bytes() == steps[0]
     again = make(trainer.options)
     again.resume(path)
-    assert again.iteration == 2
-
-
-@pytest.mark.parametrize("minutes", [1.0, 5.0, 20.0])
-def test_other_minutes_change_the_pace_of_what_is_left(minutes: float) -> None:
-    trainer = make(replace(OPTIONS, iterations=None, minutes=minutes))
-    trainer.resumed_at = (0.6, 240.0)
-    assert trainer._share_done(240.0) == (0.6 if minutes > 4 else 1.0)
-    assert trainer._share_done(60 * minutes) == pytest.approx(1.0)
-    if minutes > 4:
-        assert trainer._share_done((240 + 60 * minutes) / 2) == pytest.approx(0.8)
+    assert again.count.iteration == 2
 
 
 def test_what_is_resumed_does_not_lie_in_the_file(tmp_path: Path) -> None:
@@ -279,7 +378,7 @@ def test_no_model_is_made_of_an_encoder_that_had_no_turn(tmp_path: Path) -> None
     few = make(replace(OPTIONS, iterations=1))
     with pytest.raises(InputError, match="training of 1 steps is over before the encoder's turn, after 45% of them"):
         few.run(silent, tmp_path / "m.state")
-    assert few.iteration == 0 and not list(tmp_path.iterdir())
+    assert few.count.iteration == 0 and not list(tmp_path.iterdir())
     made = make().model()
     base = replace(made, encoder=made.encoder.eval(), regressor=made.regressor.eval())
     assert make(replace(OPTIONS, iterations=1), base=base).run().card["iterations"] == 1, "a base's encoder is none of random weights"
@@ -288,7 +387,7 @@ def test_no_model_is_made_of_an_encoder_that_had_no_turn(tmp_path: Path) -> None
     with pytest.raises(InputError, match="resume it with more minutes"):
         short.run(silent, tmp_path / "m.state")
     before = (tmp_path / "m.state").read_bytes()
-    shorter, longer = (make(replace(OPTIONS, iterations=None, minutes=minutes)) for minutes in (1e-7, short.seconds / 60 + 0.02))
+    shorter, longer = (make(replace(OPTIONS, iterations=None, minutes=minutes)) for minutes in (1e-7, short.count.seconds / 60 + 0.02))
     shorter.resume(tmp_path / "m.state")
     with pytest.raises(InputError, match="encoder's turn is still to come"):
         shorter.run(silent, tmp_path / "m.state")

@@ -21,32 +21,15 @@ from SphericalRegLib.models.checkpoint import Model
 from SphericalRegLib.optimization.levenberg_marquardt import LMOptions, levenberg_marquardt
 from SphericalRegLib.progress import Cancelled, Progress, silent
 from SphericalRegLib.training import validation
+from SphericalRegLib.training.camera import CameraRange
 from SphericalRegLib.training.losses import GRADIENT_MATCHING
+from SphericalRegLib.training.options import TrainingOptions
 from SphericalRegLib.training.paired import AnchoredPairs, PairedProblem
 from SphericalRegLib.training.validation import Validation, ValidationOptions, bone_points
 
 
-@pytest.mark.parametrize(
-    ("errors", "options", "stops"),
-    [
-        ([5.0, 1.9], {"stop_below_mm": 2.0}, 2),
-        ([5.0, 4.0, 4.5, 4.2, 4.1], {"patience": 2}, 4),
-        ([5.0, 4.0, 3.0, 2.5, 2.4, 2.3], {"patience": 2, "stop_below_mm": 1.0}, None),
-        ([1.0, 4.0, 4.5], {"patience": 2}, None),  # before half of the training nothing is over
-    ],
-)
-def test_early_stop(monkeypatch, errors, options, stops) -> None:
-    trainer = make(replace(OPTIONS, regressor=None, validation=replace(WATCHED, times=6), **options))
-    given = iter(errors)
-    monkeypatch.setattr(trainer, "validation", lambda *_: {"mtre_mm": next(given)})
-    trainer.phases[-1].begin(0)
-    for number in range(1, len(errors) + 1):
-        trainer.iteration = number
-        trainer._validate(silent)
-        assert bool(trainer.stopped) == (stops == number)
-        if trainer.stopped:
-            return
-    assert stops is None
+def watched(options: ValidationOptions) -> TrainingOptions:
+    return replace(OPTIONS, validation=options)
 
 
 def test_nothing_ends_while_the_regressor_has_its_turn(monkeypatch) -> None:
@@ -54,7 +37,7 @@ def test_nothing_ends_while_the_regressor_has_its_turn(monkeypatch) -> None:
     given = iter([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 10.0, 9.5, 9.7])
     monkeypatch.setattr(trainer, "validation", lambda *_: {"mtre_mm": next(given)})
     trainer.run()
-    assert trainer.iteration == 9 and "did not fall" in trainer.stopped
+    assert trainer.count.iteration == 9 and "did not fall" in trainer.count.stopped
 
 
 def test_nothing_ends_while_a_bases_regressor_has_its_turn(monkeypatch) -> None:
@@ -64,16 +47,16 @@ def test_nothing_ends_while_a_bases_regressor_has_its_turn(monkeypatch) -> None:
     given = iter([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 10.0, 9.5, 9.7])
     monkeypatch.setattr(trainer, "validation", lambda *_: {"mtre_mm": next(given)})
     trainer.run()
-    assert trainer.iteration == 9 and "did not fall" in trainer.stopped
+    assert trainer.count.iteration == 9 and "did not fall" in trainer.count.stopped
 
 
 def test_validation_knows_a_perfect_network() -> None:
     """With the true poses as starts and a regressor that is right, nothing is wrong; its X-rays depend on its seed alone."""
     trainer = make()
-    exact = Validation(trainer.scenes, OPTIONS.poses, OPTIONS.look, ValidationOptions(xrays=3, sigma_deg=0.0, sigma_mm=0.0, iterations=1))
+    exact = Validation(trainer.scenes, watched(ValidationOptions(xrays=3, sigma_deg=0.0, sigma_mm=0.0, iterations=1)))
     (xrays,) = exact.sets
     assert torch.allclose(xrays.start, xrays.truth)
-    again, other = (Validation(trainer.scenes, OPTIONS.poses, OPTIONS.look, ValidationOptions(xrays=3, seed=seed)).sets[0] for seed in (0, 1))
+    again, other = (Validation(trainer.scenes, watched(ValidationOptions(xrays=3, seed=seed))).sets[0] for seed in (0, 1))
     assert torch.equal(again.image, xrays.image) and not torch.equal(other.truth, xrays.truth)
 
     def right(image, mask):
@@ -83,11 +66,28 @@ def test_validation_knows_a_perfect_network() -> None:
         return PoseMixture(pose, *[torch.ones(3, 1)] * 4)
 
     right.centre = trainer.scenes[0].centre
-    figures = exact(trainer.encoder, right, OPTIONS.loss, silent)
+    figures = exact(trainer.encoder, right, silent)
     assert figures["start_mm"] == pytest.approx(0, abs=1e-6)
     assert figures["regressor_deg"] < 0.05 and figures["regressor_mm"] < 0.01
     assert figures["mtre_mm"] == pytest.approx(0, abs=1e-2), "the prior holds starts without a spread, whatever an untrained encoder says"
     assert trainer.encoder.training
+
+
+def test_validation_sees_the_cameras_of_the_training() -> None:
+    """A training on smaller detectors is watched on such; where there are none, nothing is drawn for them."""
+    trainer, few = make(), watched(ValidationOptions(xrays=8))
+    whole, cut = (Validation(trainer.scenes, replace(few, cameras=CameraRange(field))).sets[0] for field in (1.0, 0.5))
+    assert torch.equal(whole.image, cut.image) and torch.equal(whole.truth, cut.truth) and torch.equal(whole.start, cut.start)
+    assert bool((cut.mask <= whole.mask).all()) and float(cut.mask.mean()) < 0.8 * float(whole.mask.mean())
+
+
+def test_medians_lie_between_the_middle_two(monkeypatch) -> None:
+    trainer = make()
+    watch = Validation(trainer.scenes, watched(ValidationOptions(xrays=2)))
+    monkeypatch.setattr(watch, "_of", lambda *_: dict.fromkeys(("start_mm", "cosine", "after", "across"), torch.tensor([1.0, 3.0])))
+    found = watch(trainer.encoder, None, silent)
+    assert found.pop("below_2_mm") == 0.5
+    assert found == dict.fromkeys(("start_mm", "cosine", "mtre_mm", "in_plane_mm"), 2.0) | dict.fromkeys(("mtre_75_mm", "in_plane_75_mm"), 2.5)
 
 
 def test_validation_can_be_cancelled() -> None:
@@ -97,7 +97,7 @@ def test_validation_can_be_cancelled() -> None:
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        Validation(trainer.scenes, OPTIONS.poses, OPTIONS.look, WATCHED)(trainer.encoder, None, OPTIONS.loss, stop)
+        Validation(trainer.scenes, watched(WATCHED))(trainer.encoder, None, stop)
     assert trainer.encoder.training
 
 
@@ -112,14 +112,14 @@ def test_bone_points_lie_in_bone() -> None:
 
 def test_no_more_is_looked_at_at_once_than_there_is_memory_for(monkeypatch) -> None:
     trainer, options = make(), ValidationOptions(xrays=5, iterations=2)
-    whole = Validation(trainer.scenes, OPTIONS.poses, OPTIONS.look, options)
+    whole = Validation(trainer.scenes, watched(options))
     monkeypatch.setattr(validation, "CELLS_AT_ONCE", 2 * 16 + 3)
-    parts = Validation(trainer.scenes, OPTIONS.poses, OPTIONS.look, options)
+    parts = Validation(trainer.scenes, watched(options))
     assert [len(xrays.truth) for xrays in parts.sets] == [2, 2, 1] and len(whole.sets) == 1
     assert torch.equal(torch.cat([xrays.image for xrays in parts.sets]), whole.sets[0].image)
     shares: list[float] = []
     figures = [
-        made(trainer.encoder, trainer.regressor, OPTIONS.loss, lambda step: shares.append(step.done / step.total)) for made in (whole, parts)
+        made(trainer.encoder, trainer.regressor, lambda step: shares.append(step.done / step.total)) for made in (whole, parts)
     ]
     assert figures[1] == pytest.approx(figures[0], rel=1e-3)
     assert max(shares) <= 1
@@ -157,10 +157,9 @@ def test_the_search_is_the_one_that_a_registration_makes(monkeypatch) -> None:
     for kind in (AnchoredPairs, PairedProblem):
         asked = kind.residual_and_jacobian
         monkeypatch.setattr(kind, "residual_and_jacobian", lambda *a, kind=kind, asked=asked: used.append(a[0]) or asked(*a))
-    watch = Validation(trainer.scenes, OPTIONS.poses, OPTIONS.look, WATCHED)
     for loss, kinds in ((OPTIONS.loss, {AnchoredPairs}), (GRADIENT_MATCHING, {PairedProblem})):
         used.clear()
-        watch(trainer.encoder, None, loss, silent)
+        Validation(trainer.scenes, replace(watched(WATCHED), loss=loss))(trainer.encoder, None, silent)
         assert type(used[0]) is PairedProblem and {type(problem) for problem in used[1:]} == kinds, "the gradient's cosine is the network's own"
         places += [problem.places for problem in used if isinstance(problem, AnchoredPairs)]
     card = {"training": json.loads(json.dumps(asdict(OPTIONS)))}
