@@ -180,7 +180,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             ctNode: vtkMRMLScalarVolumeNode with Hounsfield units. It gets `outputTransform` as its parent.
             xrayNode: vtkMRMLScalarVolumeNode with the image as stored, or one on a placed detector (then the CT moves before that detector).
             geometry: a SphericalRegLib Camera, a mapping with the keys of geometry.json or such a file; of what it leaves open, the node itself
-                tells its size and spacing. None: what was kept with the node, then what its DICOM instance says.
+                tells its size, and its spacing where its file has that in mm. None: what was kept with the node, then what its DICOM instance says.
             initial: camera_from_world (4, 4), a named view ("ap", "pa", "left", "right"), "scene" (where the CT stands before a placed X-ray),
                 "regressor" (the model is asked), or "views" (the model's regressor is asked, and without one, or where its poses lead nowhere, all
                 named views are tried). None: what the X-ray says, by its geometry or its DICOM header, and as "views" where it says nothing.
@@ -219,7 +219,8 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
 
         def show(outcome: Any) -> Any:
             self.prepared = keep(outcome.pyramid, made_from)
-            return write_outcome(slicer.mrmlScene, outcome, ctNode, xrayNode, ResultNodes(outputTransform, None, None), move_xray=moveXray)
+            nodes = ResultNodes(outputTransform, None, None)
+            return write_outcome(slicer.mrmlScene, outcome, ctNode, xrayNode, nodes, move_xray=moveXray, along=(labelsNode,))
 
         return run_work(lambda report: run(request, report), show, progress, waitForCompletion, finished, self._running, ends_with_scene=True)
 
@@ -264,7 +265,8 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         frames = run_to_end(lambda report: register_run(request, report), progress, ends_with_scene=True)
         pyramid = next(frame.outcome.pyramid for frame in frames if frame.outcome is not None)
         self.prepared = keep(pyramid, made_from)
-        return write_run(slicer.mrmlScene, frames, ctNode, xrayNode, ResultNodes(outputTransform, None, None), tableNode, move_xray=moveXray)
+        shown, along = ResultNodes(outputTransform, None, None), (keywords.get("labelsNode"),)
+        return write_run(slicer.mrmlScene, frames, ctNode, xrayNode, shown, tableNode, move_xray=moveXray, along=along)
 
     def registerBatch(
         self,
@@ -285,7 +287,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             cases: a folder of case folders, a list of case folders, or a list of (ctNode, xrayNode) pairs.
             outputFolder: of case folders, which need one: what ``sphericalreg batch`` writes, and a later call goes on where an earlier one stopped.
                 Of pairs: pairs.csv, which keeps what is done when `progress` raises Cancelled.
-            initial: as of `register`, for all of them; None: what each X-ray says.
+            initial: as of `register`, for all of them ("scene": for pairs alone); None: what each X-ray says.
             model, device, seed, options, progress: as of `register`; keywords: for pairs of nodes, its further arguments.
 
         Returns:
@@ -295,7 +297,8 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         from SphericalRegModule.dependencies import ensure
 
         ensure()
-        return register_batch(self, cases, outputFolder, initial, model, device, seed, options, progress, keywords)
+        choices = {"initial": initial, "model": model, "device": device, "seed": seed, "options": options}
+        return register_batch(self, cases, outputFolder, progress, choices, keywords)
 
     def trainModel(
         self,
@@ -320,7 +323,7 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
             ctNode, labelsNode, labels: the CT and the parts of it that DRRs show, as of `register`; X-rays show all of it.
             path: of the model, .safetensors; its card is written beside it (.json), and until it is finished its state (.state).
             xrayNode, geometry: an X-ray of the C-arm that the model is for, as of `register`; None: a flat panel of 400 mm at 1020 mm.
-            resume: go on with the unfinished training at this path; the options must be the same but for the minutes.
+            resume: go on with the unfinished training at this path; the options must be the same, but for how long it goes on.
             device, seed, waitForCompletion: as of `register`.
             progress: called in the main thread with SphericalRegModule.training TrainingProgress reports: `curve` holds the validations so far.
             finished: as of `register`, with the path.

@@ -30,10 +30,12 @@ set(MODULE_PYTHON_SCRIPTS
   SphericalRegModule/sample_data.py
   SphericalRegModule/scene_view.py
   SphericalRegModule/selftest.py
+  SphericalRegModule/stages.py
   SphericalRegModule/training.py
   SphericalRegModule/undo.py
   SphericalRegModule/verdict.py
   SphericalRegModule/watch.py
+  SphericalRegModule/xray_geometry.py
   SphericalRegModule/xray_view.py
   )
 

@@ -97,6 +97,7 @@ set(MODULE_PYTHON_SCRIPTS
   models/shipped.py
   models/trunk.py
   mrml/__init__.py
+  mrml/belongings.py
   mrml/detector.py
   mrml/frames.py
   mrml/geometry_attribute.py

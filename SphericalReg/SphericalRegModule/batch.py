@@ -19,77 +19,55 @@ COLUMNS = ("name", "verdict", "error", "score", "doubt", "seconds")
 
 
 def register_batch(
-    logic: Any,
-    cases: Any,
-    output: Any,
-    initial: Any,
-    model: Any,
-    device: str,
-    seed: int,
-    options: Any,
-    progress: ProgressCallback | None,
-    keywords: dict[str, Any],
+    logic: Any, cases: Any, output: str | Path | None, progress: ProgressCallback | None, choices: dict[str, Any], of_pairs: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """See `SphericalRegLogic.registerBatch`; `keywords` are those for pairs of nodes."""
+    """See `SphericalRegLogic.registerBatch`; `choices` are the keywords of `batch_of_folders`, `of_pairs` the further ones for pairs of nodes."""
     from .runner import run_to_end
 
     if isinstance(cases, (str, Path)) or all(isinstance(case, (str, Path)) for case in cases):
-        if keywords:
-            raise TypeError(f"registerBatch of case folders takes no {', '.join(sorted(keywords))}: they are for pairs of nodes.")
+        if of_pairs:
+            raise TypeError(f"registerBatch of case folders takes no {', '.join(sorted(of_pairs))}: they are for pairs of nodes.")
         folders = [Path(case) for case in ([cases] if isinstance(cases, (str, Path)) else cases)]
-        chosen = logic.options if options is None else options
-        return run_to_end(lambda report: batch_of_folders(folders, output, device, seed, report, initial, chosen, model), progress)
-    chosen = {**keywords, "initial": initial, "model": loaded(model), "device": device, "seed": seed, "options": options}
-    return batch_of_nodes(logic, cases, output, progress=progress, **chosen)
+        chosen = {**choices, "options": logic.options if choices["options"] is None else choices["options"]}
+        return run_to_end(lambda report: batch_of_folders(folders, output, report, **chosen), progress)
+    return batch_of_nodes(logic, cases, output, progress=progress, **{**of_pairs, **choices, "model": loaded(choices["model"])})
 
 
 def batch_of_folders(
     folders: Sequence[Path],
     output: str | Path | None,
-    device: str,
-    seed: int,
     progress: ProgressCallback,
+    *,
     initial: Any = None,
-    options: Any = None,
     model: Any = None,
+    device: str = "auto",
+    seed: int = 0,
+    options: Any = None,
 ) -> list[dict[str, Any]]:
     """Register case folders, resumably; touches nothing of the scene. The poses and the files are those of ``sphericalreg batch``.
 
     Args:
-        initial: a named view, camera_from_world (4, 4) or "regressor" for all of them; None: what each case says.
-        options: RegistrationOptions; None: the library's.
+        initial: for all of them, as of `evaluation.registrar.CaseRegistrar`; None: what each case says.
         model: as of `models.loaded`.
+        options: RegistrationOptions; None: the library's.
 
     Raises:
-        InputError: no case, no output folder, or a model that is none.
+        InputError: no case, no output folder, a start that none of them can begin from, or a model that is none.
         Cancelled: out of `progress`; what is done stays.
     """
     if output is None or not str(output):
         raise InputError("A batch of case folders needs a folder for its results.")
     from SphericalRegLib.evaluation.runs import find_cases
-    from SphericalRegLib.imaging.files import require_writable_folder
+    from SphericalRegLib.imaging.files import read_json_object, require_writable_folder
 
     require_writable_folder(Path(output), "the folder of results")
     cases = find_cases(folders)  # before PyTorch is loaded, which takes seconds
     from SphericalRegLib.devices import resolve_device
-    from SphericalRegLib.evaluation.protocol import batch
-    from SphericalRegLib.evaluation.registrar import CaseRegistrar
-    from SphericalRegLib.evaluation.runs import complete_results
-    from SphericalRegLib.imaging.files import read_json_object
-    from SphericalRegLib.visualization.output import describe_inputs, write_result_folder
+    from SphericalRegLib.evaluation.protocol import BatchOptions, batch, register_folders
 
-    network = loaded(model)
-    registrar = CaseRegistrar(initial, model=network, device=resolve_device(device), seed=seed, options=options, progress=progress)
-    named = registrar.options if network is None else {**registrar.options, "model": network.identity}
-
-    def write(result: Any, case: Any, folder: Path) -> None:
-        inputs, pyramid = describe_inputs(case.volume, case.views), registrar.prepared(case)
-        write_result_folder(result, pyramid, case.views, folder, title=f"Registration of {case.name}", inputs=inputs)
-
-    records, _table = batch(cases, output, registrar, options=named, write=write, progress=progress)
-    complete_results(records, Path(output), write, progress)
+    chosen = BatchOptions(initial, loaded(model), resolve_device(device), seed, options)
     rows = []
-    for record in records:
+    for record in register_folders(cases, output, chosen, progress, then=batch, within=progress).records:
         result = {} if record.error else read_json_object(Path(output) / record.name / "result.json", "result")
         rows.append(row(record.name, result, record.seconds, record.error))
     return rows

@@ -13,14 +13,17 @@ from slicer.i18n import tr as _
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.files import require_writable_folder
+from SphericalRegLib.imaging.starts import Start
 from SphericalRegLib.mrml.tables import fill_table
 from SphericalRegLib.progress import Progress
 
 from .batch import COLUMNS, PAIRS_TABLE, batch_of_folders, row, write_rows
-from .choices import SCENE
+from .choices import ALL_VIEWS, ANGLES, ASK_MODEL, SCENE, XRAY_SAYS
 from .dependencies import ensure
-from .job import Failed, failure
+from .job import Done, Failed, Message, failure
 from .prepared import keep, key
+from .runner import Runner
+from .stages import in_words
 
 if TYPE_CHECKING:
     from .panel import Panel
@@ -34,6 +37,9 @@ class BatchSection:
 
     def __init__(self, panel: Panel) -> None:
         self.panel, self.ui = panel, panel.ui
+        self.runner = Runner(self._on_progress, self._on_end)  # of a folder of cases, which is none of the scene's business; pairs take the panel's
+        self._out, self._reached = "", Progress("register", 0, 0)
+        self._same_scene = False  # as when the folder was begun
         self._queue: list[tuple[Any, Any]] = []
         self._rows: list[dict[str, Any]] = []
         self._count, self._began = 0, 0.0
@@ -43,18 +49,29 @@ class BatchSection:
         self.ui.addPairButton.connect("clicked(bool)", self.on_add_pair)
         self.ui.removePairButton.connect("clicked(bool)", self.on_remove_pair)
         self.ui.pairsButton.connect("clicked(bool)", self.on_pairs)
+        self._say("")
 
     def forget(self) -> None:
-        """The scene or the panel goes away."""
+        """The scene goes away; a folder of cases is worked through all the same."""
         self._queue, self._rows, self._listed = [], [], []
+        self._same_scene = False
         for table in (self.ui.pairsTable, self.ui.batchTable):
             table.setRowCount(0)
+        if not self.runner.busy:
+            self._say("")
+
+    def close(self) -> None:
+        """The panel goes away: a folder of cases is left where it is, and can be gone on with."""
+        self.runner.abandon()
 
     def show_state(self, busy: bool) -> None:
-        p = self.panel.parameters
-        self.ui.batchButton.enabled = not busy and p is not None
+        p, working = self.panel.parameters, self.runner.busy
+        self.ui.batchProgressBar.visible = working
+        self.ui.batchButton.text = _("Cancel") if working else _("Register cases")
+        self.ui.batchButton.enabled = working or (not busy and p is not None)
         self.ui.addPairButton.enabled = not busy and p is not None and p.ctVolume is not None and p.xrayVolume is not None
-        self.ui.removePairButton.enabled = self.ui.pairsButton.enabled = not busy and bool(self._listed)
+        self.ui.removePairButton.enabled = not busy and bool(self._listed)
+        self.ui.pairsButton.enabled = not busy and not working and bool(self._listed)  # both fill one table
 
     def update(self) -> None:
         """List the pairs that the parameter node refers to."""
@@ -103,6 +120,7 @@ class BatchSection:
         with self.panel.reporting(self.ui.batchCollapsibleButton):
             if self.panel.parameters.initial == SCENE:
                 raise InputError(_("Choose another start for the pairs: where the CT stands in the scene belongs to one X-ray."))
+            self._check_model()
             ensure()
             if out := self.ui.batchOutputPathLineEdit.currentPath:
                 require_writable_folder(Path(out), "the folder of results")
@@ -160,7 +178,9 @@ class BatchSection:
         self.ui.statusLabel.text = _("Cancelled after {count} of {all} pairs.").format(count=len(self._rows), all=self._count)
 
     def _finish(self) -> None:
-        self.show_rows(self._rows)  # first: the file may not be writable
+        words = self._fill(self._rows)
+        self._to_scene(self._rows)  # first: the file may not be writable
+        self.ui.statusLabel.text = words
         folder = self.ui.batchOutputPathLineEdit.currentPath
         if folder and self._rows:
             write_rows(Path(folder) / PAIRS_TABLE, self._rows)
@@ -168,34 +188,80 @@ class BatchSection:
     # -- a folder of cases
 
     def on_folder(self, checked: bool = False) -> None:
-        """Register every case of a folder; the scene stays as it is."""
+        """Register every case of a folder, or cancel that; the scene stays as it is."""
+        if self.runner.busy:
+            self.runner.cancel()
+            self.ui.batchButton.text = _("Cancelling...")
+            self.ui.batchButton.enabled = False
+            return
         folder, out = self.ui.batchInputPathLineEdit.currentPath, self.ui.batchOutputPathLineEdit.currentPath
         with self.panel.reporting(self.ui.batchCollapsibleButton):
             if not folder or not out:
                 raise InputError(_("Choose a folder of cases and a folder for the results first."))
+            initial = self._start()
+            self._check_model()
             ensure()
-            device, seed, model = self.panel.parameters.device, self.panel.parameters.seed, self.panel.model.file()
-            reached = Progress("register", 0, 0)
+            p = self.panel.parameters
+            chosen = {"initial": initial, "model": self.panel.model.file(), "device": p.device, "seed": p.seed, "options": self.panel.logic.options}
+            self._out, self._reached, self._same_scene = out, Progress("register", 0, 0), True
+            self.ui.batchProgressBar.value = 0
+            self._say("")
 
             def work(report: Any) -> Any:
                 def note(step: Progress) -> None:
-                    nonlocal reached
-                    reached = step if step.stage == "register" else reached  # the cases', between those of each registration
-                    report(step)
+                    if step.stage == "register":  # the cases', between those of each registration; kept first, for a cancel ends the report
+                        self._reached = step
+                    report(replace(step, done=self._reached.done, total=self._reached.total, message=self._reached.message))
 
-                return batch_of_folders([Path(folder)], out, device, seed, note, model=model)
+                return batch_of_folders([Path(folder)], out, note, **chosen)
 
-            def stopped() -> None:
-                words = _("Cancelled after {done} of {all} cases. Their results stay in {folder}; the next run goes on there.")
-                self.ui.statusLabel.text = words.format(done=reached.done, all=reached.total, folder=out)
+            self.runner.start(work)
+        self.panel.show_state()
 
-            self.panel.run_job(work, self.show_rows, stopped=stopped)
+    def _start(self) -> Any:
+        """Where each case starts. As for one X-ray, what a case says goes before what the panel chose; a view or angles that somebody chose stay.
+
+        Raises:
+            InputError: the CT's place in the scene, of which cases know nothing.
+        """
+        p = self.panel.parameters
+        if p.initial == SCENE:
+            raise InputError(_("Choose another start for the cases: where the CT stands in the scene belongs to one X-ray."))
+        if p.initial in (ALL_VIEWS, XRAY_SAYS, ASK_MODEL):  # the model is asked, or all views are tried, where a case says nothing
+            return None
+        return Start("pa", p.primaryDeg, p.secondaryDeg) if p.initial == ANGLES else p.initial
+
+    def _check_model(self) -> None:
+        if missing := self.panel.model.missing():
+            raise InputError(missing)
+
+    def _on_progress(self, step: Progress) -> None:
+        self.ui.batchProgressBar.value = round(100 * step.done / max(step.total, 1))
+        stage = [] if step.stage == "register" else [in_words(step.stage)]
+        self._say(", ".join([_("{done} of {all} cases done").format(done=step.done, all=step.total), step.message, *stage]))
+
+    def _on_end(self, message: Message) -> None:
+        if isinstance(message, Done):
+            self._say(self._fill(message.value))
+            if self._same_scene:
+                self._to_scene(message.value)
+        elif isinstance(message, Failed):
+            self._say("")
+            self.panel.show_error(message)
+        else:
+            words = _("Cancelled after {done} of {all} cases. Their results stay in {folder}; the next run goes on there.")
+            self._say(words.format(done=self._reached.done, all=self._reached.total, folder=self._out))
+        self.panel.update()
+        self.panel.show_state()
+
+    def _say(self, text: str) -> None:
+        self.ui.batchLabel.text = text
+        self.ui.batchLabel.visible = bool(text)
 
     # -- results
 
-    def show_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Fill the table in the panel and the one in the scene."""
-        p = self.panel.parameters
+    def _fill(self, rows: list[dict[str, Any]]) -> str:
+        """Fill the table in the panel; says how many there are."""
         titles = {
             "name": _("name"),
             "verdict": _("verdict"),
@@ -205,11 +271,15 @@ class BatchSection:
             "seconds": _("seconds"),
         }
         fill(self.ui.batchTable, [titles[key] for key in COLUMNS], [[_cell(line[key]) for key in COLUMNS] for line in rows])
+        failed = sum(line["error"] is not None for line in rows)
+        return _("{count} registrations, {failed} failed.").format(count=len(rows), failed=failed)
+
+    def _to_scene(self, rows: list[dict[str, Any]]) -> None:
+        """Fill the table in the scene."""
+        p = self.panel.parameters
         if rows:
             p.batchTable = p.batchTable or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", _("SphericalReg batch"))
             fill_table(p.batchTable, rows)
-        failed = sum(line["error"] is not None for line in rows)
-        self.ui.statusLabel.text = _("{count} registrations, {failed} failed.").format(count=len(rows), failed=failed)
 
 
 def fill(table: Any, titles: Any, lines: Any) -> None:

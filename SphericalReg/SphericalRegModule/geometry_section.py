@@ -7,28 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import slicer
 from slicer.i18n import tr as _
 
 from SphericalRegLib.errors import InputError
-from SphericalRegLib.geometry.camera import Camera
-from SphericalRegLib.imaging.geometry_file import read_geometry, write_geometry
-from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced, describe_origins, first_known, with_defaults
-from SphericalRegLib.mrml.detector import is_mirrored, placed_camera
-from SphericalRegLib.mrml.geometry_attribute import keep_geometry, kept_geometry
-from SphericalRegLib.mrml.poses import pose_of
-from SphericalRegLib.mrml.xrays import node_geometry, stored_image
+from SphericalRegLib.imaging.geometry_values import GeometryValues, Sourced, describe_origins
+from SphericalRegLib.mrml.geometry_attribute import keep_geometry
 
 from .choices import ALL_VIEWS, ASK_MODEL, SCENE, XRAY_SAYS
+from .xray_geometry import implausible_lengths, known_geometry, load, save
 
 if TYPE_CHECKING:
-    from SphericalRegLib.imaging.dicom import DicomGeometry
-
     from .panel import Panel
 
 LONGEST_ORIGIN = 24
 EDITED = "edited"
-PLACED = "the placed detector"
 
 # field of GeometryValues -> parameters that hold it; pairs are (column, row)
 PARAMETERS = {
@@ -78,28 +70,44 @@ class GeometrySection:
         restored, self._restored = self._restored, False
         if xray is None or xray.GetImageData() is None:
             self._forget_xray()
-            for label in (*LABELS.values(), "sizeLabel", "geometryWarningLabel"):
-                getattr(self.ui, label).text = ""
-            self._say_start()
-            self._say_sides()
+            self._say_nothing()
             return
         if self.known is None or xray.GetID() != self._xray_id:
-            self._xray_id, self.known = xray.GetID(), known_geometry(xray)
+            self._xray_id, self.known = xray.GetID(), None  # should reading it fail, another X-ray's geometry is not this one's
+            self._say_nothing()
+            self.known = known_geometry(xray)
             to_parameters(self.known, p)
             if not restored:  # the choices of a scene that was loaded stay
                 self._choose_start()
         else:
             values = from_parameters(p, self.known)
             if edited(values, self.known):
-                keep_geometry(xray, values)
-                # Whether white is bone by default goes with the intensity.
-                self.known = replace(values, inverted=known_geometry(xray).inverted)
-                p.inverted = self.known.inverted.value
-                if p.initial == SCENE:  # the X-ray that was placed is what will be registered
-                    self.panel.initial.refresh_placed()
+                self._take(values)
         show_origins(self.ui, self.known)
         self._say_start()
-        self._say_sides()
+
+    def _say_nothing(self) -> None:
+        for label in (*LABELS.values(), "sizeLabel", "geometryWarningLabel"):
+            getattr(self.ui, label).text = ""
+        self._say_start()
+
+    def _take(self, values: GeometryValues) -> None:
+        """An edit: it is kept with the node, unless a length is implausible; then it is shown, and refused, and what was kept before stays."""
+        p = self.panel.parameters
+        self.known = values
+        if implausible_lengths(values):
+            return
+        keep_geometry(p.xrayVolume, values)
+        again = known_geometry(p.xrayVolume)
+        # Whether white is bone by default goes with the intensity; and what was damaged is replaced.
+        self.known = replace(values, inverted=again.inverted, warnings=again.warnings)
+        p.inverted = self.known.inverted.value
+        if p.initial == SCENE:  # the X-ray that was placed is what will be registered
+            self.panel.initial.refresh_placed()
+
+    def wrong(self) -> str:
+        """What keeps the geometry of the chosen X-ray from being used, or an empty text."""
+        return _("The X-ray cannot be used") if self.known is None else " ".join(implausible_lengths(self.known))
 
     # -- what the X-ray says of where it was taken from
 
@@ -132,23 +140,6 @@ class GeometrySection:
         self.ui.startLabel.text = what
         self.ui.startLabel.visible = bool(what)
 
-    def _say_sides(self) -> None:
-        """Which side of the patient is where in the X-ray view: a letter on the film that says otherwise tells of a mirrored image."""
-        from SphericalRegLib.visualization.orientation import NAMES, edge_letters
-
-        p, words = self.panel.parameters, ""
-        try:
-            placed = None if p.placedXray is None or p.ctVolume is None else placed_camera(p.placedXray)
-            pose = None if placed is None else pose_of(p.ctVolume, placed.world_from_camera)
-        except InputError:  # of nodes that are warped or scaled; a registration says so
-            pose = None
-        if pose is not None:
-            edges = edge_letters(pose, is_mirrored(p.placedXray))
-            words = _("In the X-ray view: the patient's {left} at the left edge, {top} at the top.")
-            words = words.format(left=NAMES[edges.left], top=NAMES[edges.top])
-        self.ui.sidesLabel.text = words
-        self.ui.sidesLabel.visible = bool(words)
-
     # -- files
 
     def on_load(self, checked: bool = False) -> None:
@@ -169,57 +160,6 @@ class GeometrySection:
                 raise InputError(_("Choose an X-ray and a file to write first."))
             save(path, self.known, self.panel.parameters.xrayVolume)
             self.ui.statusLabel.text = _("Saved {path}.").format(path=Path(path).name)
-
-
-def known_geometry(xray: Any) -> GeometryValues:
-    """All that is known of an X-ray node's geometry: what was kept with it, its DICOM instance, its spacing, and assumptions where there is none.
-
-    Raises:
-        InputError: a damaged attribute, or a node without an image.
-    """
-    placed = placed_camera(xray)
-    if placed is not None:
-        return GeometryValues(
-            **{name: Sourced(value, PLACED) for name, value in vars(placed.camera).items()},
-            intensity=Sourced("line_integral", PLACED),
-            inverted=Sourced(True, PLACED),
-            mirrored=Sourced(False, PLACED),
-        )
-    stored = stored_image(xray, 0)
-    known = first_known(kept_geometry(xray), dicom_geometry(xray), node_geometry(xray))
-    return with_defaults(known, stored.size_px, stored.likely_intensity)
-
-
-def dicom_geometry(xray: Any) -> GeometryValues:
-    """What the node's DICOM instance says of the image as Slicer has read it; nothing for a node of another origin."""
-    try:
-        header = dicom_header(xray)
-    except InputError as error:
-        return GeometryValues(warnings=(str(error),))
-    return GeometryValues() if header is None else header.as_read_by_itk
-
-
-def dicom_header(xray: Any) -> DicomGeometry | None:
-    """The geometry in the node's DICOM instance; None for a node of another origin. Raises InputError where it cannot be read."""
-    uids = (xray.GetAttribute("DICOM.instanceUIDs") or "").split()
-    database = getattr(slicer, "dicomDatabase", None)
-    path = database.fileForInstance(uids[0]) if uids and database is not None else ""
-    if not path:
-        return None
-    from SphericalRegLib.imaging.dicom import read_dicom_geometry
-
-    return read_dicom_geometry(path)
-
-
-def as_in_the_file(values: GeometryValues, xray: Any) -> GeometryValues:
-    """Values of the image as Slicer has it for the image as stored, or the other way round: they differ where ITK has turned it round on reading."""
-    from SphericalRegLib.imaging.dicom import turned_round
-
-    try:
-        header = dicom_header(xray)
-    except InputError:
-        return values
-    return turned_round(values) if header is not None and header.dark_first else values
 
 
 def to_parameters(values: GeometryValues, parameters: Any) -> None:
@@ -257,7 +197,7 @@ def show_origins(ui: Any, values: GeometryValues) -> None:
         getattr(ui, label).text = shortened(origin, field)
         getattr(ui, label).toolTip = origin
     ui.sizeLabel.text = "{} x {} px".format(*known["size_px"].value) if "size_px" in known else ""
-    said = list(values.warnings)
+    said = [*values.warnings, *implausible_lengths(values)]
     needed = {"sdd_mm": _("the source-to-detector distance"), "pixel_spacing_mm": _("the pixel spacing")}
     missing = [name for field, name in needed.items() if field not in known]
     if missing:
@@ -285,35 +225,6 @@ def shortened(origin: str, field: str) -> str:
         return f"DICOM {tags[0]}{', ...' if len(tags) > 1 else ''}"
     text = origin.removesuffix(f": {field}")
     return text if len(text) <= LONGEST_ORIGIN else f"{text[:LONGEST_ORIGIN - 3]}..."
-
-
-def load(path: str | Path, xray: Any) -> None:
-    """Take a geometry file for an X-ray and keep it with the node.
-
-    Raises:
-        InputError: the file, or its size against the image.
-    """
-    given = as_in_the_file(read_geometry(path), xray)
-    size = stored_image(xray, 0).size_px
-    if given.size_px is not None and tuple(given.size_px.value) != size:
-        (across, down), (columns, rows) = given.size_px.value, size
-        raise InputError(f"{path} is for an image of {across} x {down} pixels; expected the {columns} x {rows} of the X-ray {xray.GetName()!r}.")
-    keep_geometry(xray, first_known(given, kept_geometry(xray)))
-
-
-def save(path: str | Path, values: GeometryValues, xray: Any) -> None:
-    """Write the values of an X-ray to a geometry file, which describes the image as stored.
-
-    Raises:
-        InputError: a value is missing, or the file cannot be written.
-    """
-    known = describe_origins(as_in_the_file(values, xray))
-    missing = [name for name in ("sdd_mm", "pixel_spacing_mm", "size_px", "principal_point_px") if name not in known]
-    if missing:
-        raise InputError(f"The geometry lacks {', '.join(missing)}: enter it before saving.")
-    camera = Camera(*(known[name].value for name in ("sdd_mm", "pixel_spacing_mm", "size_px", "principal_point_px")))
-    flags = {name: known[name].value for name in ("intensity", "inverted", "mirrored") if name in known}
-    write_geometry(path, camera, **flags)
 
 
 def edited(values: GeometryValues, known: GeometryValues) -> bool:

@@ -14,7 +14,7 @@ from SphericalRegLib.mrml.detector import is_mirrored, placed_camera, set_image
 from SphericalRegLib.mrml.frames import browser_of
 from SphericalRegLib.mrml.matrices import scene_from_node
 from SphericalRegLib.mrml.poses import POSE, hang, move_ct, pose_of, release, set_scene_matrix
-from SphericalRegLib.mrml.provenance import ROLE
+from SphericalRegLib.mrml.provenance import belong
 from SphericalRegLib.mrml.voxels import voxels
 from SphericalRegLib.mrml.xrays import radiograph_to_node
 
@@ -69,11 +69,28 @@ class InitialSection:
             p.placedXray, p.drrVolume, p.placedFrom = None, None, None
             if p.initial == SCENE:
                 p.initial = ALL_VIEWS if p.model == NO_MODEL else ASK_MODEL
-        wanted = p.live and not self.panel.runner.busy and p.ctVolume is not None and p.placedXray is not None
-        if wanted and not self.live.following:
+        if p.live and not self.panel.runner.busy and p.ctVolume is not None and p.placedXray is not None:
             self.live.follow(p.ctVolume, p.placedXray)
-        elif not wanted and self.live.following:
+        else:
             self.live.stop()
+        self._say_sides()
+
+    def _say_sides(self) -> None:
+        """Which side of the patient is where in the X-ray view: a letter on the film that says otherwise tells of a mirrored image."""
+        from SphericalRegLib.visualization.orientation import NAMES, edge_letters
+
+        p, words = self.panel.parameters, ""
+        try:
+            placed = None if p.placedXray is None or p.ctVolume is None else placed_camera(p.placedXray)
+            pose = None if placed is None else pose_of(p.ctVolume, placed.world_from_camera)
+        except InputError:  # of nodes that are warped or scaled; a registration says so
+            pose = None
+        if pose is not None:
+            edges = edge_letters(pose, is_mirrored(p.placedXray))
+            words = _("In the X-ray view: the patient's {left} at the left edge, {top} at the top.")
+            words = words.format(left=NAMES[edges.left], top=NAMES[edges.top])
+        self.ui.sidesLabel.text = words
+        self.ui.sidesLabel.visible = bool(words)
 
     # -- the start of a registration
 
@@ -171,18 +188,19 @@ class InitialSection:
         """Stand the X-ray before the CT: at a named view, C-arm angles or camera_from_world (4, 4); one of them gets handles, and the DRR follows."""
         p = self.panel.parameters
         self.panel.result.check(p.ctVolume, p.xrayVolume)
-        before, known = stand(p.ctVolume, p), (p.outputTransform, p.placedXray, p.drrVolume)
-        for node in (p.ctVolume,) if p.moveXray else (p.placedXray, p.drrVolume):
-            release(node, p.outputTransform)
+        before, known = stand(p.ctVolume, p), self.panel.result.existing(p.ctVolume, p.xrayVolume)
+        for node in (p.ctVolume,) if p.moveXray else (known.xray, known.drr):
+            release(node, known.transform)
         placed = self.panel.logic.placeXray(
-            p.ctVolume, p.xrayVolume, geometry=self.panel.geometry.known, view=view, placedNode=p.placedXray, frame=self.panel.inputs.frame
+            p.ctVolume, p.xrayVolume, geometry=self.panel.geometry.known, view=view, placedNode=known.xray, frame=self.panel.inputs.frame
         )
-        if p.outputTransform is None:  # not before the X-ray is known to be one that can be placed
+        transform = known.transform
+        if transform is None:  # not before the X-ray is known to be one that can be placed
             names = (p.xrayVolume.GetName(), p.ctVolume.GetName()) if p.moveXray else (p.ctVolume.GetName(), p.xrayVolume.GetName())
-            p.outputTransform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "{} to {}".format(*names))
-            p.outputTransform.SetAttribute(ROLE, POSE)
+            transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "{} to {}".format(*names))
+        belong(transform, POSE, p.ctVolume, p.xrayVolume)
         with slicer.util.NodeModify(p):
-            p.placedXray, p.placedFrom = placed, p.xrayVolume
+            p.outputTransform, p.placedXray, p.placedFrom = transform, placed, p.xrayVolume
         self._give_handles(placed)
         layout.show_layout()
         self.render()
@@ -193,7 +211,8 @@ class InitialSection:
         scene_view.show_scene(p.ctVolume)
         p.initial = SCENE
         p.live = True
-        made = tuple(node for node in (p.outputTransform, p.placedXray, p.drrVolume) if not any(node is one for one in known))
+        kept = (known.transform, known.xray, known.drr)
+        made = tuple(node for node in (p.outputTransform, p.placedXray, p.drrVolume) if not any(node is one for one in kept))
         self.panel.result.was_placed(before, made)
 
     def _give_handles(self, placed: Any) -> None:
@@ -237,7 +256,7 @@ class InitialSection:
         p.drrVolume = self.panel.logic.renderDRR(
             p.ctVolume,
             p.placedXray,
-            p.drrVolume,
+            self.panel.result.existing(p.ctVolume, p.placedXray).drr,
             longerSide=longer_side,
             device=p.device,
             labelsNode=p.partsNode,

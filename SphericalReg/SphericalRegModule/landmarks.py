@@ -37,10 +37,12 @@ def landmark_pose(ct: Any, xray: Any, placed: Any, ct_points: Any, xray_points: 
         camera = placed_camera(placed).camera  # type: ignore[union-attr]
         pixels = there
     else:
-        stored = pixels_on(xray_points, xray)
+        stored = pixels_on(xray_points, xray, frame)
         if stored is None:
             words = _("The points of {points} do not all lie on the X-ray {xray}: set them in the view that shows it.")
-            raise InputError(words.format(points=xray_points.GetName(), xray=xray.GetName()))
+            if frame is not None:
+                words = _("The points of {points} do not all lie on frame {frame} of the X-ray {xray}: set them in the view that shows it.")
+            raise InputError(words.format(points=xray_points.GetName(), xray=xray.GetName(), frame=frame))
         radiograph = radiograph_of(xray, geometry, frame)
         camera = radiograph.camera
         last = camera.columns - 1

@@ -25,6 +25,7 @@ class LiveDRR(VTKObservationMixin):
     def __init__(self, render: Callable[[int | None], None]) -> None:
         VTKObservationMixin.__init__(self)
         self._render = render
+        self._nodes: tuple[Any, ...] = ()
         self._coarse, self._fine = qt.QTimer(), qt.QTimer()
         for timer, wait_ms, call in ((self._coarse, 0, self._render_coarse), (self._fine, STILL_MS, self._render_fine)):
             timer.setSingleShot(True)
@@ -33,13 +34,17 @@ class LiveDRR(VTKObservationMixin):
 
     def follow(self, *nodes: Any) -> None:
         """Follow these volume nodes, and no others."""
+        if nodes == self._nodes:
+            return
         self.stop()
+        self._nodes = nodes
         for node in nodes:
             self.addObserver(node, slicer.vtkMRMLTransformableNode.TransformModifiedEvent, self._on_moved)
 
     def stop(self) -> None:
         """Follow nothing, and drop what is pending."""
         self.removeObservers()
+        self._nodes = ()
         self._coarse.stop()
         self._fine.stop()
 

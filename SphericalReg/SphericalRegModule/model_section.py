@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.models.shipped import SHIPPED
+from SphericalRegLib.mrml.parts import state_of
 from SphericalRegLib.progress import clock
 from SphericalRegLib.training.files import Trained, how_far, state_path
 
@@ -151,7 +152,7 @@ class ModelSection:
             self._looked_at, self.ui.modelLabel.text = None, str(error)
             return
         ct = p.ctVolume if p.ctVolume is not None and p.ctVolume.GetImageData() is not None else None
-        state = None if ct is None else (ct.GetID(), ct.GetImageData().GetMTime())
+        state = None if ct is None else state_of(ct)
         if (path, None if path is None else _stamp(path), state) == self._looked_at:
             return
         self._looked_at = (path, None if path is None else _stamp(path), state)

@@ -33,11 +33,11 @@ class PackagesSection:
         found = dependencies.installed()
         listed = ", ".join(f"{name} {version}" for name, version in sorted(found.items()))
         self.ui.packagesLabel.text = listed or _("none: all that is needed was there")
-        self.ui.removePackagesButton.enabled = bool(found) and not busy
+        self.ui.removePackagesButton.enabled = bool(found) and not self.panel.working
 
     def on_opened(self, collapsed: bool = False) -> None:
         """The list comes into sight."""
-        self.show_state(self.panel.runner.busy)
+        self.show_state(self.panel.working)
 
     def on_remove(self, checked: bool = False) -> None:
         """Uninstall them, after asking."""
@@ -47,4 +47,4 @@ class PackagesSection:
             if names and slicer.util.confirmOkCancelDisplay(question.format(names="\n".join(names)), windowTitle="SphericalReg"):
                 dependencies.remove_installed()
                 self.ui.statusLabel.text = _("Removed {names}. Restart Slicer now.").format(names=", ".join(names))
-        self.show_state(self.panel.runner.busy)
+        self.show_state(self.panel.working)

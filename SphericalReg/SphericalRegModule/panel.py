@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -31,6 +30,7 @@ from .packages_section import PackagesSection
 from .prepared import keep, key
 from .result_section import ResultSection
 from .runner import Runner
+from .stages import in_words
 from .watch import Watch
 
 
@@ -78,6 +78,7 @@ class Panel:
         for section in self._sections:
             section.forget()
         self.model.close()
+        self.batch.close()
         self._parameters_watch.follow(None)
         self._xray_watch.follow(None)
         self.logic.forgetPrepared()
@@ -109,13 +110,12 @@ class Panel:
         self._updating = True
         try:
             self._xray_watch.follow(self.parameters.xrayVolume)
-            for section in self._sections:
-                section.update()
-            if self._update_failed:
+            refused = [failed for section in self._sections if (failed := _refusal(section.update)) is not None]  # what one refuses, others follow
+            if refused:
+                self.show_error(refused[0])
+                self._update_failed = True
+            elif self._update_failed:
                 self.clear_error()
-        except InputError as error:
-            self.show_error(failure(error))
-            self._update_failed = True
         finally:
             self._updating = False
         self.show_state()
@@ -142,9 +142,16 @@ class Panel:
         p = self.parameters
         if p.xrayVolume is None:
             return _("Choose an X-ray")
+        if wrong := self.geometry.wrong():
+            return wrong
         if p.sddMm <= 0 or min(p.spacingColumnMm, p.spacingRowMm) <= 0:
             return _("Enter the source-to-detector distance and the pixel spacing")
         return ""
+
+    @property
+    def working(self) -> bool:
+        """Whether anything runs that the panel began: a registration, a training, a batch of folders."""
+        return any(runner.busy for runner in (self.runner, self.model.trainer, self.batch.runner))
 
     def missing(self) -> str:
         """What keeps the registration from starting, or an empty text."""
@@ -314,13 +321,10 @@ class Reporting:
         return True
 
 
-def in_words(stage: str) -> str:
-    """A stage of a registration for people; what stands before it, a frame's or a pair's number, stays."""
-    words = {
-        "search": _("searching"),
-        "regressor": _("asking the model"),
-        "spherical LM": _("refining with the model"),
-    }
-    before, comma, last = stage.rpartition(", ")
-    size = re.fullmatch(r"refine (\d+) px", last)
-    return before + comma + (_("refining at {size} pixels").format(size=size[1]) if size else words.get(last, last))
+def _refusal(update: Callable[[], None]) -> Failed | None:
+    """What a section's update refuses, if it does."""
+    try:
+        update()
+    except InputError as error:
+        return failure(error)
+    return None

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Key(NamedTuple):
-    """What a prepared CT depends on; changes with the voxels."""
+    """What a prepared CT depends on; changes with the voxels and with where they lie."""
 
     ct: Any
     labels_node: Any
@@ -26,14 +26,17 @@ class Prepared:
 
 
 def key(ct: Any, labels_node: Any, labels: Iterable[int | str] | None, device: str, options: Any) -> Key:
-    """Of a CT's node with its chosen parts; `options` None are the library's."""
-    from SphericalRegLib.imaging.attenuation import AttenuationModel
-    from SphericalRegLib.mrml.parts import state_of
+    """Of a CT's node with its chosen parts; `options` None are the library's.
 
-    state = (ct.GetID(), 0 if ct.GetImageData() is None else ct.GetImageData().GetMTime())
+    Raises:
+        InputError: see `mrml.parts.state_in`.
+    """
+    from SphericalRegLib.imaging.attenuation import AttenuationModel
+    from SphericalRegLib.mrml.parts import state_in, state_of
+
     chosen = None if labels is None else tuple(sorted(map(str, labels)))
     model = AttenuationModel() if options is None else options.attenuation
-    return Key(state, None if labels_node is None else state_of(labels_node), chosen, device, model)
+    return Key(state_of(ct), None if labels_node is None else state_in(ct, labels_node), chosen, device, model)
 
 
 def keep(pyramid: Any, made_from: Key) -> Prepared:

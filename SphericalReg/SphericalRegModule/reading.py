@@ -13,8 +13,9 @@ from SphericalRegLib.training.files import check_target
 
 from .models import loaded, model_file
 from .prepared import Prepared, key
-from .rendering import kept_geometry_of, radiograph_of
+from .rendering import radiograph_of
 from .training import OPTIONS, TrainingRequest
+from .xray_geometry import kept_geometry_of
 
 
 def registration_inputs(

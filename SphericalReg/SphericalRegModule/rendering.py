@@ -10,24 +10,18 @@ from slicer.i18n import tr as _
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.views import c_arm_view, named_view
-from SphericalRegLib.imaging.geometry_values import GeometryValues, first_known
 from SphericalRegLib.imaging.radiograph import Radiograph, geometry_values
 from SphericalRegLib.mrml.detector import PlacedCamera, is_mirrored, placed_camera, set_image
 from SphericalRegLib.mrml.frames import stored_frame
-from SphericalRegLib.mrml.geometry_attribute import kept_geometry
 from SphericalRegLib.mrml.matrices import scene_from_node
 from SphericalRegLib.mrml.poses import pose_of
+from SphericalRegLib.mrml.provenance import DETECTOR, DRR, belong
 from SphericalRegLib.mrml.session import render
 from SphericalRegLib.mrml.volumes import centre_of
 from SphericalRegLib.mrml.xrays import exposure_of, radiograph_to_node
 
-from .geometry_section import dicom_geometry
+from .xray_geometry import kept_geometry_of
 from .xray_view import set_window
-
-
-def kept_geometry_of(xray: Any) -> GeometryValues:
-    """What was kept with an X-ray's node and what its DICOM instance says."""
-    return first_known(kept_geometry(xray), dicom_geometry(xray))
 
 
 def radiograph_of(xray: Any, geometry: Any = None, frame: int | None = None) -> Radiograph:
@@ -48,6 +42,7 @@ def place_xray(ct: Any, xray: Any, geometry: Any = None, view: Any = "ap", place
         pose = np.asarray(view, dtype=np.float64)
     name = f"{xray.GetName()} on the detector"
     node = radiograph_to_node(slicer.mrmlScene, radiograph, scene_from_node(ct) @ np.linalg.inv(pose), name, placed)
+    belong(node, DETECTOR, ct, xray)
     set_window(node)
     return node
 
@@ -83,5 +78,6 @@ def render_drr(pyramid: Any, ct: Any, xray: Any, drr: Any = None, longer_side: i
     new = drr.GetImageData() is None
     set_image(drr, image, placed, mirrored=is_mirrored(xray))
     if new:
+        belong(drr, DRR, ct, xray)
         set_window(drr)
     return drr

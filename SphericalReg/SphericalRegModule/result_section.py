@@ -11,16 +11,18 @@ import slicer
 from slicer.i18n import tr as _
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.mrml.belongings import carry, lying_in
 from SphericalRegLib.mrml.detector import placed_camera
 from SphericalRegLib.mrml.frames import browser_of
-from SphericalRegLib.mrml.provenance import RESULT, XRAY, result_of
+from SphericalRegLib.mrml.poses import is_moved
+from SphericalRegLib.mrml.provenance import RESULT, TABLE, XRAY, belong, may_hold, result_of
 from SphericalRegLib.mrml.tables import fill_table
 from SphericalRegLib.registration.result import distinct
 
 from . import layout, scene_view, xray_view
 from .blink import Blink
 from .choices import OVERLAY
-from .undo import Before, go_back, show_handles, stand
+from .undo import Before, belongings, go_back, show_handles, stand
 from .verdict import back_to, in_words, moved_off
 from .watch import Watch
 
@@ -98,6 +100,9 @@ class ResultSection:
             self.show_pictures()
         if self._moved is not None and p.moveXray != self._moved and not self.panel.runner.busy:
             self._show_again()
+        self.watch.follow(p.drrVolume)
+        if p.ctVolume is not None and is_moved(p.ctVolume):  # what is chosen by now goes with it from here on
+            carry(p.ctVolume, [each for each in lying_in(p.ctVolume, belongings(p.ctVolume, p)) if each.at_home])
         self._say()
 
     @property
@@ -105,17 +110,17 @@ class ResultSection:
         """The outcome that is shown now: of the frame in sight, where there are several; None if there is none."""
         if self._run is None:
             return self._outcome
-        number = max(0, self._run.browser.GetSelectedItemNumber())
-        return self._frames[number].outcome if number < len(self._frames) else None
+        number = self._run.selected()
+        return None if number is None else self._frames[number].outcome
 
     # -- an outcome
 
-    def existing(self) -> Any:
-        """ResultNodes: what a result is written to, as far as it is there."""
+    def existing(self, ct: Any, xray: Any) -> Any:
+        """ResultNodes: what a result of a CT and an X-ray is written to, as far as it is there. What another pair was written to is left alone."""
         from SphericalRegLib.mrml.session import ResultNodes
 
         p = self.panel.parameters
-        return ResultNodes(p.outputTransform, p.placedXray, p.drrVolume)
+        return ResultNodes(*(_for_pair(node, ct, xray) for node in (p.outputTransform, p.placedXray, p.drrVolume)))
 
     def check(self, ct: Any, xray: Any) -> None:
         """Refuse before any long work what its result could not be written to.
@@ -125,7 +130,7 @@ class ResultSection:
         """
         from SphericalRegLib.mrml.session import check_writable
 
-        check_writable(ct, xray, self.existing(), move_xray=self.panel.parameters.moveXray)
+        check_writable(ct, xray, self.existing(ct, xray), move_xray=self.panel.parameters.moveXray)
 
     def show_outcome(self, outcome: Any, ct: Any, xray: Any, chosen: Any) -> None:
         """Write an outcome into the scene and show it; `chosen` is the X-ray as it was loaded."""
@@ -135,39 +140,43 @@ class ResultSection:
 
     def was_placed(self, before: Before, made: tuple[Any, ...]) -> None:
         """The X-ray was placed, which can be undone like a registration; `made` are the nodes that it took."""
+        carry(before.ct, before.along)
         self._undo = [*self._undo, (before, None, made)][-MOST_UNDOS:]
         self._moved = None  # an outcome of before is not shown again with the other one moved
         self.panel.show_state()
 
     def show_run(self, frames: Sequence[Any], ct: Any, xray: Any) -> None:
         """Write the outcomes of a run's frames into the scene and show the frame that the browser has selected."""
-        p = self.panel.parameters
-        again = p.outputTransform is not None and browser_of(p.outputTransform) is not None
+        p, existing = self.panel.parameters, self.existing(ct, xray)
+        again = any(node is not None and browser_of(node) is not None for node in (existing.transform, existing.xray, existing.drr))
+        table = _for_pair(p.framesTable, ct, xray) if again else None
         before = stand(ct, p)
         try:
-            made = self._write(ct, xray, xray, frames=frames)
+            made = self._write(ct, xray, xray, frames=frames, table=table)
         except InputError as error:  # the run was removed meanwhile: what its frames took long to find is kept
             from SphericalRegLib.mrml.run_session import run_rows
 
-            p.framesTable = p.framesTable or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", f"{xray.GetName()} poses")
+            p.framesTable = table or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", f"{xray.GetName()} poses")
             fill_table(p.framesTable, run_rows(frames, None))
+            belong(p.framesTable, TABLE, ct, xray)
             raise InputError(_("{error} The poses are in the table {table}.").format(error=error, table=p.framesTable.GetName())) from None
         self._undo = [] if again else [*self._undo, (before, self._run, made)][-MOST_UNDOS:]  # frames that were written over cannot be brought back
 
-    def _write(self, ct: Any, xray: Any, chosen: Any, outcome: Any = None, frames: Sequence[Any] = ()) -> tuple[Any, ...]:
+    def _write(self, ct: Any, xray: Any, chosen: Any, outcome: Any = None, frames: Sequence[Any] = (), table: Any = None) -> tuple[Any, ...]:
         """Returns the nodes that were made."""
         from SphericalRegLib.mrml.run_session import write_run
         from SphericalRegLib.mrml.session import write_outcome
 
-        p, existing = self.panel.parameters, self.existing()
+        p, existing = self.panel.parameters, self.existing(ct, xray)
+        along = belongings(ct, p)
         self._forget_outcome()
         with slicer.util.NodeModify(p):
             if frames:
-                self._run = write_run(slicer.mrmlScene, frames, ct, xray, existing, p.framesTable, move_xray=p.moveXray)
+                self._run = write_run(slicer.mrmlScene, frames, ct, xray, existing, table, move_xray=p.moveXray, along=along)
                 p.framesTable = self._run.table
                 nodes = self._run.shown
             else:
-                nodes = write_outcome(slicer.mrmlScene, outcome, ct, xray, existing, move_xray=p.moveXray)
+                nodes = write_outcome(slicer.mrmlScene, outcome, ct, xray, existing, move_xray=p.moveXray, along=along)
             p.outputTransform, p.placedXray, p.drrVolume, p.placedFrom = nodes.transform, nodes.xray, nodes.drr, chosen
             self._outcome, self._frames, self._moved = outcome, frames, p.moveXray
             self._shown_from = (ct, xray, chosen)
@@ -175,7 +184,6 @@ class ResultSection:
         show_handles(nodes.transform, False)  # a stray drag would move the CT off its result
         for node in (nodes.xray, nodes.drr):
             xray_view.set_window(node)
-        self.watch.follow(p.drrVolume)
         self._say()
         layout.show_layout()
         self.show_pictures(fit=True)
@@ -238,8 +246,8 @@ class ResultSection:
             doubtful = sum(frame.outcome is not None and frame.outcome.result.doubt is not None for frame in self._frames)
             summary = _("{count} frames registered, {failed} failed, {doubtful} doubtful; this one:")
             words.insert(0, summary.format(count=len(self._frames) - failed, failed=failed, doubtful=doubtful))
-            if self.outcome is None:
-                number = max(0, self._run.browser.GetSelectedItemNumber())
+            number = self._run.selected()
+            if number is not None and self.outcome is None:
                 words[1:] = [_("It was not registered: {reason} The frame before it is shown.").format(reason=self._frames[number].error)]
                 doubts = []
         self._tell(" ".join(doubts), " ".join(words))
@@ -336,7 +344,6 @@ class ResultSection:
         self._forget_outcome()
         if run is not None:
             remove_run(slicer.mrmlScene, run)
-            self.panel.parameters.framesTable = None
         go_back(before, self.panel.parameters, made)
 
     def on_export(self, checked: bool = False) -> None:
@@ -406,3 +413,8 @@ class ResultSection:
 
     def _exported(self, folder: str) -> None:
         self.ui.statusLabel.text = _("Exported to {folder}.").format(folder=folder)
+
+
+def _for_pair(node: Any, ct: Any, xray: Any) -> Any:
+    """The node, if it may be filled for a CT and an X-ray; else None."""
+    return node if node is not None and may_hold(node, ct, xray) else None

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import slicer
 
+from SphericalRegLib.mrml.belongings import Lying, carry, lying_in
 from SphericalRegLib.mrml.detector import PlacedCamera, is_mirrored, placed_camera, set_image
 from SphericalRegLib.mrml.matrices import from_vtk, to_vtk
+from SphericalRegLib.mrml.provenance import pair_of, refer
 from SphericalRegLib.mrml.removing import remove
 from SphericalRegLib.mrml.voxels import voxels
 
@@ -19,10 +21,11 @@ from .choices import SCENE
 
 @dataclass(frozen=True)
 class Said:
-    """Attributes and description of a node."""
+    """Attributes and description of a node, and the CT and the X-ray that it is of."""
 
     attributes: dict[str, str]
     description: str | None
+    pair: tuple[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,7 @@ class Image:
 
 @dataclass(frozen=True, eq=False)
 class Before:
-    """CT, transform, placed X-ray, DRR and the start that was chosen before a registration or a placement; None for nodes that were made by it."""
+    """CT, transform, placed X-ray, DRR, table and chosen start before a registration or a placement; None for nodes that were made by it."""
 
     ct: Any
     ct_parent_id: str | None
@@ -58,7 +61,9 @@ class Before:
     xray: Image | None
     drr: Image | None
     placed_from: Any
+    table: Any
     initial: str
+    along: tuple[Lying, ...]
 
 
 def stand(ct: Any, parameters: Any) -> Before:
@@ -70,16 +75,19 @@ def stand(ct: Any, parameters: Any) -> Before:
         transform.GetMatrixTransformToParent(matrix)
         stood = Stood(transform, transform.GetTransformNodeID(), from_vtk(matrix), _said(transform), handles_shown(transform))
     images = _image(parameters.placedXray), _image(parameters.drrVolume)
-    return Before(ct, ct.GetTransformNodeID(), stood, *images, parameters.placedFrom, parameters.initial)
+    kept = parameters.placedFrom, parameters.framesTable, parameters.initial
+    return Before(ct, ct.GetTransformNodeID(), stood, *images, *kept, lying_in(ct, belongings(ct, parameters)))
 
 
 def go_back(before: Before, parameters: Any, made: Sequence[Any]) -> None:
-    """Restore what there was, and remove `made`, the nodes that were made since: others may be chosen by now."""
+    """Restore what there was, and remove `made`, the nodes that were made since: others may be chosen by now. What belongs to the CT goes along."""
     scene = slicer.mrmlScene
+    lying = lying_in(before.ct, {*belongings(before.ct, parameters), *(each.node for each in before.along)})
     with slicer.util.NodeModify(parameters):
         for name, was in (("outputTransform", before.transform), ("placedXray", before.xray), ("drrVolume", before.drr)):
             setattr(parameters, name, was.node if was is not None and scene.IsNodePresent(was.node) else None)
-        parameters.placedFrom = before.placed_from if before.placed_from is not None and scene.IsNodePresent(before.placed_from) else None
+        for name, node in (("placedFrom", before.placed_from), ("framesTable", before.table)):
+            setattr(parameters, name, node if node is not None and scene.IsNodePresent(node) else None)
         if parameters.initial == SCENE:  # what was placed is the start no more; another one is the user's choice since
             parameters.initial = before.initial
     if before.transform is not None and scene.IsNodePresent(before.transform.node):
@@ -89,6 +97,7 @@ def go_back(before: Before, parameters: Any, made: Sequence[Any]) -> None:
         show_handles(before.transform.node, before.transform.handles)
     if scene.IsNodePresent(before.ct):
         before.ct.SetAndObserveTransformNodeID(before.ct_parent_id)
+        carry(before.ct, lying)
     for image in (before.xray, before.drr):
         if image is not None and scene.IsNodePresent(image.node):
             image.node.SetAndObserveTransformNodeID(image.parent_id)
@@ -97,6 +106,11 @@ def go_back(before: Before, parameters: Any, made: Sequence[Any]) -> None:
     for node in reversed(made):  # images first: they may hang under the transform
         if scene.IsNodePresent(node):
             remove(scene, node)
+
+
+def belongings(ct: Any, parameters: Any) -> tuple[Any, ...]:
+    """What is chosen with a CT and stays with it where it goes: the node of its bones and the points in it; either may be None."""
+    return (parameters.partsNode, parameters.ctPoints) if parameters.ctVolume is ct else ()
 
 
 def handles_shown(transform: Any) -> bool:
@@ -119,7 +133,7 @@ def _image(node: Any) -> Image | None:
 
 
 def _said(node: Any) -> Said:
-    return Said({name: node.GetAttribute(name) for name in node.GetAttributeNames()}, node.GetDescription())
+    return Said({name: node.GetAttribute(name) for name in node.GetAttributeNames()}, node.GetDescription(), pair_of(node))
 
 
 def _say(node: Any, said: Said) -> None:
@@ -128,3 +142,4 @@ def _say(node: Any, said: Said) -> None:
     for name, value in said.attributes.items():
         node.SetAttribute(name, value)
     node.SetDescription(said.description)
+    refer(node, *said.pair)

@@ -147,9 +147,9 @@ def read_model(path: Path | None, begin: Any) -> Model | None:
     """The model that ``--model`` names, on the CPU; `begin` is what `read_start` made of ``--initial``.
 
     Raises:
-        InputError: as `load_model` does; ``--initial regressor`` without a model that has one.
+        InputError: as `load_model` and `check_start` do.
     """
-    from SphericalRegLib.imaging.case import REGRESSOR
+    from SphericalRegLib.imaging.case import check_start
 
     model = None
     if path is not None:
@@ -157,8 +157,7 @@ def read_model(path: Path | None, begin: Any) -> Model | None:
         from SphericalRegLib.models.shipped import model_file
 
         model = load_model(model_file(path))
-    if isinstance(begin, str) and begin == REGRESSOR and (model is None or model.regressor is None):
-        raise InputError(f"--initial is regressor, but {'there is no --model' if model is None else f'the model {path} has none'}")
+    check_start(begin, model)
     return model
 
 
@@ -183,6 +182,18 @@ def check_output_folder(path: Path) -> Path:
         InputError: it, or its nearest existing parent, is a file or may not be written to.
     """
     require_writable_folder(path, "output folder")
+    return path
+
+
+def check_figure(path: Path, what: str) -> Path:
+    """A file that a figure can be written to; nothing is made yet.
+
+    Raises:
+        InputError: another suffix than .png, or as `check_output_folder`.
+    """
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{what} would be written to {path}; expected a name that ends in .png")
+    check_output_folder(path.parent)
     return path
 
 

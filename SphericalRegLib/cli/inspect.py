@@ -10,7 +10,7 @@ import typer
 from SphericalRegLib.errors import InputError
 
 from .app import app
-from .common import AsJson, Frame, Mirrored, print_json
+from .common import AsJson, Frame, Mirrored, check_figure, print_json
 
 ROOM_FOR_TABLES = 110  # columns
 
@@ -28,15 +28,19 @@ def inspect(
     from SphericalRegLib.imaging.geometry_values import told
     from SphericalRegLib.visualization.description import describe
 
+    out = _place_of_picture(path, picture, no_picture)
     said = told(mirrored, frame, "command line")
     described = describe(path, said)
     drawn, problem = None, None
-    if not no_picture and _is_case(path):
-        from SphericalRegLib.imaging.case import load_case
+    if out is not None:
+        from SphericalRegLib.imaging.case import load_case, pose_to_start_from
         from SphericalRegLib.visualization.setup import draw_case
 
         try:
-            drawn = draw_case(load_case(path, said), picture or Path(f"setup_{path.resolve().name}.png"))
+            check_figure(out, "the drawing")  # before the CT is read again
+            case = load_case(path, said)
+            drawn = draw_case(case, out)
+            pose_to_start_from(None, case)  # last: the drawing shows what is wrong with it
         except (InputError, OSError) as error:  # what is wrong with a case is what one inspects it for: the description comes first
             problem = error
     if as_json:
@@ -57,12 +61,22 @@ def inspect(
         raise problem
 
 
-def _is_case(path: Path) -> bool:
-    """A folder with a CT and an X-ray: a folder of DICOM slices is none."""
+def _place_of_picture(path: Path, picture: Path | None, no_picture: bool) -> Path | None:
+    """Where the set-up of what is inspected is drawn to; None for what is no case (a folder with a CT and an X-ray), or where no drawing is wanted.
+
+    Raises:
+        InputError: a drawing is asked for, and cannot be made.
+    """
     from SphericalRegLib.imaging.case import find_case_files
 
+    if no_picture:
+        if picture is not None:
+            raise InputError(f"--picture {picture} and --no-picture were both given; expected one of them")
+        return None
     try:
         find_case_files(path)
-    except InputError:
-        return False
-    return True
+    except InputError as error:
+        if picture is not None:
+            raise InputError(f"--picture draws the set-up of a case: {error}") from None
+        return None
+    return Path(f"setup_{path.resolve().name}.png") if picture is None else check_figure(picture, "the drawing")

@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from SphericalRegLib.errors import InputError
-
 from .app import app
-from .common import AsJson, Device, Quiet, check_output_folder, print_json, start
+from .common import AsJson, Device, Quiet, check_figure, print_json, start
 
 
 @app.command()
@@ -24,9 +22,7 @@ def panel(
     quiet: Quiet = False,
 ) -> None:
     """Draw X-ray, DRR at the estimate, overlay and difference map of registered cases; with their truth in red where a truth.json is there."""
-    if out.suffix.lower() != ".png":
-        raise InputError(f"the figure would be written to {out}; expected a name that ends in .png")
-    check_output_folder(out.parent)
+    check_figure(out, "the figure")
     from SphericalRegLib.evaluation.panel import panel_rows
     from SphericalRegLib.evaluation.runs import find_cases
     from SphericalRegLib.visualization.figures import write_figure

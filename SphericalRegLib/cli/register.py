@@ -6,7 +6,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -65,6 +65,8 @@ def register(
     network = read_model(model, begin)
     where = start(device)
     loaded = load_case(case, told(mirrored, frame, "command line"))
+    pose = pose_to_start_from(begin, loaded)
+    from SphericalRegLib.mrml.provenance import without_history
     from SphericalRegLib.registration.pipeline import prepare
     from SphericalRegLib.registration.pipeline import register as run
     from SphericalRegLib.visualization.output import describe_inputs, write_result_folder
@@ -74,7 +76,6 @@ def register(
     options = registration_options(label)
     with progress_bars(quiet) as progress:
         pyramid = prepare(loaded.volume, options, where)
-        pose = pose_to_start_from(begin, loaded)
         result = run(pyramid, loaded.views, pose, model=network, options=options, device=where, seed=seed, progress=progress)
         given = {name: value for name, value in (("mirrored", mirrored), ("frame", frame)) if value is not None}
         result = with_hint(replace(result, options={**result.options, **given}), loaded)
@@ -84,16 +85,9 @@ def register(
         write_result_folder(result, pyramid, loaded.views, out, title=f"Registration of {loaded.name}", command=command, inputs=inputs)
         progress(Progress("pictures and report", 1, 1))
     if as_json:
-        print_json({"out": out, **summary(result)})
+        print_json({"out": out, **without_history(result.to_dict())})
     else:
         print(in_words(result, out))
-
-
-def summary(result: RegistrationResult) -> dict[str, Any]:
-    """The result without its history."""
-    full = result.to_dict()
-    stages = [{key: value for key, value in stage.items() if key not in ("costs", "poses")} for stage in full["stages"]]
-    return {**full, "stages": stages}
 
 
 def with_hint(result: RegistrationResult, case: Case) -> RegistrationResult:

@@ -126,7 +126,7 @@ def run_demo(
                 title=f"Demo: {label}",
                 command=f"sphericalreg demo --level {level} --seed {seed}",
                 inputs=output.describe_inputs(volume, case.views),
-                truth=output.Truth(truth, metrics),
+                truth=output.ShownTruth(truth, metrics),
             )
             progress(Progress(f"{label}: pictures and report", 1, 1))
             cases.append(DemoCase(label, result, errors, initial, folder, VIEW if model is None else "none"))

@@ -1,25 +1,34 @@
 """`batch` and `evaluate`: many registrations, and what they are worth against the truth.
 
 The registrations (`runs.register_cases`) never see a truth; `evaluate` reads their results back from disk and compares afterwards.
+`register_folders` is what the commands and Slicer's batch of case folders do: so their poses are equal, and one goes on where another stopped.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.imaging.case import Case
 from SphericalRegLib.imaging.files import read_json_object, write_json
+from SphericalRegLib.imaging.starts import Start
+from SphericalRegLib.models.checkpoint import Model
+from SphericalRegLib.progress import ProgressCallback, silent
+from SphericalRegLib.registration.options import RegistrationOptions
+from SphericalRegLib.registration.result import RegistrationResult
+from SphericalRegLib.visualization.output import describe_inputs, write_result_folder
 
 from .metrics import FAILED, PoseErrors, Summary, pose_errors, summarise
-from .runs import RUNTIME_NOTE, Record, Registrar, register_cases
+from .registrar import CaseRegistrar
+from .runs import RUNTIME_NOTE, Record, Registrar, complete_results, register_cases
 from .tables import Table, write_text
 from .truth import Truth, load_truth
 
@@ -37,7 +46,14 @@ class Evaluation:
     summary_table: Table
 
 
-def batch(cases: Sequence[Path], out_dir: str | Path, registrar: Registrar, **keywords: Any) -> tuple[tuple[Record, ...], Table]:
+class Batch(NamedTuple):
+    """Records of all cases in order, and the table of what their results say."""
+
+    records: tuple[Record, ...]
+    table: Table
+
+
+def batch(cases: Sequence[Path], out_dir: str | Path, registrar: Registrar, **keywords: Any) -> Batch:
     """Register cases that have no truth, and write `batch.csv` and `batch.md`; arguments and errors as of `register_cases`."""
     records = register_cases(cases, out_dir, registrar, **keywords)
     rows = []
@@ -47,7 +63,7 @@ def batch(cases: Sequence[Path], out_dir: str | Path, registrar: Registrar, **ke
         rows.append((record.name, *of_result, record.seconds, record.peak_memory_mb, record.error))
     table = Table(("case", "verdict", "score", "doubt", "seconds", "peak memory [MB]", "error"), tuple(rows))
     table.write(Path(out_dir) / "batch", heading=f"# Batch\n\n{RUNTIME_NOTE}")
-    return records, table
+    return Batch(records, table)
 
 
 def evaluate(cases: Sequence[Path], out_dir: str | Path, registrar: Registrar, **keywords: Any) -> Evaluation:
@@ -87,6 +103,75 @@ def evaluate(cases: Sequence[Path], out_dir: str | Path, registrar: Registrar, *
     evaluation = Evaluation(records, tuple(errors), tuple(initial), tuple(doubts), summary, *tables)
     _write(evaluation, Path(out_dir))
     return evaluation
+
+
+@dataclass(frozen=True, eq=False)
+class BatchOptions:
+    """How case folders are registered.
+
+    Attributes:
+        initial, model, device, seed: as of `CaseRegistrar`.
+        registration: of each; None: the library's.
+        pictures: all files of ``sphericalreg register`` for each case, or result.json alone.
+        recompute: forget earlier results.
+    """
+
+    initial: str | Start | np.ndarray | None = None
+    model: Model | None = None
+    device: str = "cpu"
+    seed: int = 0
+    registration: RegistrationOptions | None = None
+    pictures: bool = True
+    recompute: bool = False
+
+
+class Registered(Protocol):
+    """What `batch` and `evaluate` return."""
+
+    @property
+    def records(self) -> tuple[Record, ...]: ...
+
+
+Done = TypeVar("Done", bound=Registered)
+
+
+def register_folders(
+    cases: Sequence[Path],
+    out_dir: str | Path,
+    options: BatchOptions,
+    progress: ProgressCallback = silent,
+    *,
+    then: Callable[..., Done],
+    within: ProgressCallback = silent,
+) -> Done:
+    """Register case folders, resumably.
+
+    Args:
+        cases, out_dir: as of `register_cases`.
+        options: of all of them.
+        progress: called before each case.
+        then: `batch` or `evaluate`: what is made of the results.
+        within: called during each registration; both may raise Cancelled, and what is done stays.
+
+    Raises:
+        InputError: as of `CaseRegistrar`, and of `then`.
+    """
+    registrar = CaseRegistrar(
+        options.initial, model=options.model, device=options.device, seed=options.seed, options=options.registration, progress=within
+    )
+    named = registrar.options if options.model is None else {**registrar.options, "model": options.model.identity}
+
+    def write(result: RegistrationResult, case: Case, folder: Path) -> None:
+        if options.pictures:
+            inputs, pyramid = describe_inputs(case.volume, case.views), registrar.prepared(case)
+            write_result_folder(result, pyramid, case.views, folder, title=f"Registration of {case.name}", inputs=inputs)
+        else:
+            write_json(folder / "result.json", result.to_dict())
+
+    done = then(cases, out_dir, registrar, options=named, recompute=options.recompute, write=write, progress=progress)
+    if options.pictures:
+        complete_results(done.records, Path(out_dir), write, progress)
+    return done
 
 
 _CASE_COLUMNS = (

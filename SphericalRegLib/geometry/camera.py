@@ -99,6 +99,13 @@ class Camera:
         (fu, fv), (u, v) = self.focal_length_px, self.principal_point_px
         return np.array([[fu, 0.0, u], [0.0, fv, v], [0.0, 0.0, 1.0]])
 
+    def camera_from_pixel(self) -> np.ndarray:
+        """(4, 4) float64: the camera frame, mm, on the detector from (column, row, 0); a step in the third index is 1 mm along the beam."""
+        (across, down), (u, v) = self.pixel_spacing_mm, self.principal_point_px
+        matrix = np.diag([across, down, 1.0, 1.0])
+        matrix[:3, 3] = (-u * across, -v * down, self.sdd_mm)
+        return matrix
+
     @classmethod
     def from_intrinsic_matrix(
         cls, matrix: np.ndarray, sdd_mm: float, size_px: tuple[int, int], pixel_spacing_mm: tuple[float, float] | None = None

@@ -24,6 +24,7 @@ import numpy as np
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.geometry.rigid import checked_rigid
 from SphericalRegLib.imaging.attenuation import AttenuationModel
 from SphericalRegLib.imaging.files import read_json_object, refuse_misspelt
 from SphericalRegLib.imaging.geometry_file import read_geometry
@@ -31,6 +32,7 @@ from SphericalRegLib.imaging.geometry_values import NOTHING, GeometryValues, fir
 from SphericalRegLib.imaging.grid import content_corners
 from SphericalRegLib.imaging.pixels import SUFFIXES, suffix_of
 from SphericalRegLib.imaging.radiograph import Radiograph
+from SphericalRegLib.imaging.starts import Start
 from SphericalRegLib.imaging.volume import Volume
 
 CT_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -40,6 +42,12 @@ VIEW_FILE = re.compile(r"(?:xray|geometry|mask)_(\d+)\b")
 
 REGRESSOR = "regressor"
 """In an initial pose's place: the model is asked, whatever the case says."""
+
+ALL_VIEWS = "views"
+"""In an initial pose's place: the model is asked, or the named views are tried where there is none, whatever the case says."""
+
+NEAREST_MM = 1.0
+"""What is nearer to the source than this, or behind it, is not projected."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Case:
 
     Attributes:
         initial_camera_from_world: (4, 4) float64 pose of the first camera to start from, or None. From geometry.json, else from the C-arm's
-            angles or the view's name in a DICOM header.
+            angles or the view's name in a DICOM header. Whether the X-ray can show the CT there is seen where it is used (`pose_to_start_from`).
         initial_origin: where that pose comes from.
     """
 
@@ -110,28 +118,37 @@ def load_case(path: str | Path, said: GeometryValues = NOTHING) -> Case:
     initial = start_pose(first.known, first.camera, volume.centre_ras_mm)
     if initial is None:
         return Case(files.path, volume, tuple(views))
-    problem = overlap_problem(first.camera, initial.value, volume)
-    if problem is not None:
-        raise InputError(f"case {files.path}: at the initial pose ({initial.origin}) {problem}")
     return Case(files.path, volume, tuple(views), initial.value, initial.origin)
 
 
 def overlap_problem(camera: Camera, camera_from_world: np.ndarray, volume: Volume) -> str | None:
-    """Why an X-ray taken at a pose cannot show the CT, in words, or None where it can. Air does not count: a long CT may be empty at its ends."""
+    """Why an X-ray taken at a pose cannot show the CT, in words, or None where it can. Air does not count, nor does what reaches behind the source:
+    a long CT's far end may."""
     corners = content_corners(volume.hu >= AttenuationModel.air_below_hu, volume.world_from_voxel)
     points = corners @ camera_from_world[:3, :3].T + camera_from_world[:3, 3]
     depth = points[:, 2]
-    if (depth <= 0).all():
-        return "the CT lies behind the X-ray source: is the matrix the inverse of what it should be?"
-    if (depth <= 0).any():
-        # Most often the inverse matrix again: its translation is of the order of the distances, so that the source ends up beside or in the CT.
-        return "the CT reaches behind the X-ray source: is the matrix the inverse of what it should be?"
+    inverse = "is the matrix the inverse of what it should be?"
+    if (depth <= NEAREST_MM).all():
+        return f"the CT lies behind the X-ray source: {inverse}"
     if depth.min() >= camera.sdd_mm:
         return f"the CT lies behind the detector ({depth.min():.0f} mm from the source or more, sdd_mm is {camera.sdd_mm:g})"
-    pixels = camera.project(points)
+    edges = points[[4, 2, 1]] - points[0]
+    share = np.linalg.solve(edges.T, -points[0])  # where the source, the camera's origin, stands along the box's edges
+    if ((share > 0) & (share < 1)).all():
+        return f"the X-ray source stands in the CT: {inverse}"
+    pixels = camera.project(_before_the_source(points))
     if (pixels.max(0) < 0).any() or (pixels.min(0) > np.array(camera.size_px) - 1).any():
-        return "the CT is projected beside the X-ray: the two do not overlap"
+        # Behind the source in part, it is most often the inverse matrix again: its translation is of the order of the distances.
+        return f"the CT is projected beside the X-ray: {'the two do not overlap' if depth.min() > NEAREST_MM else inverse}"
     return None
+
+
+def _before_the_source(points: np.ndarray) -> np.ndarray:
+    """Corners (8, 3) of a box in the camera, not all behind the source -> points (N, 3) whose hull is the part of it that lies in front."""
+    in_front = points[:, 2] > NEAREST_MM
+    front, behind = points[in_front][:, None], points[~in_front]
+    share = (front[..., 2:] - NEAREST_MM) / (front[..., 2:] - behind[..., 2:])
+    return np.concatenate((front[:, 0], (front + share * (behind - front)).reshape(-1, 3)))
 
 
 def find_case_files(path: str | Path) -> CaseFiles:
@@ -206,8 +223,51 @@ def _locate(folder: Path, named: dict[str, Any], key: str, suffixes: tuple[str, 
     return found[0] if found else None
 
 
+def check_start(initial: Any, model: Any) -> None:
+    """Refuse, before any long work, what no registration can start from; whether a pose suits a case shows when that is read.
+
+    Args:
+        initial: None, a named view, `REGRESSOR`, `ALL_VIEWS`, a `Start` or camera_from_world (4, 4).
+        model: `models.checkpoint.Model`, or None.
+
+    Raises:
+        InputError: another word, a matrix that is not rigid, or a regressor that is to be asked where there is none.
+    """
+    if initial is None or isinstance(initial, Start):
+        return
+    if not isinstance(initial, str):
+        checked_rigid(initial, "The initial pose")
+        return
+    from SphericalRegLib.geometry.views import NAMED_VIEWS  # with PyTorch, which what is above does without
+
+    words = (*NAMED_VIEWS, REGRESSOR, ALL_VIEWS)
+    if initial not in words:
+        raise InputError(f"The start is {initial!r}; expected one of {', '.join(words)}, or camera_from_world (4, 4).")
+    if initial == REGRESSOR and (model is None or model.regressor is None):
+        raise InputError(f"A model's regressor is to say where to start, but {'there is no model' if model is None else 'the model has none'}.")
+
+
 def pose_to_start_from(begin: Any, case: Case) -> Any:
-    """What `register` is given as its initial pose: `begin`, or the case's own where that is None, or None for `REGRESSOR`: the model is asked."""
-    if isinstance(begin, str) and begin == REGRESSOR:
+    """What `register` is given as its initial pose: a named view, camera_from_world (4, 4), or None to ask the model, or to try all named views.
+
+    Args:
+        begin: as of `check_start`; None: where the case says.
+
+    Raises:
+        InputError: the case says where to start, but its X-ray cannot show the CT there.
+    """
+    if begin is None:
+        return _own_start(case)
+    if isinstance(begin, Start):
+        radiograph = case.views[0].radiograph
+        return begin.pose(radiograph.camera, case.volume.centre_ras_mm, radiograph.sod_fraction * radiograph.camera.sdd_mm)
+    return None if isinstance(begin, str) and begin in (REGRESSOR, ALL_VIEWS) else begin
+
+
+def _own_start(case: Case) -> np.ndarray | None:
+    if case.initial_camera_from_world is None:
         return None
-    return case.initial_camera_from_world if begin is None else begin
+    problem = overlap_problem(case.views[0].radiograph.camera, case.initial_camera_from_world, case.volume)
+    if problem is not None:
+        raise InputError(f"case {case.path}: at the initial pose ({case.initial_origin}) {problem}")
+    return case.initial_camera_from_world

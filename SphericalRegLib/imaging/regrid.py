@@ -1,10 +1,15 @@
-"""Resampling a grid with anti-aliasing."""
+"""Resampling a grid: values with anti-aliasing, labels by nearest neighbour."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+
+from . import grid
+
+SAME_VOXEL = 0.01
+"""Grids that are less than this part of a voxel apart have the same voxels."""
 
 
 def resampled_grid(shape: Sequence[int], world_from_voxel: np.ndarray, spacing_mm: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
@@ -63,3 +68,55 @@ def _apply_kernels(values: np.ndarray, kernels: Sequence[np.ndarray]) -> np.ndar
             values = result
     return np.asfortranarray(values)
 
+
+def nearest(values: np.ndarray, world_from_source: np.ndarray, shape: Sequence[int], world_from_target: np.ndarray) -> np.ndarray:
+    """Values (I, J, K) of a grid at the voxels of another, by nearest neighbour, 0 outside; the given array itself where both grids are the same."""
+    source_from_target = np.linalg.inv(world_from_source) @ world_from_target
+    corners = grid.box_corners(shape)
+    if values.shape == tuple(shape) and np.abs(grid.apply(source_from_target, corners) - corners).max() < SAME_VOXEL:
+        return values
+    result = np.zeros(shape, dtype=values.dtype, order="F")
+    reach = grid.apply(np.linalg.inv(source_from_target), grid.box_corners(values.shape))  # of the source, in voxels of the target
+    first = np.clip(np.floor(reach.min(axis=0)), 0, shape).astype(int)
+    end = np.clip(np.ceil(reach.max(axis=0)) + 1, 0, shape).astype(int)
+    if (first < end).all():
+        part = result[tuple(map(slice, first, end))]
+        steps, start = source_from_target[:3, :3], grid.apply(source_from_target, first)
+        along = _parallel_axes(steps, part.shape)
+        if along is None:
+            _fill(part, values, steps, start)
+        else:
+            _fill_by_axes(part, values, steps, start, along)
+    return result
+
+
+def _parallel_axes(steps: np.ndarray, shape: Sequence[int]) -> tuple[int, ...] | None:
+    """The target's axis that each of the source's is parallel to, or None; `steps` (3, 3) are source voxels for a step along each target axis."""
+    ways = np.abs(steps) * shape
+    along = tuple(int(axis) for axis in ways.argmax(axis=1))
+    others = ways.sum(axis=1) - ways.max(axis=1)
+    return along if sorted(along) == [0, 1, 2] and others.max() < SAME_VOXEL else None
+
+
+def _fill_by_axes(part: np.ndarray, values: np.ndarray, steps: np.ndarray, start: np.ndarray, along: tuple[int, ...]) -> None:
+    """Fill `part` where the axes are parallel: an index for each axis alone."""
+    target = [slice(0)] * 3
+    for axis, other in enumerate(along):
+        index = np.rint(start[axis] + steps[axis, other] * np.arange(part.shape[other])).astype(int)
+        inside = np.flatnonzero((index >= 0) & (index < values.shape[axis]))
+        target[other] = slice(inside[0], inside[-1] + 1) if len(inside) else slice(0)
+        values = values.T.take(index[inside], axis=2 - axis).T  # `take` writes the last axis fastest, which here is the first
+    part[tuple(target)] = values.transpose(np.argsort(along))
+
+
+def _fill(part: np.ndarray, values: np.ndarray, steps: np.ndarray, start: np.ndarray) -> None:
+    """Fill `part`, a slice at a time, from the values with a border of zeros, to which what lies outside is clipped."""
+    bordered = np.pad(values, 1)
+    flat, strides = bordered.ravel(order="F"), np.cumprod([1, *bordered.shape[:2]])
+    planes = [step[1] * np.arange(part.shape[1])[:, None] + step[0] * np.arange(part.shape[0]) for step in steps]  # i fastest, as in the values
+    for k in range(part.shape[2]):
+        index = np.zeros(planes[0].shape)
+        for plane, place, step, size, stride in zip(planes, start, steps, values.shape, strides):
+            rounded = np.rint(plane + (place + k * step[2]))
+            index += stride * (np.clip(rounded, -1, size, out=rounded) + 1)
+        part[:, :, k] = flat[index.astype(np.intp)].T

@@ -15,7 +15,7 @@ from . import grid
 from .files import write_atomically
 from .hounsfield import AIR_HU, Padding, check_finite, check_hounsfield, find_padding
 from .reading import MOST_VOXELS, StoredGrid, grid_from_sitk, read_grid
-from .regrid import resample, resampled_grid
+from .regrid import nearest, resample, resampled_grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,7 @@ class Volume:
         stored = grid_from_sitk(labels, "the label map") if isinstance(labels, sitk.Image) else read_grid(Path(labels))
         what = stored.name or "the label map"
         values = _as_labels(stored.values, what)
-        on_grid = _nearest(values, grid.checked_affine(stored.world_from_voxel, what), self.hu.shape, self.world_from_voxel)
+        on_grid = nearest(values, grid.checked_affine(stored.world_from_voxel, what), self.hu.shape, self.world_from_voxel)
         if not on_grid.any():
             raise InputError(f"No label of {what} lies inside {self._title}; expected a label map of the same patient and frame.")
         return replace(self, labels=on_grid)
@@ -193,7 +193,7 @@ class Volume:
         hu, valid = resample(self.hu, self.valid, shape, spacing / self.spacing_mm)
         if valid is not None:
             hu[~valid] = AIR_HU
-        labels = None if self.labels is None else _nearest(self.labels, self.world_from_voxel, shape, affine)
+        labels = None if self.labels is None else nearest(self.labels, self.world_from_voxel, shape, affine)
         return replace(self, hu=hu, world_from_voxel=affine, labels=labels, valid=valid)
 
     # ---- handing it on
@@ -249,18 +249,3 @@ def _as_labels(values: np.ndarray, what: str) -> np.ndarray:
     if low < 0 or high > 2**24:
         raise InputError(f"The labels of {what} span {low} to {high}; expected 0 (background) to 16777216.")
     return values.astype(np.uint8 if high < 2**8 else np.uint16 if high < 2**16 else np.int32)
-
-
-def _nearest(values: np.ndarray, world_from_source: np.ndarray, shape: Sequence[int], world_from_target: np.ndarray) -> np.ndarray:
-    """Values of a grid at the voxels of another, by nearest neighbour, 0 outside."""
-    source_from_target = np.linalg.inv(world_from_source) @ world_from_target
-    if values.shape == tuple(shape) and np.abs(grid.apply(source_from_target, grid.box_corners(shape)) - grid.box_corners(shape)).max() < 0.01:
-        return values
-    result = np.zeros(shape, dtype=values.dtype, order="F")
-    plane = np.stack(np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), [0], indexing="ij"), axis=-1)[:, :, 0]
-    plane_in_source = grid.apply(source_from_target, plane)
-    for k in range(shape[2]):
-        index = np.rint(plane_in_source + k * source_from_target[:3, 2]).astype(np.int64)
-        inside = ((index >= 0) & (index < values.shape)).all(axis=-1)
-        result[:, :, k][inside] = values[tuple(index[inside].T)]
-    return result

@@ -35,7 +35,7 @@ class PlacedCamera:
     @property
     def world_from_pixel(self) -> np.ndarray:
         """(4, 4): the IJKToRAS matrix of an image on the detector."""
-        return self.world_from_camera @ camera_from_pixel(self.camera)
+        return self.world_from_camera @ self.camera.camera_from_pixel()
 
     @property
     def source(self) -> np.ndarray:
@@ -53,14 +53,6 @@ class PlacedCamera:
         scale = min(1.0, longer_side_px / max(self.camera.size_px))
         columns, rows = (max(1, round(scale * size)) for size in self.camera.size_px)
         return PlacedCamera(self.camera.resize(columns, rows), self.world_from_camera)
-
-
-def camera_from_pixel(camera: Camera) -> np.ndarray:
-    """(4, 4): camera coordinates, mm, on the detector from (column, row, 0); a step in the third index is 1 mm along the beam."""
-    (across, down), (column, row) = camera.pixel_spacing_mm, camera.principal_point_px
-    matrix = np.diag([across, down, 1.0, 1.0])
-    matrix[:3, 3] = (-column * across, -row * down, camera.sdd_mm)
-    return matrix
 
 
 def set_image(node: Any, image: np.ndarray, placed: PlacedCamera, *, mirrored: bool = False) -> None:
@@ -100,7 +92,7 @@ def placed_camera(node: Any) -> PlacedCamera | None:
         camera = Camera.from_dict(json.loads(text))
     except ValueError as error:
         raise InputError(f"The attribute {CAMERA} of {node.GetName()!r} is damaged ({error}); expected the keys of geometry.json.") from None
-    world_from_camera = scene_from_voxel(node) @ np.linalg.inv(camera_from_pixel(camera))
+    world_from_camera = scene_from_voxel(node) @ np.linalg.inv(camera.camera_from_pixel())
     rotation = world_from_camera[:3, :3]
     if np.abs(rotation.T @ rotation - np.eye(3)).max() > 1e-4 or np.linalg.det(rotation) < 0:
         raise InputError(f"The image {node.GetName()!r} has been scaled, sheared or mirrored, or has another grid than its camera.")

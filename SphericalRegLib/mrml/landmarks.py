@@ -10,7 +10,7 @@ from ..errors import InputError
 from .matrices import scene_from_node, scene_from_voxel
 
 OFF_PLANE_MM = 2.0
-"""Points that somebody put onto an image's slice lie on it to within rounding."""
+"""Points that somebody put onto an image lie on it to within rounding; of several slices, they lie on the nearest."""
 
 
 def scene_points(markups: Any) -> np.ndarray:
@@ -39,8 +39,13 @@ def points_of_ct(markups: Any, ct: Any) -> np.ndarray:
     return scene_points(markups) @ ct_from_scene[:3, :3].T + ct_from_scene[:3, 3]
 
 
-def pixels_on(markups: Any, image: Any) -> np.ndarray | None:
+def pixels_on(markups: Any, image: Any, frame: int | None = None) -> np.ndarray | None:
     """(N, 2), column and row of an image node's voxels, if all points lie on the image; None if they do not.
+
+    Args:
+        markups: the points.
+        image: the image's node.
+        frame: which slice of several, from 0; None: the first one.
 
     Raises:
         InputError: see `scene_points`.
@@ -48,10 +53,11 @@ def pixels_on(markups: Any, image: Any) -> np.ndarray | None:
     scene_from_pixel = scene_from_voxel(image)
     pixel_from_scene = np.linalg.inv(scene_from_pixel)
     voxels = scene_points(markups) @ pixel_from_scene[:3, :3].T + pixel_from_scene[:3, 3]
-    off = np.abs(voxels[:, 2]) * np.linalg.norm(scene_from_pixel[:3, 2])
-    size = np.array(image.GetImageData().GetDimensions()[:2])
-    inside = (voxels[:, :2] > -1).all() and (voxels[:, :2] < size).all()
-    return voxels[:, :2] if inside and (off < OFF_PLANE_MM).all() else None
+    columns, rows, slices = image.GetImageData().GetDimensions()
+    step = np.linalg.norm(scene_from_pixel[:3, 2])
+    off = np.abs(voxels[:, 2] - (frame or 0)) * step
+    inside = (voxels[:, :2] > -1).all() and (voxels[:, :2] < (columns, rows)).all()
+    return voxels[:, :2] if inside and (off < (OFF_PLANE_MM if slices == 1 else step / 2)).all() else None
 
 
 def put_on(markups: Any, image: Any, pixels: np.ndarray) -> None:

@@ -50,6 +50,15 @@ def scene_from_transform(transform: Any) -> np.ndarray:
     return from_vtk(matrix)
 
 
+def placed_in(ct: Any, node: Any) -> np.ndarray:
+    """ct_from_node (4, 4): where a node's own frame lies in a CT's own frame, as the scene shows both.
+
+    Raises:
+        InputError: a parent transform of one of them is not linear.
+    """
+    return np.linalg.inv(scene_from_node(ct)) @ scene_from_node(node)
+
+
 def node_from_voxel(node: Any) -> np.ndarray:
     """(4, 4): IJKToRAS of a volume node, without its parent transforms."""
     matrix = vtk.vtkMatrix4x4()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from .matrices import node_from_voxel, placed_in
 from .voxels import voxels
 
 
@@ -43,11 +44,23 @@ def parts_of(node: Any) -> tuple[Part, ...]:
 
 
 def state_of(node: Any) -> tuple[Any, ...]:
-    """What changes when a label map's or a segmentation's content does."""
+    """What changes when the content of a volume, a label map or a segmentation does, or where it lies in the node's own frame.
+
+    A linear transform that is hardened, for one, changes a volume's IJKToRAS matrix and leaves its image alone.
+    """
     if not is_segmentation(node):
-        return (node.GetID(), 0 if node.GetImageData() is None else node.GetImageData().GetMTime())
+        return (node.GetID(), 0 if node.GetImageData() is None else node.GetImageData().GetMTime(), *node_from_voxel(node).ravel().tolist())
     images = (node.GetBinaryLabelmapInternalRepresentation(part.key) for part in parts_of(node))
     return (node.GetID(), node.GetSegmentation().GetMTime(), *(0 if image is None else image.GetMTime() for image in images))
+
+
+def state_in(ct: Any, node: Any) -> tuple[Any, ...]:
+    """What changes when a label map's or a segmentation's content does, or where it lies in a CT.
+
+    Raises:
+        InputError: a parent transform of one of them is not linear.
+    """
+    return (*state_of(node), *placed_in(ct, node).round(6).ravel().tolist())  # rounded: both may move together, which is no change
 
 
 def segment_ids(node: Any, chosen: Collection[int | str] | None) -> tuple[str, ...]:

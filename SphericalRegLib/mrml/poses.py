@@ -66,6 +66,12 @@ def parent_to_keep(node: Any, transform: Any) -> Any:
     return parent
 
 
+def is_moved(ct: Any) -> bool:
+    """Whether a CT hangs under the transform of a registration or a placement."""
+    parent = ct.GetParentTransformNode()
+    return parent is not None and parent.GetAttribute(ROLE) == POSE
+
+
 def release(node: Any, transform: Any) -> None:
     """Take a node from under a transform, to where it is without that; nothing for a node that is not under it."""
     if node is not None and transform is not None and node.GetParentTransformNode() is transform:

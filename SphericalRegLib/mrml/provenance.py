@@ -16,6 +16,10 @@ RESULT = "SphericalReg.Result"
 ROLE = "SphericalReg.Role"
 CT = "SphericalReg.CT"
 XRAY = "SphericalReg.XRay"
+"""Attribute with the node's name, and role of the reference to the node itself; `CT` likewise."""
+
+DETECTOR, DRR, TABLE = "detector", "drr", "table"
+"""`ROLE` of an X-ray on its detector, of a DRR, and of a table of poses; that of transforms is `poses.POSE`."""
 
 MOVED = "SphericalReg.Moved"
 """Attribute, "1" where the CT stands elsewhere than the result says: it, or the X-ray, was moved since."""
@@ -28,16 +32,14 @@ def describe(node: Any, role: str, result: RegistrationResult, ct: Any, xray: An
 
     Args:
         node: the node that the registration made.
-        role: "transform", "drr", "difference" ...
+        role: `DRR`, `poses.POSE` ...
         result: of the registration.
         ct: the CT's node.
         xray: the X-ray's node.
     """
     was_modifying = node.StartModify()
     try:
-        node.SetAttribute(ROLE, role)
-        node.SetAttribute(CT, ct.GetName())
-        node.SetAttribute(XRAY, xray.GetName())
+        belong(node, role, ct, xray)
         node.SetAttribute(RESULT, json.dumps(without_history(result.to_dict())))
         node.RemoveAttribute(MOVED)
         version = result.versions.get("sphericalreg", "")
@@ -46,6 +48,43 @@ def describe(node: Any, role: str, result: RegistrationResult, ct: Any, xray: An
         )
     finally:
         node.EndModify(was_modifying)
+
+
+def belong(node: Any, role: str, ct: Any, xray: Any) -> None:
+    """Say what a node is and which CT and X-ray it is of, so that nothing of another pair is written into it: see `may_hold`.
+
+    Args:
+        xray: as it was loaded, or on its detector: that stands for the one that was loaded.
+    """
+    node.SetAttribute(ROLE, role)
+    node.SetAttribute(CT, ct.GetName())
+    node.SetAttribute(XRAY, as_loaded(xray).GetName())
+    refer(node, ct, as_loaded(xray))
+
+
+def refer(node: Any, ct: Any, xray: Any) -> None:
+    """Make a node refer to a CT and an X-ray, or to none; those that were removed from the scene count as none."""
+    for role, other in ((CT, ct), (XRAY, xray)):
+        node.SetNodeReferenceID(role, None if other is None or other.GetScene() is None else other.GetID())
+
+
+def pair_of(node: Any) -> tuple[Any, Any]:
+    """The CT and the X-ray that a node is of; None for what is not known, or not in the scene any more."""
+    return node.GetNodeReference(CT), node.GetNodeReference(XRAY)
+
+
+def may_hold(node: Any, ct: Any, xray: Any) -> bool:
+    """Whether a node may be filled for a CT and an X-ray (see `belong`): it is theirs, or nobody's and without a result yet."""
+    pair = pair_of(node)
+    if pair == (None, None):
+        return not node.GetAttribute(RESULT)
+    return pair[0] is ct and pair[1] is as_loaded(xray)
+
+
+def as_loaded(xray: Any) -> Any:
+    """The X-ray that was loaded, of one on its detector; any other node is what it is."""
+    loaded = xray.GetNodeReference(XRAY) if xray.GetAttribute(ROLE) == DETECTOR else None
+    return xray if loaded is None else loaded
 
 
 def without_history(result: Mapping[str, Any]) -> dict[str, Any]:

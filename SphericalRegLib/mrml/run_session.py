@@ -6,7 +6,7 @@ As in `session`, `read_run` and `write_run` belong to the thread that owns the s
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..imaging.pixels import StoredImage
 from ..progress import Progress, ProgressCallback, silent
 from .detector import placed_camera
 from .frames import Run, browser_of, read_frames, run_of
+from .provenance import TABLE, belong
 from .removing import remove
 from .session import Outcome, Request, ResultNodes, check_writable, read_request, run, write_outcome
 from .tables import fill_table, result_row
@@ -59,12 +60,23 @@ class RunNodes:
         browser: the vtkMRMLSequenceBrowserNode that they are proxies in.
         sequences: the vtkMRMLSequenceNodes behind them.
         table: a vtkMRMLTableNode with one row a frame.
+        index_values: of all frames, those that were not registered included.
     """
 
     shown: ResultNodes
     browser: Any
     sequences: tuple[Any, ...]
     table: Any
+    index_values: tuple[str, ...]
+
+    def selected(self) -> int | None:
+        """The number of the frame that the browser is at; None where it is at something else.
+
+        Items of the run's own browser are registered frames alone, so that an item's number is not its frame's.
+        """
+        master = self.browser.GetMasterSequenceNode()
+        value = None if master is None else master.GetNthIndexValue(max(0, self.browser.GetSelectedItemNumber()))
+        return self.index_values.index(value) if value in self.index_values else None
 
 
 def read_run(
@@ -121,7 +133,15 @@ def register_run(request: RunRequest, progress: ProgressCallback = silent) -> tu
 
 
 def write_run(
-    scene: Any, frames: Sequence[FrameOutcome], ct: Any, xray: Any, shown: ResultNodes | None = None, table: Any = None, **keywords: Any
+    scene: Any,
+    frames: Sequence[FrameOutcome],
+    ct: Any,
+    xray: Any,
+    shown: ResultNodes | None = None,
+    table: Any = None,
+    *,
+    move_xray: bool = False,
+    along: Collection[Any] = (),
 ) -> RunNodes:
     """Show the registration of a run: the transform, the X-ray on its detector and the DRR become proxies of sequences in the run's own browser.
 
@@ -133,12 +153,12 @@ def write_run(
         ct, xray: nodes.
         shown: nodes to be filled instead of new ones.
         table: a vtkMRMLTableNode to be filled instead of a new one.
-        keywords: further arguments of `write_outcome`.
+        move_xray, along: as of `write_outcome`.
 
     Raises:
         InputError: see `session.check_writable`, or frames that were removed since; then the scene is as it was.
     """
-    check_writable(ct, xray, shown, **keywords)
+    check_writable(ct, xray, shown, move_xray=move_xray)
     known = run_of(xray)
     if known is None or known.count != len(frames):
         raise InputError(f"The X-ray {xray.GetName()!r} has not the {len(frames)} frames any more: its sequence was changed meanwhile.")
@@ -151,7 +171,7 @@ def write_run(
     for value, frame in zip(known.index_values, frames):
         if frame.outcome is None:
             continue
-        nodes = write_outcome(scene, frame.outcome, ct, xray, nodes, **keywords)
+        nodes = write_outcome(scene, frame.outcome, ct, xray, nodes, move_xray=move_xray, along=along)
         parts = (nodes.transform, nodes.xray, nodes.drr)
         if not sequences:
             sequences = tuple(_empty_sequence(scene, browser, node, f"{xray.GetName()} {role}", known) for node, role in zip(parts, ROLES))
@@ -160,13 +180,14 @@ def write_run(
     for sequence, node in zip(sequences, (nodes.transform, nodes.xray, nodes.drr)):
         if browser.GetSequenceNode(node) is not sequence:
             browser.AddProxyNode(node, sequence, False)
+    browser.SetSelectedItemNumber(max(0, browser.GetSelectedItemNumber()))  # first: at no item, a browser that saves makes up a first one
+    browser.Modified()  # the proxies show the selected frame
     for sequence in sequences:
         browser.SetSaveChanges(sequence, True)  # a pose that is changed by hand, or found anew, is kept with its frame
-    browser.SetSelectedItemNumber(max(0, browser.GetSelectedItemNumber()))
-    browser.Modified()  # the proxies show the selected frame
     table = table or scene.AddNewNodeByClass("vtkMRMLTableNode", f"{xray.GetName()} poses")
     fill_table(table, run_rows(frames, known))
-    return RunNodes(nodes, browser, sequences, table)
+    belong(table, TABLE, ct, xray)
+    return RunNodes(nodes, browser, sequences, table, known.index_values)
 
 
 def run_rows(frames: Sequence[FrameOutcome], known: Run | None) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import torch
 
 from ..devices import is_out_of_memory, numbered, resolve_device
 from ..errors import InputError
-from ..imaging.case import REGRESSOR
+from ..imaging.case import ALL_VIEWS, REGRESSOR, check_start
 from ..imaging.geometry_values import GeometryValues, start_pose
 from ..imaging.pixels import StoredImage
 from ..imaging.radiograph import Radiograph, open_field, usable_pixels
@@ -24,20 +24,18 @@ from ..registration.options import RegistrationOptions
 from ..registration.pipeline import prepare, register
 from ..registration.resolution import VolumePyramid
 from ..registration.result import RegistrationResult
+from .belongings import carry, lying_in
 from .detector import PlacedCamera, is_mirrored, placed_camera, set_image
 from .frames import stored_frame
 from .labelling import with_parts
 from .matrices import scene_from_node, scene_from_voxel
 from .poses import POSE, hang, move_ct, parent_to_keep, release, set_scene_matrix
-from .provenance import describe, transform_of
+from .provenance import DETECTOR, DRR, belong, describe, transform_of
 from .volumes import centre_of, volume_from_node
 from .xrays import exposure_of, mask_pixels, radiograph_to_node
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Model
-
-ALL_VIEWS = "views"
-"""In an initial pose's place: the model is asked, or the named views are tried where there is none, whatever the X-ray says."""
 
 CPU_INSTEAD = "The GPU's memory was not enough: the CPU was used instead."
 
@@ -220,7 +218,14 @@ def check_writable(ct: Any, xray: Any, nodes: ResultNodes | None = None, *, move
 
 
 def write_outcome(
-    scene: Any, outcome: Outcome, ct: Any, xray: Any, nodes: ResultNodes | None = None, *, move_xray: bool = False
+    scene: Any,
+    outcome: Outcome,
+    ct: Any,
+    xray: Any,
+    nodes: ResultNodes | None = None,
+    *,
+    move_xray: bool = False,
+    along: Collection[Any] = (),
 ) -> ResultNodes:
     """Show a registration in the scene: the X-ray stands on its detector, the CT is moved before it, the DRR lies on the same grid.
 
@@ -231,6 +236,8 @@ def write_outcome(
         xray: the X-ray's node; one that lies on a placed detector is used as it is.
         nodes: to be filled instead of new ones; those that are None are made.
         move_xray: let the CT stand where it is without the transform, and move X-ray and DRR by the inverse instead.
+        along: nodes that stay with the CT where it goes: its segmentation, its label map, points in it; what was drawn on it does so anyhow
+            (`belongings`).
 
     Raises:
         InputError: see `check_writable`; then the scene is as it was.
@@ -238,7 +245,7 @@ def write_outcome(
     check_writable(ct, xray, nodes, move_xray=move_xray)
     given = ResultNodes(None, None, None) if nodes is None else nodes
     result = outcome.result
-    reference = result.world_from_camera_reference
+    reference, lying = result.world_from_camera_reference, lying_in(ct, along)
     detector = xray if placed_camera(xray) is not None else given.xray
     names = (xray.GetName(), ct.GetName()) if move_xray else (ct.GetName(), xray.GetName())
     transform = given.transform or scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "{} to {}".format(*names))
@@ -249,6 +256,7 @@ def write_outcome(
         for image in (detector, given.drr):
             release(image, transform)
         move_ct(ct, transform, transform_of(result))
+    carry(ct, lying)
     detector = detector or scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{outcome.radiograph.name} on the detector")
     drr = given.drr or scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"DRR of {ct.GetName()}")
     if move_xray:
@@ -257,7 +265,9 @@ def write_outcome(
         set_scene_matrix(transform, reference @ np.linalg.inv(result.world_from_camera_reference))
     radiograph_to_node(scene, outcome.radiograph, reference, node=detector)
     set_image(drr, outcome.drr, PlacedCamera(outcome.radiograph.camera, reference), mirrored=outcome.radiograph.mirrored)
-    for node, role in ((transform, POSE), (drr, "drr")):
+    if detector is not xray:
+        belong(detector, DETECTOR, ct, xray)
+    for node, role in ((transform, POSE), (drr, DRR)):
         describe(node, role, result, ct, xray)
     for node in (detector, drr):
         if node.GetDisplayNode() is None:
@@ -278,8 +288,7 @@ def _start(
         if placed is None:
             raise _not_placed(xray)
         return np.linalg.inv(placed.world_from_camera) @ scene_from_node(ct)
-    if initial == REGRESSOR and (model is None or model.regressor is None):
-        raise InputError(f"A model's regressor is to say where to start, but {'there is no model' if model is None else 'the model has none'}.")
+    check_start(initial, model)
     return None if initial in (REGRESSOR, ALL_VIEWS) else initial
 
 

@@ -15,6 +15,13 @@ from .detector import PlacedCamera, set_image
 from .voxels import voxels
 
 INPUT_SPACING_ORIGIN = "the volume in the scene"
+
+DICOM_UIDS = "DICOM.instanceUIDs"
+"""Slicer's attribute of nodes that its DICOM module made."""
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+"""Formats that know a resolution for printing at most: 72 dpi would be a plausible detector's 0.35 mm."""
+
 _NEEDED = {"sdd_mm": "source-to-detector distance (sdd_mm)", "pixel_spacing_mm": "pixel spacing on the detector (pixel_spacing_mm)"}
 
 
@@ -44,10 +51,16 @@ def stored_image(node: Any, frame: int | None = None) -> StoredImage:
 
 
 def node_geometry(node: Any) -> GeometryValues:
-    """What a node itself knows of the detector: its size, and its spacing unless that is the 1 mm of a file without any."""
+    """What a node itself knows of the detector: its size, and its spacing where that is told in millimetres on the detector.
+
+    It is not by 1 mm, which stands for nothing; by `PICTURES`, as on the command line; and by DICOM, whose header tells it, or leaves it open because
+    its spacing is the patient's.
+    """
     columns, rows = node.GetImageData().GetDimensions()[:2] if node.GetImageData() is not None else (0, 0)
     across, down = node.GetSpacing()[:2]
-    told = (across, down) != (1.0, 1.0)
+    storage = node.GetStorageNode()
+    picture = storage is not None and (storage.GetFileName() or "").lower().endswith(PICTURES)
+    told = (across, down) != (1.0, 1.0) and not picture and not node.GetAttribute(DICOM_UIDS)
     return GeometryValues(
         pixel_spacing_mm=Sourced((across, down), INPUT_SPACING_ORIGIN) if told else None,
         size_px=Sourced((columns, rows), "the image"),

@@ -28,7 +28,7 @@ from .result_folder import whole_or_nothing
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class ShownTruth:
     """What only an evaluation knows, to be shown beside the result: the true pose (4, 4) and the errors by the keys of `report.METRICS`."""
 
     camera_from_world: np.ndarray
@@ -56,7 +56,7 @@ def write_result_folder(
     title: str = "Registration",
     command: str = "",
     inputs: Mapping[str, str] | None = None,
-    truth: Truth | None = None,
+    truth: ShownTruth | None = None,
 ) -> list[ReportView]:
     """Write result.json, ct_to_xray.tfm, drr.nrrd, xray.nrrd, overlay.png, difference.png, convergence.png and report.html, all or none.
 
@@ -127,12 +127,8 @@ def render_views(
 
 def on_placed_detector(image: np.ndarray, camera: Camera, world_from_camera: np.ndarray) -> sitk.Image:
     """An image (H, W) as a one-slice volume that lies on the detector of a camera placed in the world: columns, rows and beam are its axes."""
-    across, down = camera.pixel_spacing_mm
-    column, row = camera.principal_point_px
-    camera_from_pixel = np.diag([across, down, 1.0, 1.0])
-    camera_from_pixel[:3, 3] = (-column * across, -row * down, camera.sdd_mm)
     volume = sitk.GetImageFromArray(np.ascontiguousarray(image, dtype=np.float32)[None])
-    return place(volume, world_from_camera @ camera_from_pixel)
+    return place(volume, world_from_camera @ camera.camera_from_pixel())
 
 
 def describe_inputs(volume: Volume, views: Sequence[View]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from SphericalRegLib.cli import load
+from SphericalRegLib.errors import InputError
 
 
 def _sibling(name: str) -> ModuleType:
@@ -222,6 +223,10 @@ CASES = [
     Bad("inspecting an empty file", "empty", bad.text("xray.png", ""), command="inspect {case}/xray.png"),
     Bad("inspecting geometry that is no JSON", "line 1", bad.text("geometry.json", "{"), command="inspect {case}/geometry.json"),
     Bad("inspecting a damaged CT", "ct.nii.gz", bad.cut("ct.nii.gz", 0.5), command="inspect {case}/ct.nii.gz"),
+    Bad("a drawing of a CT alone", "--picture draws the set-up of a case", command="inspect {case}/ct.nii.gz --picture {folder}/x.png"),
+    Bad("a drawing in a format that is none", ".png", command="inspect {case} --picture {folder}/x.jpg"),
+    Bad("a drawing below a file", "is a file", command="inspect {case} --picture {case}/ct.nii.gz/x.png"),
+    Bad("a drawing and none", "--no-picture", command="inspect {case} --no-picture --picture {folder}/x.png"),
     # training
     Bad("training on a missing CT", "does not exist", command=TRAIN.replace("{case}", "{folder}/none")),
     Bad("training on text", "ct.nii.gz", bad.text("ct.nii.gz", "this is no image"), TRAIN),
@@ -239,7 +244,7 @@ CASES = [
     Bad("a model that is missing", "does not exist", options=("--model", "{folder}/none.safetensors")),
     Bad("a model without its card", "card", bad.beside("m.safetensors", "x"), options=("--model", "{folder}/m.safetensors")),
     Bad("a model of another format", "other/9", foreign_model, options=("--model", "{folder}/m.safetensors")),
-    Bad("the regressor of no model", "no --model", command="register {case} -o {out} --initial regressor"),
+    Bad("the regressor of no model", "there is no model", command="register {case} -o {out} --initial regressor"),
     Bad("evaluation with a missing model", "does not exist", command=EVALUATE, options=("--model", "{folder}/none.safetensors")),
     Bad("landscape without a truth", "truth.json", bad.also(bad.gone("truth.json"), a_model), LANDSCAPE),
     Bad("landscape of an unknown similarity", "patch_gradient_ncc", a_model, LANDSCAPE, ("--similarity", "mi")),
@@ -296,6 +301,31 @@ def test_inspect_describes_a_case_whose_geometry_is_still_to_be_written(folder: 
         assert "sdd_mm" in said
         assert "pixel_spacing_mm" in said
     assert done.stderr.count("\n") == 1
+
+
+def test_inspect_draws_a_start_that_cannot_be_used(folder: Path) -> None:
+    """It is what one has to see; the command ends as a registration from there does."""
+    away(folder / "case")
+    done = CliRunner().invoke(load(), ["inspect", str(folder / "case"), "--picture", str(folder / "x.PNG")])
+    assert done.exit_code == 2
+    for said in (done.stdout, done.stderr):
+        assert "behind the X-ray source" in said
+    with Image.open(folder / "x.PNG") as picture:
+        assert picture.format == "PNG"
+
+
+def test_a_start_of_the_case_is_looked_at_where_it_is_used_before_long_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def long_work(*_: object) -> None:
+        raise InputError("the CT is prepared")
+
+    monkeypatch.setattr("SphericalRegLib.registration.pipeline.prepare", long_work)
+    monkeypatch.setattr("SphericalRegLib.evaluation.registrar.prepare", long_work)
+    aside(folder / "case")
+    words = [str(folder / "case"), "-o", str(folder / "out"), "--device", "cpu", "-q"]
+    assert "beside the X-ray" in CliRunner().invoke(load(), ["register", *words]).stderr
+    assert "the CT is prepared" in CliRunner().invoke(load(), ["register", *words, "--initial", "ap"]).stderr
+    assert "beside the X-ray" in CliRunner().invoke(load(), ["batch", *words]).stdout
+    assert "the CT is prepared" in CliRunner().invoke(load(), ["batch", *words[:2], str(folder / "other"), *words[3:], "--initial", "ap"]).stdout
 
 
 def test_the_good_case_is_good(folder: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from SphericalRegLib.errors import InputError
-from SphericalRegLib.evaluation.protocol import batch, evaluate
+from SphericalRegLib.evaluation import registrar
+from SphericalRegLib.evaluation.protocol import BatchOptions, batch, evaluate, register_folders
 from SphericalRegLib.evaluation.registrar import _same
 from SphericalRegLib.evaluation.runs import case_digest, find_cases, peak_memory_mb, register_cases
 from SphericalRegLib.evaluation.tables import Table
@@ -22,6 +23,7 @@ from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.views import named_view
 from SphericalRegLib.imaging.case import load_case
 from SphericalRegLib.imaging.geometry_file import write_geometry
+from SphericalRegLib.imaging.starts import Start
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.progress import Cancelled
 
@@ -345,6 +347,42 @@ def test_a_writer_of_ones_own(cases, tmp_path):
 
     evaluate(cases[:1], tmp_path / "out", answer_the_start, write=write)
     assert (tmp_path / "out/case_000/picture.png").exists()
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The starts that registrations are asked for, in the place of the registrations."""
+    starts = []
+
+    def register(_pyramid, _views, start, **_):
+        starts.append(start)
+        return Answer(np.eye(4))
+
+    monkeypatch.setattr(registrar, "register", register)
+    monkeypatch.setattr(registrar, "prepare", lambda *_: None)
+    return starts
+
+
+def test_folders_are_registered_from_what_is_said_else_from_what_each_says(cases, tmp_path, asked):
+    matrix = np.array(json.loads((cases[0] / "truth.json").read_text())["camera_from_world"])
+    for number, start in enumerate((None, "ap", "views", matrix, Start("pa", 180.0, 0.0))):
+        for then in (batch, evaluate):
+            out = tmp_path / f"{number} {then.__name__}"
+            done = register_folders(cases[:1], out, BatchOptions(start, pictures=False), then=then)
+            assert done.records[0].error is None
+            kept = json.loads((out / "run.json").read_text())["options"]["initial"]
+            assert kept == (start if start is None or isinstance(start, str) else matrix.tolist() if start is matrix else vars(start))
+    own, named, views, given, angles = asked[::2]
+    np.testing.assert_array_equal(own, load_case(cases[0]).initial_camera_from_world)
+    assert (named, views, given is matrix) == ("ap", None, True)
+    np.testing.assert_allclose(angles, matrix, atol=1e-9)
+
+
+def test_a_start_that_no_case_can_begin_from_is_refused_before_the_first(cases, tmp_path, asked):
+    for start, message in (("scene", "'scene'; expected one of ap"), ("regressor", "there is no model"), (np.diag([2.0, 2, 2, 1]), "not rigid")):
+        with pytest.raises(InputError, match=message):
+            register_folders(cases, tmp_path / "out", BatchOptions(start), then=batch)
+    assert not (tmp_path / "out").exists() and asked == []
 
 
 def test_finding_cases(cases, tmp_path):

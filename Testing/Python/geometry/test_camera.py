@@ -56,6 +56,13 @@ def test_back_project_inverts_project(kind):
     assert np.allclose(np.cross(on_detector, np.asarray(points)) / 1e6, 0, atol=1e-6)  # on the same ray
 
 
+def test_pixels_as_a_grid_lie_where_back_projection_puts_them():
+    pixels = np.array([[0.0, 0.0], [639.0, 0.0], [12.5, 471.0]])
+    grid = np.column_stack((pixels, np.zeros(3), np.ones(3))) @ CAMERA.camera_from_pixel().T
+    np.testing.assert_allclose(grid[:, :3], CAMERA.back_project(pixels), atol=1e-9)
+    np.testing.assert_array_equal(CAMERA.camera_from_pixel()[:, 2], (0, 0, 1, 0))
+
+
 def test_projection_is_differentiable_and_marks_what_is_behind_the_source():
     points = torch.from_numpy(POINTS).requires_grad_()
     assert torch.autograd.gradcheck(CAMERA.project, (points,))

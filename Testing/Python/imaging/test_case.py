@@ -14,10 +14,11 @@ import SimpleITK as sitk
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.geometry.views import c_arm_view
-from SphericalRegLib.imaging.case import find_case_files, load_case
+from SphericalRegLib.imaging.case import check_start, find_case_files, load_case, overlap_problem, pose_to_start_from
 from SphericalRegLib.imaging.geometry_file import parse_geometry, read_geometry, write_geometry
 from SphericalRegLib.imaging.geometry_values import Sourced, told
 from SphericalRegLib.imaging.radiograph import Radiograph
+from SphericalRegLib.imaging.starts import Start
 from SphericalRegLib.imaging.volume import Volume
 
 CAMERA = Camera(1020.0, (1.5, 1.25), (40, 32), (18.0, 17.25))
@@ -107,7 +108,70 @@ def test_a_long_ct_may_be_empty_where_it_reaches_behind_the_source(case):
     pose = c_arm_view(0, 45, CAMERA, volume.centre_ras_mm.tolist(), 0.6).numpy()
     assert (volume.box_corners_ras() @ pose[2, :3] + pose[2, 3]).min() < 0
     edit(case / "geometry.json", initial_camera_from_world=pose.tolist())
-    assert load_case(case).volume.shape == volume.shape
+    assert pose_to_start_from(None, load_case(case)) == pytest.approx(pose)
+
+
+def test_a_long_ct_may_reach_behind_the_source():
+    """As a registration takes it (`registration.region`): a body of 1.9 m from cranial 45 degrees. It is refused where none of it can be seen."""
+    volume = Volume(np.full((6, 6, 36), 40.0, np.float32), np.diag([53.0, 53.0, 53.0, 1.0]))
+    pose = c_arm_view(0, 45, CAMERA, volume.centre_ras_mm.tolist(), 0.6).numpy()
+    assert (volume.box_corners_ras() @ pose[2, :3] + pose[2, 3]).min() < 0
+    assert overlap_problem(CAMERA, pose, volume) is None
+    away = pose.copy()
+    away[0, 3] += 3000.0
+    assert "beside the X-ray: is the matrix the inverse" in str(overlap_problem(CAMERA, away, volume))
+
+
+def test_the_inverse_of_a_view_is_told():
+    """Of a CT about the world's origin, whatever the view: the source ends up beside it, and some of the CT behind the source."""
+    affine = np.diag([53.0, 53.0, 53.0, 1.0])
+    affine[:3, 3] = -120.0, -140.0, -130.0
+    volume = Volume(np.full((6, 6, 6), 40.0, np.float32), affine)
+    for primary in range(-180, 180, 30):
+        for secondary in (-40, 0, 25):
+            pose = c_arm_view(primary, secondary, CAMERA, volume.centre_ras_mm.tolist()).numpy()
+            assert overlap_problem(CAMERA, pose, volume) is None
+            assert overlap_problem(CAMERA, np.linalg.inv(pose), volume) is not None
+
+
+def test_an_unusable_start_of_the_case_counts_only_where_it_is_used(case):
+    edit(case / "geometry.json", initial_camera_from_world=_shift(0, 0, -500).tolist())
+    loaded = load_case(case)
+    with pytest.raises(InputError, match=f"case {case}: at the initial pose .*geometry.json.* lies behind the X-ray source.*inverse"):
+        pose_to_start_from(None, loaded)
+    assert pose_to_start_from("ap", loaded) == "ap" and pose_to_start_from(POSE, loaded) is POSE
+    assert pose_to_start_from("regressor", loaded) is None and pose_to_start_from("views", loaded) is None
+    view = c_arm_view(20, -10, CAMERA, loaded.volume.centre_ras_mm.tolist()).numpy()
+    np.testing.assert_allclose(pose_to_start_from(Start("pa", 20, -10), loaded), view, atol=1e-9)
+
+
+class Network:
+    """A model; its regressor may be missing."""
+
+    def __init__(self, regressor=None):
+        self.regressor = regressor
+
+
+@pytest.mark.parametrize("start", [None, "ap", "views", POSE, POSE.tolist(), Start("pa", 20, -10)])
+def test_what_a_registration_can_start_from(start):
+    check_start(start, None)
+
+
+@pytest.mark.parametrize(
+    ("start", "model", "message"),
+    [
+        ("scene", None, "'scene'; expected one of ap, pa, left, right, regressor, views"),
+        ("regressor", None, "there is no model"),
+        ("regressor", Network(), "the model has none"),
+        (np.eye(3), None, "initial pose has shape"),
+        (np.diag([2.0, 1, 1, 1]), None, "not rigid"),
+        ({"camera_from_world": POSE}, None, "not a matrix"),
+    ],
+)
+def test_what_no_registration_can_start_from(start, model, message):
+    with pytest.raises(InputError, match=message):
+        check_start(start, model)
+    check_start("regressor", Network(object()))
 
 
 def test_truth_is_never_opened(case, monkeypatch):
@@ -248,9 +312,9 @@ def _shift(x, y, z):
 
 BAD_CASES = {
     "start behind the source": (_start(_shift(0, 0, -500)), "lies behind the X-ray source.*inverse"),
-    "start with the source in the CT": (_start(_shift(0, 0, -15)), "reaches behind the X-ray source"),
+    "start with the source in the CT": (_start(_shift(8, 12, -15)), "source stands in the CT.*inverse"),
     "start behind the detector": (_start(_shift(0, 0, 1500)), "lies behind the detector"),
-    "X-ray misses the CT": (_start(_shift(400, 0, 700)), "projected beside the X-ray"),
+    "X-ray misses the CT": (_start(_shift(400, 0, 700)), "projected beside the X-ray: the two do not overlap"),
     "frame as text": (lambda case: edit(case / "geometry.json", frame="first"), "frame is 'first', expected a number"),
     "frame out of range": (lambda case: edit(case / "geometry.json", frame=3), "has 1 frame, frame 3 was asked for"),
     "i0 negative": (lambda case: edit(case / "geometry.json", i0=-1), "i0 is -1, expected a number above zero"),
@@ -293,7 +357,7 @@ def test_bad_case_is_named(case, kind):
     change, message = BAD_CASES[kind]
     change(case)
     with pytest.raises(InputError, match=message) as error:
-        load_case(case)
+        pose_to_start_from(None, load_case(case))
     assert str(case) in str(error.value) and "\n" not in str(error.value)
 
 

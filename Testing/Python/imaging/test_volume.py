@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from SphericalRegLib.errors import InputError
 from SphericalRegLib.imaging.grid import is_sheared
+from SphericalRegLib.imaging.regrid import nearest
 from SphericalRegLib.imaging.samples import SAMPLE_NAMES, sample_volume, thorax_structures
 from SphericalRegLib.imaging.volume import Volume
 
@@ -201,6 +202,28 @@ def test_labels_on_another_grid_go_by_nearest_neighbour_as_itk_does(mirrored):
     ours = volume.with_labels(image).labels
     theirs = sitk.GetArrayFromImage(sitk.Resample(image, volume.to_sitk(), sitk.Transform(), sitk.sitkNearestNeighbor)).T
     assert theirs.any() and np.mean(ours != theirs) < 2e-3  # ties at half voxels
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize("spacing", [(1.1, 0.9, 2.2), (0.7, -1.3, 1.5)])
+@pytest.mark.parametrize("turn", [0.0, 0.02, 0.6])
+@pytest.mark.parametrize("off", [(1.3, -4.2, 6.4), (16.0, 13.0, -9.0), (60.0, 0.0, 0.0)])
+def test_the_nearest_voxel_is_the_one_whose_centre_is_nearest(order, spacing, turn, off):
+    """Of grids with parallel axes, reversed and swapped ones among them, and of others, that reach over one another in part or not at all."""
+    values = np.random.default_rng(0).integers(1, 200, (12, 11, 10)).astype(np.uint8)
+    shape, target, source = (17, 14, 9), affine(3), np.eye(4)
+    axes = rotation(5) if turn > 0.1 else np.array([[1, -turn, 0], [turn, 1, 0], [0, 0, 1]])
+    source[:3, :3], source[:3, 3] = (axes * spacing)[:, order], off
+    source = target @ np.diag([1 / 1.1, 1 / 0.9, 1 / 2.2, 1]) @ source
+    found = nearest(values, source, shape, target)
+    index = np.moveaxis(np.indices(shape), 0, -1) @ (np.linalg.inv(source) @ target)[:3, :3].T + (np.linalg.inv(source) @ target)[:3, 3]
+    expected = np.zeros(shape, np.uint8)
+    for voxel in np.ndindex(shape):
+        i, j, k = np.rint(index[voxel]).astype(int)
+        if 0 <= i < 12 and 0 <= j < 11 and 0 <= k < 10:
+            expected[voxel] = values[i, j, k]
+    assert found.dtype == np.uint8
+    assert np.mean(found != expected) < 2e-3  # ties at half voxels
 
 
 def test_bad_labels(tmp_path):

@@ -21,7 +21,19 @@ from SphericalRegLib.mrml.detector import PlacedCamera, is_mirrored, placed_came
 from SphericalRegLib.mrml.geometry_attribute import keep_geometry, kept_geometry
 from SphericalRegLib.mrml.labelling import with_parts
 from SphericalRegLib.mrml.matrices import to_vtk
-from SphericalRegLib.mrml.provenance import MOVED, describe, mark_moved, moved_since, result_of, transform_of
+from SphericalRegLib.mrml.provenance import (
+    DETECTOR,
+    MOVED,
+    RESULT,
+    belong,
+    describe,
+    mark_moved,
+    may_hold,
+    moved_since,
+    pair_of,
+    result_of,
+    transform_of,
+)
 from SphericalRegLib.mrml.volumes import labels_to_node, volume_from_node, volume_to_node
 from SphericalRegLib.mrml.voxels import set_voxels, voxels
 from SphericalRegLib.mrml.xrays import node_geometry, radiograph_from_node, radiograph_to_node, stored_image
@@ -120,6 +132,24 @@ def test_spacing_of_one_is_no_spacing(scene: Any, xray_node: Any) -> None:
         radiograph_from_node(xray_node, parse_geometry({"sdd_mm": 1000}))
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("x.tif", False), ("x.TIFF", False), ("x.jpg", False), ("x.png", False), ("x.nrrd", True), ("x.nii.gz", True), ("IM0001", True), (None, True)],
+)
+def test_the_resolution_of_a_picture_is_no_spacing(slicer: ModuleType, scene: Any, xray_node: Any, name: str | None, told: bool) -> None:
+    """72 dpi, which ITK reads as 0.3528 mm: the command line does not take it for the detector's, either."""
+    storage = scene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+    if name is not None:
+        storage.SetFileName(f"/folder.tif/{name}")
+    xray_node.SetAndObserveStorageNodeID(storage.GetID())
+    assert (node_geometry(xray_node).pixel_spacing_mm is not None) == told
+
+
+def test_dicom_tells_its_spacing_in_its_header(xray_node: Any) -> None:
+    xray_node.SetAttribute("DICOM.instanceUIDs", "1.2.3")
+    assert node_geometry(xray_node).pixel_spacing_mm is None
+
+
 def test_a_mask_node_excludes(scene: Any, xray_node: Any) -> None:
     mask = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "mask")
     keep = np.zeros((1, 40, 50), np.uint8)
@@ -141,6 +171,12 @@ def test_the_geometry_of_a_header_is_kept_without_what_no_file_can_say(xray_node
     kept = describe_origins(kept_geometry(xray_node))
     assert set(kept) == {"sdd_mm", "size_px", "initial_camera_from_world"}
     assert kept["sdd_mm"] == header.sdd_mm
+
+
+def test_what_could_not_be_read_back_is_not_kept(xray_node: Any) -> None:
+    lengths = {"sdd_mm": 98.0, "sod_mm": 5.0, "pixel_spacing_mm": (0.3, 0.2)}
+    keep_geometry(xray_node, GeometryValues(**{name: Sourced(value, "a script") for name, value in lengths.items()}))  # type: ignore[arg-type]
+    assert set(describe_origins(kept_geometry(xray_node))) == {"pixel_spacing_mm"}
 
 
 def test_frames_must_be_chosen(scene: Any) -> None:
@@ -205,6 +241,34 @@ def test_provenance_survives_the_scene_file(new_scene: Callable[[], Any], tmp_pa
     assert transform_of(there) == pytest.approx(np.eye(4))
     assert "phantom to phantom" in loaded.GetDescription()
     assert result_of(fresh.AddNewNodeByClass("vtkMRMLLinearTransformNode")) is None
+
+
+def test_a_node_knows_whose_it_is(new_scene: Callable[[], Any], tmp_path: Path) -> None:
+    """By reference: names change, and two nodes may share one."""
+    scene = new_scene()
+    ct, xray, other, detector = (scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name) for name in ("CT", "X-ray", "X-ray", "on the detector"))
+    transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "transform")
+    assert pair_of(transform) == (None, None) and may_hold(transform, ct, xray)
+    transform.SetAttribute(RESULT, "of a scene that knows no pairs")
+    assert not may_hold(transform, ct, xray)
+    belong(detector, DETECTOR, ct, xray)
+    belong(transform, "transform", ct, detector)
+    assert pair_of(transform) == (ct, xray), "the X-ray that was loaded"
+    assert transform.GetAttribute("SphericalReg.XRay") == "X-ray"
+    assert may_hold(transform, ct, xray) and may_hold(transform, ct, detector)
+    assert not any(may_hold(transform, *pair) for pair in ((ct, other), (other, xray)))
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    assert scene.Commit()
+    fresh = new_scene()
+    fresh.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "was there before")  # the IDs of what is read change
+    fresh.SetURL(str(tmp_path / "scene.mrml"))
+    fresh.Import()
+    loaded = fresh.GetFirstNodeByName("transform")
+    assert pair_of(loaded) == (fresh.GetFirstNodeByName("CT"), fresh.GetFirstNodeByName("on the detector").GetNodeReference("SphericalReg.XRay"))
+    scene.RemoveNode(xray)
+    assert pair_of(transform) == (ct, None) and not may_hold(transform, ct, other)
+    belong(transform, "transform", ct, xray)
+    assert pair_of(transform) == (ct, None), "of what was removed the name alone"
 
 
 @pytest.mark.parametrize(("way", "angle_deg"), [((3.0, 0.0, 4.0), 0.0), ((0.0, 0.0, 0.0), 30.0), ((0.0, 2.0, 0.0), 179.9)])

@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 
 from SphericalRegLib.errors import InputError
+from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.imaging.radiograph import Radiograph
 from SphericalRegLib.imaging.volume import Volume
 from SphericalRegLib.mrml.labelling import CHOSEN, with_parts
-from SphericalRegLib.mrml.matrices import to_vtk
-from SphericalRegLib.mrml.parts import Part, parts_of, state_of
-from SphericalRegLib.mrml.session import read_ct
+from SphericalRegLib.mrml.landmarks import points_of_ct
+from SphericalRegLib.mrml.matrices import placed_in, scene_from_node, to_vtk
+from SphericalRegLib.mrml.parts import Part, parts_of, state_in, state_of
+from SphericalRegLib.mrml.session import Outcome, ResultNodes, read_ct, write_outcome
 from SphericalRegLib.mrml.volumes import labels_to_node, volume_from_node, volume_to_node
 from SphericalRegLib.mrml.voxels import voxels
+from SphericalRegLib.registration.result import RegistrationResult
 
 ROD, BALL = 7, 9
 
@@ -117,3 +121,112 @@ def test_an_edit_changes_the_state(scene: Any, labelled: Volume, segmentation: A
         image.Modified()
         assert state_of(node) != before
     assert voxels(labels).max() == BALL
+
+
+def transform(scene: Any, matrix: np.ndarray) -> Any:
+    node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    node.SetMatrixTransformToParent(to_vtk(matrix))
+    return node
+
+
+def motion(*shift: float, turn: float = 0.0) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    matrix[:3, 3] = shift
+    return matrix
+
+
+def test_where_the_voxels_lie_is_part_of_the_state(scene: Any, labelled: Volume, segmentation: Any) -> None:
+    """A transform that is hardened and a changed spacing leave the image of a volume alone."""
+    for node in (volume_to_node(scene, labelled), labels_to_node(scene, labelled), segmentation):
+        before = state_of(node)
+        node.SetAndObserveTransformNodeID(transform(scene, motion(5, 0, 0, turn=0.2)).GetID())
+        assert state_of(node) == before
+        node.HardenTransform()
+        assert state_of(node) != before
+    node = volume_to_node(scene, labelled)
+    before = state_of(node)
+    node.SetSpacing(1, 1, 1)
+    assert state_of(node) != before
+
+
+def test_the_state_in_a_ct_changes_when_one_of_both_is_moved(scene: Any, labelled: Volume, segmentation: Any) -> None:
+    node, both = volume_to_node(scene, labelled), transform(scene, motion(1, 2, 3))
+    for labels in (labels_to_node(scene, labelled), segmentation):
+        before = state_in(node, labels)
+        node.SetAndObserveTransformNodeID(both.GetID())
+        assert state_in(node, labels) != before
+        labels.SetAndObserveTransformNodeID(both.GetID())
+        for turn in (0.1, 0.7, 2.0):
+            both.SetMatrixTransformToParent(to_vtk(motion(0.3, 40, -7, turn=turn)))
+            assert state_in(node, labels) == before
+        node.SetAndObserveTransformNodeID(None)
+
+
+def register(
+    scene: Any, ct: Any, camera: Camera, scene_from_ct: np.ndarray, along: tuple[Any, ...], nodes: ResultNodes | None = None, **keywords: Any
+) -> ResultNodes:
+    """Show a registration that moves the CT to `scene_from_ct`."""
+    start = np.eye(4)
+    start[:3, 3] = (0, 0, 700)
+    pose = start @ scene_from_ct
+    result = RegistrationResult(pose, np.eye(6), np.zeros(3), 0.5, (), (), pose, np.linalg.inv(start))
+    image = np.zeros((camera.rows, camera.columns), np.float32)
+    xray = nodes.xray if nodes is not None else scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "X-ray")
+    outcome: Any = Outcome(result, None, Radiograph(image, image == 0, camera), image)  # type: ignore[arg-type]
+    return write_outcome(scene, outcome, ct, xray, nodes, along=along, **keywords)
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "label map"])
+def test_the_second_bone_is_cut_from_where_the_first_one_was(
+    scene: Any, camera: Camera, labelled: Volume, segmentation: Any, kind: str
+) -> None:
+    """One bone after the other: the first registration moves the CT, and its bones with it."""
+    node = volume_to_node(scene, labelled)
+    labels, chosen = (segmentation, ["ball"]) if kind == "segmentation" else (labels_to_node(scene, labelled), [BALL])
+    before, nodes = state_in(node, labels), None
+    for step in (motion(30, -8, 11, turn=0.3), motion(25, 4, 9, turn=-0.1)):
+        nodes = register(scene, node, camera, step, (labels, None), nodes)
+        assert scene_from_node(node) == pytest.approx(step)
+        assert scene_from_node(labels) == pytest.approx(step), "the bones are seen where the CT is"
+        assert state_in(node, labels) == before, "nothing has to be prepared anew"
+        volume, numbers = with_parts(volume_from_node(node), node, labels, chosen)
+        assert volume.labels is not None and labelled.labels is not None
+        assert np.array_equal(np.isin(volume.labels, numbers), labelled.labels == BALL)  # type: ignore[arg-type]
+    register(scene, node, camera, np.eye(4), (labels,), nodes, move_xray=True)
+    assert node.GetParentTransformNode() is labels.GetParentTransformNode() is None
+
+
+def test_what_lies_elsewhere_stays_where_it_lies_in_the_ct(
+    slicer: ModuleType, scene: Any, camera: Camera, labelled: Volume, segmentation: Any
+) -> None:
+    """Bones and points that were drawn on a CT that had been moved, and bones with a transform of their own."""
+    node, points = volume_to_node(scene, labelled), scene.AddNode(slicer.vtkMRMLMarkupsFiducialNode())
+    there = motion(30, -8, 11, turn=0.3)
+    nodes = register(scene, node, camera, there, ())
+    where = np.array([[3.0, 4, 150], [-20, 11, 140]])
+    for place in where:
+        points.AddControlPoint(*(there @ [*place, 1])[:3].tolist())
+    segmentation.ApplyTransformMatrix(to_vtk(there))
+    own = labels_to_node(scene, labelled)
+    own.SetAndObserveTransformNodeID(transform(scene, there @ motion(0, 0, 8)).GetID())
+
+    def cut() -> list[np.ndarray]:
+        volume = volume_from_node(node)
+        return [np.asarray(with_parts(volume, node, labels, None)[0].labels) for labels in (segmentation, own)]
+
+    before = cut()
+    assert np.array_equal(before[0] != 0, np.not_equal(labelled.labels, 0)) and before[1].any() and not np.array_equal(before[1], labelled.labels)
+    register(scene, node, camera, motion(25, 4, 9, turn=-0.1), (segmentation, points, own), nodes)
+    assert points_of_ct(points, node) == pytest.approx(where)
+    assert all(np.array_equal(after, was) for after, was in zip(cut(), before))
+    for each in (segmentation, points, own):
+        assert placed_in(node, each) == pytest.approx(np.eye(4)), "it is seen where the CT is, and goes with it"
+
+
+def test_what_was_drawn_on_the_ct_is_not_left_behind(scene: Any, camera: Camera, labelled: Volume, segmentation: Any) -> None:
+    node, other = volume_to_node(scene, labelled), scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "of another CT")
+    segmentation.SetReferenceImageGeometryParameterFromVolumeNode(node)
+    register(scene, node, camera, motion(30, -8, 11), ())
+    assert segmentation.GetParentTransformNode() is node.GetParentTransformNode() is not None
+    assert other.GetParentTransformNode() is None

@@ -18,7 +18,7 @@ from SphericalRegLib.geometry.views import c_arm_view
 from SphericalRegLib.imaging.attenuation import attenuation
 from SphericalRegLib.imaging.transforms import read_transform, write_transform
 from SphericalRegLib.imaging.volume import Volume
-from SphericalRegLib.mrml.detector import PlacedCamera, camera_from_pixel, placed_camera, set_image
+from SphericalRegLib.mrml.detector import PlacedCamera, placed_camera, set_image
 from SphericalRegLib.mrml.matrices import from_vtk, node_from_voxel, scene_from_node, to_vtk
 from SphericalRegLib.mrml.poses import move_ct, pose_of
 from SphericalRegLib.mrml.session import ResultNodes, write_outcome
@@ -166,7 +166,7 @@ def test_detector_corners_are_the_image_corners(camera: Camera, reference: np.nd
     columns, rows = camera.size_px
     pixels = np.array([[-0.5, -0.5, 0, 1], [columns - 0.5, -0.5, 0, 1], [columns - 0.5, rows - 0.5, 0, 1], [-0.5, rows - 0.5, 0, 1]])
     assert placed.detector_corners() == pytest.approx((pixels @ placed.world_from_pixel.T)[:, :3])
-    assert np.linalg.det(camera_from_pixel(camera)) > 0
+    assert np.linalg.det(camera.camera_from_pixel()) > 0
     small = placed.resized(32)
     assert small.camera.size_px == (32, 27)
     assert small.detector_corners() == pytest.approx(placed.detector_corners(), abs=1e-9)

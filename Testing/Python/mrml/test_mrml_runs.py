@@ -117,6 +117,7 @@ def test_every_frame_gets_its_pose(
     assert (run_of(xray).sequence is None) == (nodes.browser is not (browser_of(xray) or (None,))[0])  # type: ignore[union-attr]
     for number in (2, 0, 1):
         nodes.browser.SetSelectedItemNumber(number)
+        assert nodes.selected() == number
         placed, result = placed_camera(nodes.shown.xray), result_of(nodes.shown.transform)
         assert placed is not None
         assert result is not None
@@ -163,14 +164,22 @@ def test_a_pose_changed_by_hand_stays_with_its_frame(scene: Any, ct: Volume, cam
 
 
 def test_a_frame_that_fails_is_told_and_passed_over(scene: Any, ct: Volume, camera: Camera, slices: Any) -> None:
+    """In the middle, and at the beginning; items of the run's own browser are the other frames."""
     voxels(slices)[1] = 0
     node = volume_to_node(scene, ct, "CT")
     found = register_run(read_run(node, slices, geometry=from_camera(camera), initial="ap", options=QUICK, device="cpu"))
     assert [frame.outcome is None for frame in found] == [False, True, False]
     assert found[1].error
-    nodes = write_run(scene, found, node, slices)
-    assert nodes.sequences[0].GetNumberOfDataNodes() == 2
-    assert nodes.table.GetTable().GetValueByName(1, "error").ToString() == found[1].error
+    for failed, frames in ((1, found), (0, (found[1], found[0], found[2]))):
+        nodes = write_run(scene, frames, node, slices)
+        for item, number in enumerate(number for number in range(3) if number != failed):
+            nodes.browser.SetSelectedItemNumber(item)
+            shown = result_of(nodes.shown.transform)
+            assert nodes.selected() == number
+            assert shown is not None
+            assert shown.camera_from_world == pytest.approx(frames[number].outcome.result.camera_from_world)  # type: ignore[union-attr]
+        assert nodes.sequences[0].GetNumberOfDataNodes() == 2
+        assert nodes.table.GetTable().GetValueByName(failed, "error").ToString() == found[1].error
 
 
 def test_what_is_no_run_is_refused(scene: Any, ct: Volume, camera: Camera, images: np.ndarray, slices: Any) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from SphericalRegLib.errors import InputError
+
 ROOT = Path(__file__).resolve().parents[3]
 MODULE = ROOT / "SphericalReg" / "SphericalReg.py"
 SCRIPT = ROOT / "SphericalReg" / "Resources" / "Scripts" / "register_cases.py"
@@ -111,6 +113,13 @@ def test_a_start_for_all_cases(logic: Any, cases: Path, tmp_path: Path) -> None:
     assert row["error"] is None
     result = json.loads((tmp_path / "out" / "case_000" / "result.json").read_text())
     assert any("named view ap" in note for note in result["notes"])
+
+
+def test_a_start_that_folders_cannot_begin_from_is_refused_before_the_first(logic: Any, cases: Path, tmp_path: Path) -> None:
+    for start, words in (("scene", "expected one of ap"), ("regressor", "there is no model")):
+        with pytest.raises(InputError, match=words):
+            logic.registerBatch(cases, tmp_path / "out", initial=start, device="cpu")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_ct_is_prepared_once(cases: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def pose_in_scene(widget: Any, ct: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("move_xray", [False, True])
 def test_the_true_pose_comes_out(slicer: ModuleType, chosen: Any, phantom: Any, landmarks: Any, move_xray: bool) -> None:
-    """Of points on the X-ray as it was loaded, and then again of the same points on the detector, after the CT was moved away."""
+    """Of points on the X-ray as it was loaded, and then again of the same points on the detector, after one of them was moved away."""
     ui, p = chosen.ui, chosen._parameterNode
     ui.moveXrayCheckBox.checked = move_xray
     ui.landmarksButton.click()
@@ -51,12 +51,13 @@ def test_the_true_pose_comes_out(slicer: ModuleType, chosen: Any, phantom: Any, 
 
     from SphericalRegLib.mrml.landmarks import pixels_on, put_on
 
-    ct_points, xray_points, pixels = landmarks
+    _ct_points, xray_points, pixels = landmarks
     put_on(xray_points, p.placedXray, pixels)
     matrix = slicer.util.arrayFromTransformMatrix(p.outputTransform)
     matrix[:3, 3] += (20, -10, 5)
     slicer.util.updateTransformMatrixFromArray(p.outputTransform, matrix)
-    (xray_points if move_xray else ct_points).SetAndObserveTransformNodeID(p.outputTransform.GetID())  # as a user does who moves both
+    if move_xray:
+        xray_points.SetAndObserveTransformNodeID(p.outputTransform.GetID())  # as a user does who moves both; points in the CT go along by themselves
     ui.landmarksButton.click()
     assert ui.errorLabel.text == "", chosen.panel._details
     assert pose_in_scene(chosen, phantom.ct) == pytest.approx(phantom.pose, abs=1e-6)
@@ -107,3 +108,24 @@ def test_what_is_wrong_with_the_points_is_said(slicer: ModuleType, chosen: Any, 
     ct_points.UnsetNthControlPointPosition(0)
     chosen.ui.landmarksButton.click()
     assert "has no place yet" in chosen.ui.errorLabel.text
+
+
+def test_points_may_lie_on_any_frame(slicer: ModuleType, chosen: Any, phantom: Any, landmarks: Any) -> None:
+    """Of slices that are frames the chosen one counts, however far it is from the first."""
+    from SphericalRegLib.mrml.voxels import set_voxels, voxels
+
+    _ct_points, xray_points, pixels = landmarks
+    slices = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "slices")
+    set_voxels(slices, np.repeat(voxels(phantom.xray), 9, axis=0), np.diag([-2.5, -2.2, 1, 1]))
+    for number, (column, row) in enumerate(pixels):
+        xray_points.SetNthControlPointPositionWorld(number, -2.5 * column, -2.2 * row, 7.2)
+    ui = chosen.ui
+    ui.xraySelector.setCurrentNode(slices)
+    ui.sddSpinBox.value, ui.principalColumnSpinBox.value, ui.principalRowSpinBox.value = 900, 50, 37
+    ui.frameSpinBox.value = 6
+    ui.landmarksButton.click()
+    assert "do not all lie on frame 6 of the X-ray slices" in ui.errorLabel.text
+    ui.frameSpinBox.value = 7
+    ui.landmarksButton.click()
+    assert ui.errorLabel.text == "", chosen.panel._details
+    assert pose_in_scene(chosen, phantom.ct) == pytest.approx(phantom.pose, abs=1e-6)

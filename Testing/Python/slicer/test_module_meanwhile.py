@@ -185,8 +185,9 @@ def test_start_by_hand_leaves_the_collimators_border_out(slicer: ModuleType, wid
 
 
 def test_what_the_geometry_says_of_the_collimator_counts(slicer: ModuleType, widget: Any) -> None:
-    from SphericalRegModule.geometry_section import from_parameters, known_geometry
+    from SphericalRegModule.geometry_section import from_parameters
     from SphericalRegModule.sample_data import load_sample_case
+    from SphericalRegModule.xray_geometry import known_geometry
 
     from SphericalRegLib.imaging.geometry_file import parse_geometry
     from SphericalRegLib.mrml.geometry_attribute import keep_geometry

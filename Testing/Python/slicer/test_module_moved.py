@@ -182,14 +182,14 @@ def test_errors_stand_below_the_section_whose_button_was_pressed(chosen: Any) ->
 
 
 def test_an_error_of_an_update_goes_with_its_reason(chosen: Any, phantom: Any) -> None:
-    from SphericalRegLib.mrml.geometry_attribute import GEOMETRY
+    from SphericalRegLib.mrml.detector import CAMERA
 
-    ui, kept = chosen.ui, phantom.xray.GetAttribute("SphericalReg.Geometry")
+    ui = chosen.ui
     ui.xraySelector.setCurrentNode(None)
-    phantom.xray.SetAttribute(GEOMETRY, "{")
+    phantom.xray.SetAttribute(CAMERA, "{")
     ui.xraySelector.setCurrentNode(phantom.xray)
     assert "damaged" in ui.errorLabel.text
-    phantom.xray.SetAttribute(GEOMETRY, kept)
+    phantom.xray.RemoveAttribute(CAMERA)
     chosen.panel.update()
     assert ui.errorLabel.text == "" and ui.errorFrame.isHidden()
     ui.batchButton.click()
@@ -239,6 +239,6 @@ def test_the_button_brings_the_views_back(slicer: ModuleType, chosen: Any) -> No
     ],
 )
 def test_stages_are_said_in_words(slicer: ModuleType, stage: str, words: str) -> None:
-    from SphericalRegModule.panel import in_words
+    from SphericalRegModule.stages import in_words
 
     assert in_words(stage) == words

@@ -377,13 +377,19 @@ def test_packages_that_were_brought_are_listed_and_removed(slicer: ModuleType, c
     """Only what the module's own list names; removed once, after a question."""
     from SphericalRegModule import dependencies
 
-    ui, there, asked, removed = chosen.ui, {"roma": "1.5.4", "timm": "1.0.20"}, [], []
+    panel, ui, there, asked, removed = chosen.panel, chosen.ui, {"roma": "1.5.4", "timm": "1.0.20"}, [], []
     monkeypatch.setattr(dependencies, "installed", lambda: dict(there))
     monkeypatch.setattr(dependencies, "remove_installed", lambda: (removed.extend(there), there.clear()))
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, **_keywords: asked.append(text) or len(asked) > 1)
     assert ui.packagesLabel.text == ""
     ui.advancedCollapsibleButton.collapsed = False
     assert ui.packagesLabel.text == "roma 1.5.4, timm 1.0.20"
+    for runner in (panel.runner, panel.model.trainer, panel.batch.runner):  # what runs needs them
+        with monkeypatch.context() as working:
+            working.setattr(type(runner), "busy", property(lambda self, runner=runner: self is runner))
+            panel.show_state()
+            assert not ui.removePackagesButton.enabled
+    panel.show_state()
     ui.removePackagesButton.click()
     assert removed == []
     ui.removePackagesButton.click()

@@ -3,28 +3,54 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import json
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from SphericalRegModule import batch, choices
+
+from SphericalRegLib.errors import InputError
+from SphericalRegLib.imaging.starts import Start
+from SphericalRegLib.progress import Progress
 
 
 def cells(table: Any) -> list[list[str]]:
     return [[table.item(row, column).text() for column in range(table.columnCount)] for row in range(table.rowCount)]
 
 
-@pytest.fixture
-def quick_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder of cases is registered with the library's options, as on the command line: replaced by quicker ones."""
-    from SphericalRegLib.evaluation import registrar
-    from SphericalRegLib.registration.options import MultiStart, RegistrationOptions, Stage
+class Folder:
+    """Stands in for `batch_of_folders`: reports, and goes on when it is told to."""
 
-    search = MultiStart(poses=30, finalists=0, image_px=32)
-    options = RegistrationOptions(stages=(Stage(48, iterations=6),), multi_start=search, wide_start=search)
-    monkeypatch.setattr(registrar, "RegistrationOptions", lambda: options)
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.told: dict[str, Any] = {}
+        self.rows = [batch.row("one", {}, 1.0, None), batch.row("two", {}, None, "no CT")]
+
+    def __call__(self, folders: Any, output: Any, progress: Callable[[Progress], None], **told: Any) -> list[dict[str, Any]]:
+        self.told = told
+        progress(Progress("register", 1, 3, "two 2.0 s each"))
+        progress(Progress("refine 64 px", 0, 8))
+        while not self.go_on.wait(0.01):
+            progress(Progress("refine 64 px", 1, 8))
+        return self.rows
+
+
+@pytest.fixture
+def folder(chosen: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Folder]:
+    """What registers folders, with both of them chosen in the panel."""
+    from SphericalRegModule import batch_section
+
+    made = Folder()
+    monkeypatch.setattr(batch_section, "batch_of_folders", made)
+    chosen.ui.batchInputPathLineEdit.currentPath = str(tmp_path)
+    chosen.ui.batchOutputPathLineEdit.currentPath = str(tmp_path / "out")
+    yield made
+    made.go_on.set()
 
 
 @pytest.fixture
@@ -129,10 +155,8 @@ def test_a_pair_leaves_with_its_node_and_comes_back_with_the_scene(
     assert cells(chosen.ui.pairsTable) == [["phantom CT", "phantom X-ray"], ["phantom CT", "shifted X-ray"]]
 
 
-def test_a_folder_of_cases(
-    slicer: ModuleType, chosen: Any, phantom: Any, quick_folders: None, wait: Callable[..., float], tmp_path: Path
-) -> None:
-    """The scene is left alone; the table says what the command line would."""
+def test_a_folder_of_cases(slicer: ModuleType, chosen: Any, phantom: Any, wait: Callable[..., float], tmp_path: Path) -> None:
+    """The scene is left alone; the table says what the command line would from the chosen view, with the logic's options."""
     from SphericalRegLib.imaging.geometry_file import write_geometry
     from SphericalRegLib.mrml.volumes import volume_from_node
     from SphericalRegLib.mrml.voxels import voxels
@@ -149,8 +173,9 @@ def test_a_folder_of_cases(
     assert "folder for the results" in chosen.ui.errorLabel.text
     chosen.ui.batchOutputPathLineEdit.currentPath = str(tmp_path / "out")
     chosen.ui.batchButton.click()
-    wait(lambda: not chosen.panel.runner.busy, 600)
+    wait(lambda: not chosen.panel.batch.runner.busy, 600)
     assert chosen.ui.errorLabel.text == "", chosen.panel._details
+    assert chosen.ui.batchLabel.text == "2 registrations, 1 failed."
     one, two = cells(chosen.ui.batchTable)
     assert (one[0], one[2]) == ("one", "")
     assert two[0] == "two"
@@ -159,37 +184,99 @@ def test_a_folder_of_cases(
     assert (tmp_path / "out" / "batch.csv").is_file()
     written = {path.name for path in (tmp_path / "out" / "one").iterdir()}
     assert {"result.json", "ct_to_xray.tfm", "drr.nrrd", "overlay.png", "report.html"} <= written, "as the command line's"
+    result = json.loads((tmp_path / "out" / "one" / "result.json").read_text(encoding="utf-8"))
+    assert any("named view ap" in note for note in result["notes"])
+    assert result["options"]["wide_start"]["poses"] == chosen.logic.options.wide_start.poses
     assert phantom.ct.GetParentTransformNode() is None
 
 
-def test_pairs_need_a_start_that_all_of_them_have(chosen: Any, two_pairs: Any) -> None:
-    """Refused once, not in every row."""
-    chosen.ui.placeButton.click()
-    chosen.ui.pairsButton.click()
-    assert not chosen.panel.runner.busy
-    assert "Choose another start for the pairs" in chosen.ui.errorLabel.text
-    assert cells(chosen.ui.batchTable) == []
+def test_a_folder_of_cases_goes_on_beside_the_panel_and_without_its_scene(
+    slicer: ModuleType, chosen: Any, folder: Folder, two_pairs: Any, wait: Callable[..., float], tmp_path: Path
+) -> None:
+    """It knows nothing of scenes: closing one or loading one ends neither it nor its progress, and what is loaded gets no table of it."""
+    ui = chosen.ui
+    slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    ui.batchButton.click()
+    wait(lambda: "refining" in ui.batchLabel.text)
+    assert ui.batchLabel.text == "1 of 3 cases done, two 2.0 s each, refining at 64 pixels"
+    assert (ui.batchProgressBar.value, ui.batchButton.text) == (33, "Cancel")
+    assert ui.registerButton.text == "Register" and ui.registerButton.enabled
+    assert not ui.pairsButton.enabled
+    slicer.mrmlScene.Clear()
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    assert chosen.panel.batch.runner.busy
+    assert "ended" not in ui.statusLabel.text
+    wait(lambda: "refining" in ui.batchLabel.text)
+    folder.go_on.set()
+    wait(lambda: not chosen.panel.batch.runner.busy)
+    assert ui.batchLabel.text == "2 registrations, 1 failed."
+    assert [line[0] for line in cells(ui.batchTable)] == ["one", "two"]
+    assert chosen._parameterNode.batchTable is None
+    assert (ui.batchButton.text, ui.pairsButton.enabled, ui.batchProgressBar.isHidden()) == ("Register cases", True, True)
+
+
+def test_a_panel_that_goes_away_ends_a_folder_of_cases(chosen: Any, folder: Folder, wait: Callable[..., float]) -> None:
+    chosen.ui.batchButton.click()
+    wait(lambda: bool(folder.told))
+    job = chosen.panel.batch.runner._job
+    chosen.cleanup()
+    assert not chosen.panel.batch.runner.busy
+    assert job is not None and job.join(60)
+
+
+def test_what_goes_wrong_with_a_folder_of_cases_is_said(
+    chosen: Any, folder: Folder, wait: Callable[..., float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SphericalRegModule import batch_section
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise InputError("holds no case")
+
+    monkeypatch.setattr(batch_section, "batch_of_folders", refuse)
+    chosen.ui.batchButton.click()
+    wait(lambda: not chosen.panel.batch.runner.busy)
+    assert chosen.ui.errorLabel.text == "holds no case"
+    assert chosen.ui.batchLabel.text == ""
+
+
+@pytest.mark.parametrize(
+    ("choice", "start"),
+    [("ap", "ap"), (choices.ALL_VIEWS, None), (choices.ANGLES, Start("pa", 20.0, -10.0))],
+)
+def test_a_folder_of_cases_starts_as_one_case_does(chosen: Any, folder: Folder, wait: Callable[..., float], choice: str, start: Any) -> None:
+    """What a case says goes before all named views, which nobody need have chosen; not before a view or angles."""
+    p = chosen._parameterNode
+    p.initial, p.primaryDeg, p.secondaryDeg, p.seed = choice, 20.0, -10.0, 5
+    chosen.ui.batchButton.click()
+    folder.go_on.set()
+    wait(lambda: not chosen.panel.batch.runner.busy)
+    assert folder.told == {"initial": start, "model": None, "device": "auto", "seed": 5, "options": chosen.logic.options}
+
+
+def test_what_pairs_and_cases_cannot_start_from_is_refused_once(chosen: Any, folder: Folder, two_pairs: Any) -> None:
+    """Not in every row."""
+    ui = chosen.ui
+    ui.placeButton.click()
+    for button, words in ((ui.pairsButton, "Choose another start for the pairs"), (ui.batchButton, "Choose another start for the cases")):
+        button.click()
+        assert not chosen.panel.runner.busy and not chosen.panel.batch.runner.busy
+        assert words in ui.errorLabel.text
+    chosen._parameterNode.initial = "ap"
+    chosen._parameterNode.model = choices.MODEL_FILE
+    for button in (ui.pairsButton, ui.batchButton):
+        button.click()
+        assert not chosen.panel.runner.busy and not chosen.panel.batch.runner.busy
+        assert ui.errorLabel.text == "Choose the model's file"
+    assert cells(ui.batchTable) == [] and folder.told == {}
 
 
 def test_a_folder_of_cases_that_is_cancelled_says_what_is_done(
-    slicer: ModuleType, chosen: Any, phantom: Any, quick_folders: None, wait: Callable[..., float], tmp_path: Path
+    chosen: Any, folder: Folder, wait: Callable[..., float], tmp_path: Path
 ) -> None:
-    from SphericalRegLib.imaging.geometry_file import write_geometry
-    from SphericalRegLib.mrml.volumes import volume_from_node
-    from SphericalRegLib.mrml.voxels import voxels
-
-    for name in ("one", "two", "three"):
-        case = tmp_path / "cases" / name
-        case.mkdir(parents=True)
-        volume_from_node(phantom.ct).write(case / "ct.nii.gz")
-        np.save(case / "xray.npy", voxels(phantom.xray)[0])
-        write_geometry(case / "geometry.json", phantom.camera, intensity="counts")
-    chosen.ui.batchInputPathLineEdit.currentPath = str(tmp_path / "cases")
-    chosen.ui.batchOutputPathLineEdit.currentPath = str(tmp_path / "out")
     chosen.ui.batchButton.click()
-    wait(lambda: (tmp_path / "out" / "one" / "record.json").is_file(), 600)
-    chosen.ui.registerButton.click()
-    wait(lambda: not chosen.panel.runner.busy)
-    said = chosen.ui.statusLabel.text
-    assert said.startswith("Cancelled after ")
-    assert said.endswith(f" of 3 cases. Their results stay in {tmp_path / 'out'}; the next run goes on there.")
+    wait(lambda: bool(folder.told))
+    chosen.ui.batchButton.click()
+    assert chosen.ui.batchButton.text == "Cancelling..."
+    wait(lambda: not chosen.panel.batch.runner.busy)
+    assert chosen.ui.batchLabel.text == f"Cancelled after 1 of 3 cases. Their results stay in {tmp_path / 'out'}; the next run goes on there."
+    assert chosen.ui.batchButton.text == "Register cases"

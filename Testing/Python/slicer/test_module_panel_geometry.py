@@ -105,3 +105,95 @@ def test_white_is_bone_goes_with_the_intensity_until_somebody_chooses(chosen: An
     ui.invertedCheckBox.click()
     ui.intensityComboBox.setCurrentIndex(ui.intensityComboBox.findText("display"))
     assert (p.intensity, p.inverted) == ("display", True)
+
+
+def test_an_implausible_length_is_said_and_not_kept(slicer: ModuleType, chosen: Any, phantom: Any) -> None:
+    """Centimetres, for instance: another X-ray is followed meanwhile, and the first one's geometry can be read again."""
+    from SphericalRegLib.mrml.geometry_attribute import GEOMETRY
+    from SphericalRegLib.mrml.matrices import node_from_voxel
+    from SphericalRegLib.mrml.voxels import set_voxels, voxels
+
+    ui, p, panel = chosen.ui, chosen._parameterNode, chosen.panel
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "another")
+    set_voxels(other, voxels(phantom.xray).copy(), node_from_voxel(phantom.xray))
+    kept = phantom.xray.GetAttribute(GEOMETRY)
+    ui.sddSpinBox.value = 98
+    assert "The source-to-detector distance is 98 mm, expected 100 to 5000 mm" in ui.geometryWarningLabel.text
+    assert (ui.errorLabel.text, ui.registerButton.enabled) == ("", False) and "98 mm" in ui.registerButton.toolTip
+    assert phantom.xray.GetAttribute(GEOMETRY) == kept
+    ui.xraySelector.setCurrentNode(other)
+    assert (p.sddMm, ui.errorLabel.text) == (0, "") and "98" not in ui.geometryWarningLabel.text
+    ui.xraySelector.setCurrentNode(phantom.xray)
+    assert (p.sddMm, ui.errorLabel.text, ui.registerButton.enabled) == (900, "", True)
+    ui.sddSpinBox.value = 98
+    ui.spacingRowSpinBox.value = 0.001
+    assert "The pixel spacing is 2.5 x 0.001 mm, expected 0.005 to 20 mm" in ui.geometryWarningLabel.text
+    ui.sddSpinBox.value, ui.spacingRowSpinBox.value = 980, 2.2
+    assert ui.registerButton.enabled and panel.geometry.known.sdd_mm.value == 980
+    assert "980" in phantom.xray.GetAttribute(GEOMETRY)
+
+
+def test_a_length_counts_once_it_is_typed_in_full(chosen: Any) -> None:
+    from PySide6.QtTest import QTest
+
+    box = chosen.ui.sddSpinBox
+    box.selectAll()
+    QTest.keyClicks(box, "1020")
+    assert chosen._parameterNode.sddMm == 900, "neither 1 nor 10 mm was meant"
+    box.interpretText()  # as Enter, Tab or a click elsewhere do
+    assert chosen._parameterNode.sddMm == 1020
+
+
+def test_what_was_kept_and_is_damaged_is_replaced(chosen: Any, phantom: Any, tmp_path: Path) -> None:
+    """Said beside the values; by the next entry, or by a file."""
+    from SphericalRegLib.mrml.geometry_attribute import GEOMETRY, kept_geometry
+
+    ui, kept = chosen.ui, json.loads(phantom.xray.GetAttribute("SphericalReg.Geometry"))
+    damaged = json.dumps({**kept, "values": {**kept["values"], "sdd_mm": 98}})
+    file = tmp_path / "geometry.json"
+    file.write_text(json.dumps(kept["values"]))
+    ui.geometryPathLineEdit.currentPath = str(file)
+
+    def by_hand() -> None:
+        ui.sddSpinBox.value = 900
+
+    for replace_it in (ui.loadGeometryButton.click, by_hand):
+        ui.xraySelector.setCurrentNode(None)
+        phantom.xray.SetAttribute(GEOMETRY, damaged)
+        ui.xraySelector.setCurrentNode(phantom.xray)
+        assert "sdd_mm is 98" in ui.geometryWarningLabel.text and not ui.registerButton.enabled
+        replace_it()
+        assert ui.errorLabel.text == "" and "98" not in ui.geometryWarningLabel.text and ui.registerButton.enabled
+        assert kept_geometry(phantom.xray).sdd_mm.value == 900  # type: ignore[union-attr]
+
+
+def test_an_xray_that_cannot_be_used_takes_no_other_ones_geometry(slicer: ModuleType, chosen: Any, phantom: Any) -> None:
+    from SphericalRegLib.mrml.voxels import set_voxels
+
+    ui = chosen.ui
+    ui.placeButton.click()
+    coloured = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "screenshot")
+    set_voxels(coloured, np.random.default_rng(0).integers(0, 255, (1, 80, 96, 3), dtype=np.uint8), np.eye(4))
+    ui.xraySelector.setCurrentNode(coloured)
+    assert "coloured" in ui.errorLabel.text
+    assert chosen.panel.geometry.known is None and ui.sddOriginLabel.text == ""
+    assert not ui.registerButton.enabled and not ui.placeButton.enabled
+    assert chosen._parameterNode.placedXray is None, "what the geometry refuses, the other sections follow"
+    ui.xraySelector.setCurrentNode(phantom.xray)
+    assert ui.registerButton.enabled and ui.errorLabel.text == ""
+
+
+def test_a_header_that_leaves_the_spacing_open_is_not_overruled_by_the_node(
+    slicer: ModuleType, widget: Any, phantom: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pixel spacing that is calibrated to the patient is what ITK gives the node."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "imaging"))
+    from dicom_xrays import GOOD, write
+
+    tags = {name: value for name, value in GOOD.items() if name not in ("ImagerPixelSpacing", "DistanceSourceToPatient")}
+    path = write(tmp_path / "x.dcm", modality="DX", **tags, PixelSpacing=[0.2, 0.2], PixelSpacingCalibrationType="FIDUCIAL")
+    phantom.xray.SetAttribute("DICOM.instanceUIDs", "1.2.3")
+    monkeypatch.setattr(slicer, "dicomDatabase", SimpleNamespace(fileForInstance=lambda uid: str(path)), raising=False)
+    widget.ui.xraySelector.setCurrentNode(phantom.xray)
+    assert widget._parameterNode.spacingColumnMm == 0
+    assert "calibrated to the patient" in widget.ui.geometryWarningLabel.text

@@ -122,6 +122,46 @@ def test_all_frames(slicer: ModuleType, chosen: Any, run: Any, wait: Callable[..
     assert p.framesTable is None
 
 
+def test_what_comes_after_a_run_leaves_it_alone(slicer: ModuleType, chosen: Any, run: Any, phantom: Any, wait: Callable[..., float]) -> None:
+    """A single X-ray, another run, and the run again: its frames and its table are written to by itself alone."""
+    from dataclasses import replace
+
+    from SphericalRegLib.mrml.provenance import result_of
+    from SphericalRegLib.mrml.run_session import FrameOutcome
+    from SphericalRegLib.mrml.voxels import set_voxels, voxels
+
+    ui, p, section = chosen.ui, chosen._parameterNode, chosen.panel.result
+    finish(chosen, wait)
+    outcome = section.outcome
+    ui.undoButton.click()
+
+    def frames(score: float, count: int) -> tuple[FrameOutcome, ...]:
+        return (FrameOutcome(replace(outcome, result=replace(outcome.result, score=score)), 1.0),) * count
+
+    section.show_run(frames(0.5, 3), phantom.ct, run)
+    first, table = p.outputTransform, p.framesTable
+    ui.xraySelector.setCurrentNode(phantom.xray)
+    section.show_outcome(frames(0.75, 1)[0].outcome, phantom.ct, phantom.xray, phantom.xray)
+    assert p.outputTransform is not first and result_of(p.outputTransform).score == 0.75  # type: ignore[union-attr]
+    slices = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "slices")
+    set_voxels(slices, np.repeat(voxels(phantom.xray), 2, axis=0), np.diag([-2.5, -2.2, 1, 1]))
+    ui.xraySelector.setCurrentNode(slices)
+    section.show_run(frames(0.25, 2), phantom.ct, slices)
+    assert p.framesTable is not table and p.framesTable.GetNumberOfRows() == 2
+    ui.undoButton.click()
+    assert ui.errorLabel.text == "", chosen.panel._details
+    assert p.framesTable is table and table.GetNumberOfRows() == 3
+    assert table.GetTable().GetColumnByName("score").GetValue(0) == 0.5
+    for number in range(3):
+        browser_of(run).SetSelectedItemNumber(number)
+        assert result_of(first).score == 0.5  # type: ignore[union-attr]
+    p.outputTransform = first
+    ui.xraySelector.setCurrentNode(run)
+    section.show_run(frames(0.3, 3), phantom.ct, run)
+    assert (p.outputTransform, p.framesTable) == (first, table)
+    assert table.GetTable().GetColumnByName("score").GetValue(0) == 0.3
+
+
 def test_poses_outlast_a_run_that_is_removed_meanwhile(slicer: ModuleType, chosen: Any, run: Any, wait: Callable[..., float]) -> None:
     ui, p, browser = chosen.ui, chosen._parameterNode, browser_of(run)
     ui.allFramesCheckBox.checked = True
@@ -147,6 +187,30 @@ def test_slices_are_frames_too(slicer: ModuleType, chosen: Any, phantom: Any, wa
     finish(chosen, wait)
     lines = -np.log(image / 60000.0)
     assert np.corrcoef(voxels(chosen._parameterNode.placedXray)[0].ravel(), lines.ravel())[0, 1] > 0.999
+
+
+def test_what_is_said_and_exported_is_of_the_frame_in_sight(slicer: ModuleType, chosen: Any, phantom: Any, wait: Callable[..., float]) -> None:
+    """Of slices whose first frame failed: the browser's items are the other two."""
+    from dataclasses import replace
+
+    from SphericalRegLib.mrml.run_session import FrameOutcome
+    from SphericalRegLib.mrml.voxels import set_voxels, voxels
+
+    ui, p, section = chosen.ui, chosen._parameterNode, chosen.panel.result
+    finish(chosen, wait)
+    outcome = section.outcome
+    ui.undoButton.click()
+    slices = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "slices")
+    set_voxels(slices, np.repeat(voxels(phantom.xray), 3, axis=0), np.diag([-2.5, -2.2, 1, 1]))
+    ui.xraySelector.setCurrentNode(slices)
+    registered = [FrameOutcome(replace(outcome, result=replace(outcome.result, score=score)), 1.0) for score in (0.111, 0.222)]
+    section.show_run((FrameOutcome(None, 1.0, "It is empty."), *registered), phantom.ct, slices)
+    for item, frame in enumerate(registered):
+        browser_of(p.outputTransform).SetSelectedItemNumber(item)
+        assert section.outcome is frame.outcome
+        assert f"{frame.outcome.result.score:.3f}" in ui.verdictLabel.text  # type: ignore[union-attr]
+        assert "It is empty" not in ui.verdictLabel.text
+        assert ui.exportButton.enabled
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def test_the_console_starts_where_the_xray_says(widget: Any, phantom: Any, says:
 
 
 def test_c_arm_angles_of_a_header_are_a_start(widget: Any, phantom: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from SphericalRegModule import rendering
+    from SphericalRegModule import rendering, xray_geometry
 
     from SphericalRegLib.geometry.views import c_arm_view
     from SphericalRegLib.imaging.geometry_file import parse_geometry
@@ -39,7 +39,7 @@ def test_c_arm_angles_of_a_header_are_a_start(widget: Any, phantom: Any, monkeyp
     from SphericalRegLib.mrml.geometry_attribute import keep_geometry
 
     keep_geometry(phantom.xray, parse_geometry(GEOMETRY))
-    monkeypatch.setattr(rendering, "dicom_geometry", lambda xray: GeometryValues(start=Sourced(Start("pa", 30.0, 10.0), "a header")))
+    monkeypatch.setattr(xray_geometry, "dicom_geometry", lambda xray: GeometryValues(start=Sourced(Start("pa", 30.0, 10.0), "a header")))
     expected = c_arm_view(30.0, 10.0, phantom.camera, rendering.centre_of(phantom.ct).tolist()).numpy()
     assert widget.logic.readRequest(phantom.ct, phantom.xray).initial == pytest.approx(expected, abs=1e-9)
 

@@ -114,6 +114,15 @@ def test_file_scope_imports_what_slicer_has() -> None:
             assert {name.split(".")[0] for name in names} <= FILE_SCOPE, path
 
 
+def test_nothing_but_the_panel_knows_its_sections() -> None:
+    """What scripts and workers use needs no window."""
+    for path in (MODULE / "SphericalRegModule").glob("*.py"):
+        if path.stem != "panel" and not path.stem.endswith("_section"):
+            imports = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+            names = {name for node in imports for name in (node.module or "", *(alias.name for alias in node.names))}
+            assert not {name for name in names if name == "panel" or name.endswith("_section")}, path
+
+
 def test_the_worker_touches_neither_qt_nor_mrml() -> None:
     for name in ("job.py", "batch.py", "training.py", "models.py"):
         tree = ast.parse((MODULE / "SphericalRegModule" / name).read_text(encoding="utf-8"))

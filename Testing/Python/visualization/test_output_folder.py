@@ -106,7 +106,7 @@ def test_the_truth_changes_nothing_but_the_report(tmp_path: Path) -> None:
     found = result(ct)
     given = views(ct, found)
     output.write_result_folder(found, ct, given, tmp_path / "a")
-    truth = output.Truth(found.initial_camera_from_world, {"mtre_3d": 12.34})
+    truth = output.ShownTruth(found.initial_camera_from_world, {"mtre_3d": 12.34})
     shown = output.write_result_folder(found, ct, given, tmp_path / "b", truth=truth)
     assert (tmp_path / "a" / "result.json").read_bytes() == (tmp_path / "b" / "result.json").read_bytes()
     assert "12.34" in (tmp_path / "b" / "report.html").read_text(encoding="utf-8")
