@@ -212,15 +212,14 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         ensure()
         from SphericalRegLib.mrml.session import ResultNodes, check_writable, run, write_outcome
 
-        check_writable(ctNode, xrayNode, ResultNodes(outputTransform, None, None), move_xray=moveXray)
+        check_writable(ctNode, xrayNode, ResultNodes(outputTransform), move_xray=moveXray)
         chosen = {"labelsNode": labelsNode, "labels": labels, "maskNode": maskNode, "device": device, "seed": seed, "options": options}
         request = self.readRequest(ctNode, xrayNode, frame, geometry=geometry, initial=initial, model=model, **chosen)
         made_from = key(ctNode, labelsNode, labels, request.device, self.options if options is None else options)  # as they are now
 
         def show(outcome: Any) -> Any:
             self.prepared = keep(outcome.pyramid, made_from)
-            nodes = ResultNodes(outputTransform, None, None)
-            return write_outcome(slicer.mrmlScene, outcome, ctNode, xrayNode, nodes, move_xray=moveXray, along=(labelsNode,))
+            return write_outcome(slicer.mrmlScene, outcome, ctNode, xrayNode, ResultNodes(outputTransform), move_xray=moveXray, along=(labelsNode,))
 
         return run_work(lambda report: run(request, report), show, progress, waitForCompletion, finished, self._running, ends_with_scene=True)
 
@@ -258,15 +257,13 @@ class SphericalRegLogic(ScriptedLoadableModuleLogic):
         from SphericalRegLib.mrml.run_session import register_run, write_run
         from SphericalRegLib.mrml.session import ResultNodes, check_writable
 
-        check_writable(ctNode, xrayNode, ResultNodes(outputTransform, None, None), move_xray=moveXray)
+        check_writable(ctNode, xrayNode, ResultNodes(outputTransform), move_xray=moveXray)
         request = self.readRun(ctNode, xrayNode, **keywords)
-        options = keywords.get("options") or self.options
-        made_from = key(ctNode, keywords.get("labelsNode"), keywords.get("labels"), request.first.device, options)  # as they are now
+        labels, options = keywords.get("labelsNode"), keywords.get("options") or self.options
+        made_from = key(ctNode, labels, keywords.get("labels"), request.first.device, options)  # as they are now
         frames = run_to_end(lambda report: register_run(request, report), progress, ends_with_scene=True)
-        pyramid = next(frame.outcome.pyramid for frame in frames if frame.outcome is not None)
-        self.prepared = keep(pyramid, made_from)
-        shown, along = ResultNodes(outputTransform, None, None), (keywords.get("labelsNode"),)
-        return write_run(slicer.mrmlScene, frames, ctNode, xrayNode, shown, tableNode, move_xray=moveXray, along=along)
+        self.prepared = keep(next(frame.outcome.pyramid for frame in frames if frame.outcome is not None), made_from)
+        return write_run(slicer.mrmlScene, frames, ctNode, xrayNode, ResultNodes(outputTransform), tableNode, move_xray=moveXray, along=(labels,))
 
     def registerBatch(
         self,

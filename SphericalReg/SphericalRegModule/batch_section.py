@@ -24,6 +24,7 @@ from .job import Done, Failed, Message, failure
 from .prepared import keep, key
 from .runner import Runner
 from .stages import in_words
+from .undo import belongings
 
 if TYPE_CHECKING:
     from .panel import Panel
@@ -160,7 +161,8 @@ class BatchSection:
         seconds = time.perf_counter() - self._began
         self.panel.logic.prepared = keep(outcome.pyramid, self._made_from)
         try:
-            write_outcome(slicer.mrmlScene, outcome, ct, xray, move_xray=self.panel.parameters.moveXray)
+            p = self.panel.parameters
+            write_outcome(slicer.mrmlScene, outcome, ct, xray, move_xray=p.moveXray, along=belongings(ct, p))
             self._rows.append(row(_name(ct, xray), outcome.result.to_dict(), seconds, None))
         except InputError as error:
             self._rows.append(row(_name(ct, xray), {}, seconds, str(error)))

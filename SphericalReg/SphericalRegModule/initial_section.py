@@ -219,8 +219,8 @@ class InitialSection:
         """What is to be moved hangs under the transform, which has handles about the CT's centre; nothing moves."""
         p = self.panel.parameters
         if p.moveXray:
+            there = placed_camera(placed)  # before it hangs under a transform that may have been dragged
             hang(placed, p.outputTransform)
-            there = placed_camera(placed)
             set_scene_matrix(p.outputTransform, np.eye(4))
             if there is not None:
                 set_image(placed, voxels(placed)[0].copy(), there, mirrored=is_mirrored(placed))

@@ -162,7 +162,7 @@ def write_run(
     known = run_of(xray)
     if known is None or known.count != len(frames):
         raise InputError(f"The X-ray {xray.GetName()!r} has not the {len(frames)} frames any more: its sequence was changed meanwhile.")
-    nodes = ResultNodes(None, None, None) if shown is None else shown
+    nodes = ResultNodes() if shown is None else shown
     browser = known.browser or _own_browser(scene, nodes.transform, f"{xray.GetName()} frames")
     for node in (nodes.transform, nodes.xray, nodes.drr):
         if node is not None and browser.GetSequenceNode(node) is not None:

@@ -77,11 +77,11 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class ResultNodes:
-    """The nodes that show a registration: the CT's transform, the X-ray on its detector, the DRR on the same grid."""
+    """The nodes that show a registration: the CT's transform, the X-ray on its detector, the DRR on the same grid; None for what is not there yet."""
 
-    transform: Any
-    xray: Any
-    drr: Any
+    transform: Any = None
+    xray: Any = None
+    drr: Any = None
 
 
 def read_request(
@@ -207,7 +207,7 @@ def check_writable(ct: Any, xray: Any, nodes: ResultNodes | None = None, *, move
     for node, what in ((ct, "CT"), (xray, "X-ray")):
         if node.GetScene() is None:
             raise InputError(f"The {what} {node.GetName()!r} is not in the scene any more, so that a result has nowhere to go.")
-    given = ResultNodes(None, None, None) if nodes is None else nodes
+    given = ResultNodes() if nodes is None else nodes
     detector = xray if placed_camera(xray) is not None else given.xray
     for node in (ct, detector, given.drr):
         if node is not None:
@@ -243,7 +243,7 @@ def write_outcome(
         InputError: see `check_writable`; then the scene is as it was.
     """
     check_writable(ct, xray, nodes, move_xray=move_xray)
-    given = ResultNodes(None, None, None) if nodes is None else nodes
+    given = ResultNodes() if nodes is None else nodes
     result = outcome.result
     reference, lying = result.world_from_camera_reference, lying_in(ct, along)
     detector = xray if placed_camera(xray) is not None else given.xray
