@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,9 @@ def train(
     trainer = Trainer(volumes, camera, options, device, base, group)
     if resume:
         trainer.resume(state_path(out))
-    trained = trainer.run(progress, state_path(out))
-    card = {**card_of(about, options, trainer.device), "base_sha256": sha256_of(base), "processes": group.size, **trained.card}
-    model = Model(trained.encoder, trained.regressor, trained.camera, card)
+    made = trainer.run(progress, state_path(out))
+    card = {**card_of(about, options, trainer.device), "base_sha256": sha256_of(base), "processes": group.size, **made.card}
+    model = replace(made, card=card)
     if group.rank > 0:
         return model
     save_model(model, out)
