@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import slicer
 
-from SphericalRegLib.mrml.belongings import Lying, carry, lying_in
+from SphericalRegLib.mrml.belongings import Lying, carry, lying_in, put_back
 from SphericalRegLib.mrml.detector import PlacedCamera, is_mirrored, placed_camera, set_image
 from SphericalRegLib.mrml.matrices import from_vtk, to_vtk
 from SphericalRegLib.mrml.provenance import pair_of, refer
@@ -98,6 +98,8 @@ def go_back(before: Before, parameters: Any, made: Sequence[Any]) -> None:
     if scene.IsNodePresent(before.ct):
         before.ct.SetAndObserveTransformNodeID(before.ct_parent_id)
         carry(before.ct, lying)
+        home = {each.node.GetID() for each in lying if each.at_home}  # what was moved by hand since stays where it is
+        put_back(each for each in before.along if scene.IsNodePresent(each.node) and each.node.GetID() in home)
     for image in (before.xray, before.drr):
         if image is not None and scene.IsNodePresent(image.node):
             image.node.SetAndObserveTransformNodeID(image.parent_id)

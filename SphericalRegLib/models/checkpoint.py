@@ -151,7 +151,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
             regressor.load_state_dict(_part(tensors, "regressor."))
         camera, about = Camera.from_dict(card["camera"]), dict(card["card"])
     except (InputError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"The model {weights_path} does not fit its card {card_path.name}: {error}.") from error
+        raise InputError(f"The model {weights_path} does not fit its card {card_path.name}: {str(error).rstrip('.')}.") from error
     identity = {"file": weights_path.name, "sha256": str(card["weights_sha256"])}
     model = Model(encoder.eval().requires_grad_(False), regressor and regressor.eval().requires_grad_(False), camera, about, identity)
     return model.to(device)

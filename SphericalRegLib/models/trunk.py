@@ -45,7 +45,7 @@ class TrunkConfig:
     def __post_init__(self) -> None:
         if self.image_size < 8 or self.image_size % 8:
             raise InputError(f"The networks' images have {self.image_size} pixels a side; expected a multiple of 8.")
-        if self.heads < 1 or self.blocks < 0 or self.width < 1 or self.width % self.heads:
+        if self.heads < 1 or self.blocks < 0 or self.width < 1 or (self.blocks and self.width % self.heads):
             raise InputError(
                 f"The networks have {self.blocks} transformer blocks of {self.width} channels with {self.heads} attention heads; expected no block "
                 "or more, and a number of channels that the heads divide."

@@ -13,10 +13,11 @@ from .matrices import placed_in, to_vtk
 
 @dataclass(frozen=True, eq=False)
 class Lying:
-    """How a node lies in a CT: `ct_from_node` (4, 4), from the node's own frame to the CT's."""
+    """How a node lies in a CT: `ct_from_node` (4, 4), from the node's own frame to the CT's; and under which transform, by its ID."""
 
     node: Any
     ct_from_node: np.ndarray
+    parent_id: str | None
 
     @property
     def at_home(self) -> bool:
@@ -38,7 +39,7 @@ def lying_in(ct: Any, nodes: Iterable[Any]) -> tuple[Lying, ...]:
         return ()
     given = {node.GetID(): node for node in nodes if node is not None and node.GetScene() is ct.GetScene()}
     drawn = {node.GetID(): node for node in _drawn_on(ct)}
-    lying = [Lying(node, placed_in(ct, node)) for node in {**drawn, **given}.values() if _is_linear(node)]
+    lying = [Lying(node, placed_in(ct, node), node.GetTransformNodeID()) for node in {**drawn, **given}.values() if _is_linear(node)]
     return tuple(each for each in lying if each.at_home or each.node.GetID() in given)
 
 
@@ -51,6 +52,14 @@ def carry(ct: Any, lying: Iterable[Lying]) -> None:
         if not each.at_home:
             each.node.ApplyTransformMatrix(to_vtk(each.ct_from_node))
         each.node.SetAndObserveTransformNodeID(ct.GetTransformNodeID())
+
+
+def put_back(lying: Iterable[Lying]) -> None:
+    """The inverse of `carry` for nodes that had another frame than their CT, and have its frame now: they lie as they lay, under what they were."""
+    for each in lying:
+        if not each.at_home:
+            each.node.ApplyTransformMatrix(to_vtk(np.linalg.inv(each.ct_from_node)))
+            each.node.SetAndObserveTransformNodeID(each.parent_id)
 
 
 def _drawn_on(ct: Any) -> list[Any]:

@@ -60,22 +60,24 @@ class RunNodes:
         browser: the vtkMRMLSequenceBrowserNode that they are proxies in.
         sequences: the vtkMRMLSequenceNodes behind them.
         table: a vtkMRMLTableNode with one row a frame.
-        index_values: of all frames, those that were not registered included.
+        index_values: of all frames, those that were not registered included; None where the browser is the X-ray's, whose items are the frames.
     """
 
     shown: ResultNodes
     browser: Any
     sequences: tuple[Any, ...]
     table: Any
-    index_values: tuple[str, ...]
+    index_values: tuple[str, ...] | None
 
     def selected(self) -> int | None:
         """The number of the frame that the browser is at; None where it is at something else.
 
         Items of the run's own browser are registered frames alone, so that an item's number is not its frame's.
         """
-        master = self.browser.GetMasterSequenceNode()
-        value = None if master is None else master.GetNthIndexValue(max(0, self.browser.GetSelectedItemNumber()))
+        item, master = max(0, int(self.browser.GetSelectedItemNumber())), self.browser.GetMasterSequenceNode()
+        if self.index_values is None:
+            return item
+        value = None if master is None else master.GetNthIndexValue(item)
         return self.index_values.index(value) if value in self.index_values else None
 
 
@@ -187,7 +189,7 @@ def write_run(
     table = table or scene.AddNewNodeByClass("vtkMRMLTableNode", f"{xray.GetName()} poses")
     fill_table(table, run_rows(frames, known))
     belong(table, TABLE, ct, xray)
-    return RunNodes(nodes, browser, sequences, table, known.index_values)
+    return RunNodes(nodes, browser, sequences, table, None if known.browser is not None else known.index_values)
 
 
 def run_rows(frames: Sequence[FrameOutcome], known: Run | None) -> list[dict[str, Any]]:

@@ -95,13 +95,15 @@ class TrainingOptions:
                 f"The patient goes on beyond the CT in a share of {self.goes_on_share}, and the learning rate rises for {self.warm_up} of the time; "
                 "expected shares from 0 to 1, and some time for its fall."
             )
-        rates = (self.learning_rate, self.weight_decay, self.checkpoint_seconds)
-        if not all(0 <= rate < math.inf for rate in rates) or not self.learning_rate or self.seed < 0:
+        rates = (self.learning_rate, self.weight_decay)
+        if not all(0 <= rate < math.inf for rate in rates) or not self.learning_rate or not self.checkpoint_seconds >= 0 or self.seed < 0:
             raise InputError(
                 f"The learning rate is {self.learning_rate}, the weight decay {self.weight_decay}, the time between saved states "
                 f"{self.checkpoint_seconds} s and the seed {self.seed}; expected a positive rate, and nothing negative."
             )
-        if (self.stop_below_mm is not None and not self.stop_below_mm >= 0) or (self.patience is not None and self.patience < 1):
+        target, patience = self.stop_below_mm, self.patience
+        in_mm = target is None or (isinstance(target, (int, float)) and target >= 0)
+        if not in_mm or not (patience is None or (isinstance(patience, int) and patience >= 1)):
             raise InputError(
                 f"The training ends below {self.stop_below_mm} mm, or after {self.patience} validations without a gain; expected no negative "
                 "distance, and one validation or more."

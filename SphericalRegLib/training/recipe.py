@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from SphericalRegLib.geometry.camera import Camera
 from SphericalRegLib.imaging.identity import CtIdentity
 from SphericalRegLib.models.checkpoint import Model
@@ -71,6 +73,14 @@ class Recipe:
         alike = len(self.cts) == len(other.cts) and not any(a.differs_from(b) for a, b in zip(self.cts, other.cts))
         unlike = {"camera": self.camera != other.camera, "cts": not alike, "base": self.base != other.base}
         return names + [name for name, differs in unlike.items() if differs]
+
+    def has_the_very_cts_of(self, other: Recipe) -> bool:
+        """Whether the CTs are the same to rounding and lie where they lay: what a training that goes on needs; `differences` is about patients."""
+
+        def numbers(cts: tuple[CtIdentity, ...]) -> np.ndarray:
+            return np.array([(ct.mass_mm2, *ct.centre_ras_mm, *ct.offset_mm, *ct.spread_mm) for ct in cts])
+
+        return len(self.cts) == len(other.cts) and bool(np.allclose(numbers(self.cts), numbers(other.cts), rtol=1e-6, atol=1e-3))
 
 
 def sha256_of(base: Model | None) -> str:

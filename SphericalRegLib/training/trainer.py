@@ -197,10 +197,13 @@ class Trainer:
             self.validation = Validation(self.scenes, self.options)
         figures = {} if self.validation is None else self.validation(self.encoder, self.regressor, progress)
         count.curve.append({"seconds": count.seconds, "iterations": count.iteration, **self.group.from_first(figures)})
+        count.stopped = self._why_stop()
+
+    def _why_stop(self) -> str:
         encoder = self.phases[-1]
         begun = encoder.began_at
-        errors = [point["mtre_mm"] for point in count.curve if begun is not None and point["iterations"] > begun]
-        count.stopped = why_stop(errors, self.options, encoder.begins)
+        errors = [point["mtre_mm"] for point in self.count.curve if begun is not None and point["iterations"] > begun]
+        return why_stop(errors, self.options, encoder.begins)
 
     def _report(self) -> Progress:
         """Progress in steps where these are counted, in seconds otherwise."""
@@ -280,7 +283,10 @@ class Trainer:
     def resume(self, path: Path) -> None:
         """Continue from a saved state. Raises InputError if it is none, or belongs to another training."""
         state = read_state(path)
-        different = [name for name in self.recipe.differences(state.recipe) if name not in PACE]
+        changed = self.recipe.differences(state.recipe)
+        different = [name for name in changed if name not in PACE]
+        if not self.recipe.has_the_very_cts_of(state.recipe) and "cts" not in different:
+            different.append("cts")
         if different:
             raise InputError(f"The training state {path} was made with another {', '.join(different)}; start anew or give the same options.")
         weights = {name.removeprefix("network."): value for name, value in state.tensors.items() if name.startswith("network.")}
@@ -291,6 +297,8 @@ class Trainer:
         self.generator.set_state(state.tensors["random"])
         self.count = state.count
         self.clock = replace(self.clock, share=state.share, seconds=state.count.seconds)
+        if {"patience", "stop_below_mm"} & set(changed):  # what was enough may not be any more
+            self.count.stopped = self._why_stop()
 
 
 class _Deferred:

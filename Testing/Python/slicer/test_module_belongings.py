@@ -164,3 +164,24 @@ def test_bones_are_let_go_with_the_ct(slicer: ModuleType, chosen: Any, phantom: 
     assert ui.errorLabel.text == "", chosen.panel._details
     assert (phantom.ct.GetParentTransformNode(), bones.GetParentTransformNode(), points.GetParentTransformNode()) == (None, None, None)
     assert np.array_equal(cut(phantom.ct, bones), before)
+
+
+def test_undo_gives_back_what_lay_elsewhere(slicer: ModuleType, chosen: Any, phantom: Any, bones: Any, points: Any) -> None:
+    """Bones that stand beside a CT that was moved are brought into its frame where it is moved again, and out of it by Undo."""
+    from SphericalRegLib.mrml.matrices import placed_in
+
+    ui, p = chosen.ui, chosen._parameterNode
+    ui.placeButton.click()
+    push(slicer, p.outputTransform, 6, -3, 11)
+    choose(chosen, bones, points)
+    beside = [placed_in(phantom.ct, node) for node in (bones, points)]
+    standing, drawn = slicer.util.arrayFromMarkupsControlPoints(points), cut(phantom.ct, bones)
+    assert beside[0][:3, 3] == pytest.approx([-6, 3, -11]) and bones.GetParentTransformNode() is None
+    ui.placeButton.click()
+    assert np.allclose(placed_in(phantom.ct, bones), np.eye(4)) and np.array_equal(cut(phantom.ct, bones), drawn)
+    ui.undoButton.click()
+    assert ui.errorLabel.text == "", chosen.panel._details
+    for node, before in zip((bones, points), beside):
+        assert node.GetParentTransformNode() is None and np.allclose(placed_in(phantom.ct, node), before)
+    assert slicer.util.arrayFromMarkupsControlPoints(points) == pytest.approx(standing)
+    assert np.array_equal(cut(phantom.ct, bones), drawn)

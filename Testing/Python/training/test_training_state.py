@@ -68,7 +68,7 @@ def test_a_state_belongs_to_its_training(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"another {word}"):
             make(options).resume(path)
     volume = phantom.volume()
-    other = Volume(np.where(volume.hu > -500, volume.hu + 300, volume.hu).astype(np.float32), volume.world_from_voxel, name="other")
+    other = Volume(np.where(volume.hu > 500, 40, volume.hu).astype(np.float32), volume.world_from_voxel, name="other")
     with pytest.raises(InputError, match="another cts"):
         Trainer([other], CAMERA, replace(OPTIONS, iterations=2)).resume(path)
     with pytest.raises(InputError, match="another camera"):
@@ -132,6 +132,24 @@ def test_a_state_goes_on_with_another_pace_and_a_ct_that_is_called_otherwise(tmp
     again = Trainer([volume], CAMERA, options)
     again.resume(path)
     assert again.count.iteration == 1
+    moved = volume.world_from_voxel.copy()
+    moved[:3, 3] += 10  # another place of the same CT: poses that are told in the world would be others
+    with pytest.raises(InputError, match="another cts"):
+        Trainer([Volume(volume.hu, moved)], CAMERA, options).resume(path)
+
+
+def test_a_training_that_was_enough_goes_on_with_another_target(tmp_path: Path) -> None:
+    trainer = make(replace(OPTIONS, iterations=4, stop_below_mm=9.0))
+    for _ in range(4):
+        trainer.step()
+    trainer.count.curve.append({"iterations": 4, "mtre_mm": 5.0})
+    trainer.count.stopped = trainer._why_stop()
+    assert "fell below 9 mm" in trainer.count.stopped
+    trainer.save_state(tmp_path / "m.state")
+    for target, stopped in ((9.0, True), (6.0, True), (4.0, False), (None, False)):
+        again = make(replace(OPTIONS, iterations=4, stop_below_mm=target))
+        again.resume(tmp_path / "m.state")
+        assert bool(again.count.stopped) == stopped
 
 
 def test_a_state_of_before_an_option_is_one_without_it(tmp_path: Path) -> None:
@@ -212,6 +230,8 @@ BAD = (
     {"options": TrainingOptions, "warm_up": 1.0},
     {"options": TrainingOptions, "goes_on_share": 1.1},
     {"options": TrainingOptions, "patience": 0},
+    {"options": TrainingOptions, "patience": 2.5},
+    {"options": TrainingOptions, "stop_below_mm": "soon"},
     {"options": TrainingOptions, "seed": -1},
 )
 
