@@ -66,7 +66,6 @@ def register(
     where = start(device)
     loaded = load_case(case, told(mirrored, frame, "command line"))
     pose = pose_to_start_from(begin, loaded)
-    from SphericalRegLib.mrml.provenance import without_history
     from SphericalRegLib.registration.pipeline import prepare
     from SphericalRegLib.registration.pipeline import register as run
     from SphericalRegLib.visualization.output import describe_inputs, write_result_folder
@@ -85,7 +84,7 @@ def register(
         write_result_folder(result, pyramid, loaded.views, out, title=f"Registration of {loaded.name}", command=command, inputs=inputs)
         progress(Progress("pictures and report", 1, 1))
     if as_json:
-        print_json({"out": out, **without_history(result.to_dict())})
+        print_json({"out": out, **result.summary()})
     else:
         print(in_words(result, out))
 

@@ -21,6 +21,9 @@ from SphericalRegLib.errors import InputError
 
 Array = TypeVar("Array")  # np.ndarray or torch.Tensor
 
+NEAREST_MM = 1.0
+"""What is nearer to the source than this, or behind it, is not projected."""
+
 
 @dataclass(frozen=True)
 class Camera:

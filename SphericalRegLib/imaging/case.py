@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from SphericalRegLib.errors import InputError
-from SphericalRegLib.geometry.camera import Camera
+from SphericalRegLib.geometry.camera import NEAREST_MM, Camera
 from SphericalRegLib.geometry.rigid import checked_rigid
 from SphericalRegLib.imaging.attenuation import AttenuationModel
 from SphericalRegLib.imaging.files import read_json_object, refuse_misspelt
@@ -45,9 +45,6 @@ REGRESSOR = "regressor"
 
 ALL_VIEWS = "views"
 """In an initial pose's place: the model is asked, or the named views are tried where there is none, whatever the case says."""
-
-NEAREST_MM = 1.0
-"""What is nearer to the source than this, or behind it, is not projected."""
 
 
 @dataclass(frozen=True)

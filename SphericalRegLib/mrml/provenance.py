@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ def describe(node: Any, role: str, result: RegistrationResult, ct: Any, xray: An
     was_modifying = node.StartModify()
     try:
         belong(node, role, ct, xray)
-        node.SetAttribute(RESULT, json.dumps(without_history(result.to_dict())))
+        node.SetAttribute(RESULT, json.dumps(result.summary()))
         node.RemoveAttribute(MOVED)
         version = result.versions.get("sphericalreg", "")
         node.SetDescription(
@@ -85,12 +84,6 @@ def as_loaded(xray: Any) -> Any:
     """The X-ray that was loaded, of one on its detector; any other node is what it is."""
     loaded = xray.GetNodeReference(XRAY) if xray.GetAttribute(ROLE) == DETECTOR else None
     return xray if loaded is None else loaded
-
-
-def without_history(result: Mapping[str, Any]) -> dict[str, Any]:
-    """A result's dictionary without what only plots need."""
-    stages = [{key: value for key, value in stage.items() if key not in ("costs", "poses")} for stage in result["stages"]]
-    return {**result, "stages": stages}
 
 
 def result_of(node: Any) -> RegistrationResult | None:

@@ -9,16 +9,13 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..geometry.camera import Camera
+from ..geometry.camera import NEAREST_MM, Camera
 from ..geometry.se3 import transform_points
 from ..imaging.case import View
 from ..imaging.radiograph import Radiograph
 
 LEAST_PX = 24
 """A region is at least this large, or as large as the image."""
-
-NEAREST_MM = 1.0
-"""What is nearer to the source than this, or behind it, is not projected."""
 
 
 def crop_to_content(radiograph: Radiograph, poses: Tensor, corners: Tensor, margin_mm: float) -> Radiograph:

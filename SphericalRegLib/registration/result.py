@@ -133,6 +133,11 @@ class RegistrationResult:
             "seconds": round(self.seconds, 4),
         }
 
+    def summary(self) -> dict[str, Any]:
+        """`to_dict` without the stages' history, which only plots need."""
+        plain = self.to_dict()
+        return {**plain, "stages": [{key: value for key, value in stage.items() if key not in ("costs", "poses")} for stage in plain["stages"]]}
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RegistrationResult:
         """Back from `to_dict`, e.g. of result.json. Raises InputError where a key is missing or has another type."""
